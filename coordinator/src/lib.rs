@@ -1,0 +1,1 @@
+//! REST API, dispatcher, finisher and rescuer.

@@ -1,0 +1,110 @@
+//! The settings that processes read. The only place that looks at the environment.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The environment variable of the database's address.
+pub const DATABASE_URL: &str = "CRAWLIFY_DATABASE_URL";
+/// The environment variable of the broker's address.
+pub const AMQP_URL: &str = "CRAWLIFY_AMQP_URL";
+/// The environment variable that names the Chrome program.
+pub const CHROME: &str = "CRAWLIFY_CHROME";
+/// The environment variable that names the folder of Postgres' programs.
+pub const PG_BIN: &str = "CRAWLIFY_PG_BIN";
+/// The environment variable with further command-line flags for Chrome, separated by white space.
+pub const CHROME_FLAGS: &str = "CRAWLIFY_CHROME_FLAGS";
+
+/// Reads a variable; an empty one counts as not set.
+pub fn variable(name: &str) -> Option<String> {
+    #[allow(clippy::disallowed_methods, reason = "this is the config module")]
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// A URL that may hold a password: it is shown without one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// Wraps a URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The URL with its password, for the library that connects.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for SecretUrl {
+    type Err = std::convert::Infallible;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        Ok(Self::new(url))
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match url::Url::parse(&self.0) {
+            Ok(mut url) => {
+                if url.password().is_some() {
+                    let _ = url.set_password(Some("***"));
+                }
+                // libpq and AMQP URLs can carry a password as a parameter too.
+                if url.query().is_some_and(|query| query.contains("password")) {
+                    url.set_query(Some("***"));
+                }
+                f.write_str(url.as_str())
+            }
+            Err(_) => f.write_str("<not a URL>"),
+        }
+    }
+}
+
+/// The times that the lease of a page is made of; coordinator and worker must agree on them.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTimes {
+    /// How often a worker says that it is alive.
+    pub heartbeat_every: Duration,
+    /// A worker unheard of for this long has lost its pages.
+    pub worker_lost_after: Duration,
+    /// How long one attempt of a page may take in all.
+    pub page_deadline: Duration,
+    /// How much longer than its deadline a page may be held, for the recording.
+    pub deadline_slack: Duration,
+    /// A worker that could not say so for this long stops its pages by itself.
+    pub fence_after: Duration,
+}
+
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        Self {
+            heartbeat_every: Duration::from_secs(5),
+            worker_lost_after: Duration::from_secs(15),
+            page_deadline: Duration::from_secs(120),
+            deadline_slack: Duration::from_secs(60),
+            fence_after: Duration::from_secs(10),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_url_is_shown_without_its_password() {
+        let url = SecretUrl::new("postgres://crawl:hunter2@db.internal:5432/crawlify");
+        assert_eq!(url.to_string(), "postgres://crawl:***@db.internal:5432/crawlify");
+        assert!(!format!("{url:?}").contains("hunter2"));
+        let url = SecretUrl::new("postgres:///crawlify?host=/tmp&password=hunter2");
+        assert!(!url.to_string().contains("hunter2"));
+    }
+}

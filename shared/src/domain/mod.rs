@@ -1,0 +1,10 @@
+//! What a crawl is, without any IO: workflows, their nodes, pages, outcomes, and the identity of URLs.
+
+pub mod id;
+pub mod outcome;
+pub mod page_url;
+pub mod regex_dialect;
+pub mod selector;
+pub mod transform;
+pub mod url_filter;
+pub mod workflow;

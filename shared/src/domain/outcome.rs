@@ -1,0 +1,186 @@
+//! How a page and its nodes ended. A page's bad end is a value here, never an `Err`: errors are for our own failures.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::page_url::PageUrl;
+
+/// Why a page or a node failed, coarse enough to count and to choose the next step by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The host name did not resolve.
+    Dns,
+    /// No connection to the host.
+    Connect,
+    /// The TLS handshake or the certificate.
+    Tls,
+    /// A status of 400 to 499 other than 429.
+    Http4xx,
+    /// Too many requests.
+    Http429,
+    /// A status of 500 or more.
+    Http5xx,
+    /// The navigation or the whole page ran over its deadline.
+    NavTimeout,
+    /// The response is no document: a download, or an empty 204.
+    NotAPage,
+    /// An element that a node needs is not there.
+    SelectorMissing,
+    /// A node's script failed in the page.
+    Script,
+    /// The tab crashed.
+    TabCrash,
+    /// The browser died or stopped answering.
+    BrowserLost,
+    /// The worker died with the page in hand.
+    WorkerLost,
+    /// The execution was cancelled, or an earlier node failed and this one did not run.
+    Cancelled,
+    /// A fault of ours.
+    Internal,
+}
+
+impl ErrorClass {
+    /// Every class, for metrics that export each label beforehand.
+    pub const ALL: [Self; 15] = [
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Http4xx,
+        Self::Http429,
+        Self::Http5xx,
+        Self::NavTimeout,
+        Self::NotAPage,
+        Self::SelectorMissing,
+        Self::Script,
+        Self::TabCrash,
+        Self::BrowserLost,
+        Self::WorkerLost,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
+    /// The name in rows and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Http4xx => "http_4xx",
+            Self::Http429 => "http_429",
+            Self::Http5xx => "http_5xx",
+            Self::NavTimeout => "nav_timeout",
+            Self::NotAPage => "not_a_page",
+            Self::SelectorMissing => "selector_missing",
+            Self::Script => "script",
+            Self::TabCrash => "tab_crash",
+            Self::BrowserLost => "browser_lost",
+            Self::WorkerLost => "worker_lost",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether another attempt may end better.
+    pub fn is_transient(self) -> bool {
+        !matches!(
+            self,
+            Self::Tls
+                | Self::Http4xx
+                | Self::NotAPage
+                | Self::SelectorMissing
+                | Self::Script
+                | Self::Cancelled
+        )
+    }
+}
+
+/// A failure as the user reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The class, for counting and for the choice of retrying.
+    pub class: ErrorClass,
+    /// One sentence with the particulars; never a secret.
+    pub message: String,
+}
+
+impl Failure {
+    /// Makes a failure.
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into() }
+    }
+}
+
+/// How one node ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeEnd {
+    /// It ran and gave an output (`Null` where the node type has none).
+    Completed(Value),
+    /// It ran, all its retries included, and failed.
+    Failed(Failure),
+    /// It did not run, because a node before it failed.
+    Cancelled(Failure),
+}
+
+/// The record of one node of one attempt, before it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRecord {
+    /// The node's place in the order of execution, over all phases, from 0.
+    pub position: u16,
+    /// When it began, in our clock.
+    pub started_at: DateTime<Utc>,
+    /// When it ended, never before `started_at`.
+    pub completed_at: DateTime<Utc>,
+    /// How it ended.
+    pub end: NodeEnd,
+    /// How many times it was run again after a failure.
+    pub retries: u16,
+}
+
+/// A link that a page gave to the frontier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveredUrl {
+    /// The normalised URL.
+    pub url: PageUrl,
+    /// The id of the node that found it.
+    pub discovered_by: String,
+}
+
+/// How a page ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PageEnd {
+    /// It was loaded and its nodes ran; some of them may have failed.
+    Completed,
+    /// It could not be loaded, or was lost.
+    Failed(Failure),
+    /// The worker gives it back unharmed, because it is stopping: no attempt is charged.
+    Released,
+}
+
+/// All that one attempt of a page produced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageOutcome {
+    /// How it ended.
+    pub end: PageEnd,
+    /// One record for each node that ran or had to be skipped.
+    pub nodes: Vec<NodeRecord>,
+    /// The page's item, if any node gave a value to save.
+    pub item: Option<Value>,
+    /// The links that passed the filters, each once.
+    pub discovered: Vec<DiscoveredUrl>,
+    /// The address after redirects, where it was reached.
+    pub final_url: Option<String>,
+}
+
+impl PageOutcome {
+    /// Makes the outcome of a page that produced nothing.
+    pub fn failed(failure: Failure) -> Self {
+        Self {
+            end: PageEnd::Failed(failure),
+            nodes: Vec::new(),
+            item: None,
+            discovered: Vec::new(),
+            final_url: None,
+        }
+    }
+}

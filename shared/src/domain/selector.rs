@@ -1,0 +1,1 @@
+//! Checks selectors as far as that can be told without a browser.

@@ -1,0 +1,240 @@
+//! The normalised workflow. Whoever holds one may rely on it: ids are unique within their phase, dependencies exist
+//! and form no cycle, `nodes` is in the order of execution, selectors and patterns were checked.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::domain::page_url::PageUrl;
+use crate::domain::transform::Transform;
+use crate::domain::url_filter::UrlFilter;
+
+/// A workflow, parsed and checked.
+#[derive(Clone, Debug)]
+pub struct Workflow {
+    /// The name that its author gave it.
+    pub name: String,
+    /// Free text, possibly empty.
+    pub description: String,
+    /// Where a crawl begins, each at depth 0.
+    pub start_urls: Vec<PageUrl>,
+    /// How far and how fast a crawl may go.
+    pub limits: Limits,
+    /// Request headers sent with every request; `User-Agent` overrides the browser's own.
+    pub headers: Vec<(String, String)>,
+    /// When a navigation counts as done.
+    pub wait_until: WaitUntil,
+    /// The groups of nodes, in the order of execution.
+    pub phases: Vec<Phase>,
+    /// What was accepted but will not do what its author may expect.
+    pub warnings: Vec<Problem>,
+}
+
+/// How far and how fast a crawl may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Discovery runs on pages with a depth less than this; `None` is no limit.
+    pub max_depth: Option<u32>,
+    /// At most this many pages are ever dispatched; `None` is no limit.
+    pub max_pages: Option<u64>,
+    /// The least time between the starts of two pages of one host; zero is no limit.
+    pub rate_limit_delay: Duration,
+}
+
+/// When a navigation counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WaitUntil {
+    /// The document is parsed.
+    DomContentLoaded,
+    /// The `load` event has fired.
+    #[default]
+    Load,
+    /// No request was in flight for 500 ms after `load`.
+    NetworkIdle,
+}
+
+/// What a phase is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PhaseKind {
+    /// Finds links. It does not run on pages at the depth limit.
+    Discovery,
+    /// Reads data.
+    Extraction,
+}
+
+impl PhaseKind {
+    /// The name in rows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Discovery => "discovery",
+            Self::Extraction => "extraction",
+        }
+    }
+}
+
+/// A group of nodes. A failed node that is not optional ends its own phase, not the page.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// Unique within the workflow.
+    pub id: String,
+    /// What it is for.
+    pub kind: PhaseKind,
+    /// In the order of execution: every node after its dependencies, otherwise as declared.
+    pub nodes: Vec<Node>,
+}
+
+/// One step that a page goes through.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Unique within its phase.
+    pub id: String,
+    /// For people; the id where its author gave none.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+    /// Its `params` as its author wrote them, recorded as the input of each run.
+    pub params: Map<String, Value>,
+    /// Indexes into the phase's `nodes`, all less than this node's own.
+    pub dependencies: Vec<usize>,
+    /// Under which key its output is saved in the page's item.
+    pub output_key: Option<String>,
+    /// Whether the nodes after it run although it failed.
+    pub optional: bool,
+    /// How often and how fast it is run again after a failure.
+    pub retry: Retry,
+}
+
+/// How often and how fast a failed node is run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Retry {
+    /// 0 runs it once.
+    pub max_retries: u16,
+    /// The pause before each further run.
+    pub delay: Duration,
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Waits for an element's state.
+    WaitFor(WaitFor),
+    /// Pauses.
+    Wait(Duration),
+    /// Collects the `href` of matching elements and gives them to the frontier.
+    ExtractLinks(Selector),
+    /// Keeps some of the links that its dependencies found. Runs outside the page.
+    FilterUrls(UrlFilter),
+    /// Reads a value from the page.
+    Extract(Extract),
+}
+
+impl Action {
+    /// The node type's name, as in workflow files, rows and metrics.
+    pub fn node_type(&self) -> &'static str {
+        match self {
+            Self::WaitFor(_) => "wait_for",
+            Self::Wait(_) => "wait",
+            Self::ExtractLinks(_) => "extract_links",
+            Self::FilterUrls(_) => "filter_urls",
+            Self::Extract(_) => "extract",
+        }
+    }
+}
+
+/// Every node type that can be executed, for metrics and messages.
+pub const NODE_TYPES: [&str; 5] = ["wait_for", "wait", "extract_links", "filter_urls", "extract"];
+
+/// A selector that passed what can be checked without a browser.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "engine", content = "query", rename_all = "snake_case")]
+pub enum Selector {
+    /// A CSS selector list.
+    Css(String),
+    /// An XPath expression, written `xpath=...` or `//...`.
+    Xpath(String),
+}
+
+/// The parameters of `wait_for`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WaitFor {
+    /// Which element; the first match counts.
+    pub selector: Selector,
+    /// What is waited for.
+    pub state: ElementState,
+    /// How long, in milliseconds.
+    #[serde(rename = "timeout_ms", serialize_with = "as_millis")]
+    pub timeout: Duration,
+}
+
+/// A state to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ElementState {
+    /// In the document, with a box, and not hidden by style.
+    #[default]
+    Visible,
+    /// Not in the document, or not visible.
+    Hidden,
+    /// In the document.
+    Attached,
+}
+
+/// The parameters of `extract`.
+#[derive(Clone, Debug)]
+pub struct Extract {
+    /// Which elements.
+    pub selector: Selector,
+    /// What is read from each element.
+    pub read: Read,
+    /// All matches as an array, or the first match alone.
+    pub multiple: bool,
+    /// With `multiple`: an object for each element instead of a value.
+    pub fields: Vec<Field>,
+    /// Applied to each string that was read, in order.
+    pub transforms: Vec<Transform>,
+    /// Used where nothing matches; without it a single `extract` fails then.
+    pub default_value: Option<Value>,
+}
+
+/// One key of the objects that an `extract` with `fields` makes.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// The key.
+    pub name: String,
+    /// Relative to the element; `None` is the element itself.
+    pub selector: Option<Selector>,
+    /// What is read.
+    pub read: Read,
+    /// Applied to the string that was read.
+    pub transforms: Vec<Transform>,
+    /// Used where nothing matches; without it the key is left out.
+    pub default_value: Option<Value>,
+}
+
+/// What is read from an element.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "read", content = "name", rename_all = "snake_case")]
+pub enum Read {
+    /// `textContent`, untrimmed.
+    Text,
+    /// `innerHTML`.
+    Html,
+    /// An attribute as written, not resolved; empty where the element lacks it.
+    Attribute(String),
+}
+
+/// One thing wrong with, or worth saying about, a user's document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Where: a JSON pointer (RFC 6901) into the document; empty is the whole of it.
+    pub pointer: String,
+    /// A stable `snake_case` name of the kind of problem.
+    pub code: String,
+    /// One sentence: what is wrong and what to do.
+    pub message: String,
+}
+
+fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,9 @@
+//! The ground that coordinator and worker share, and their only common one: the domain (no IO), the store (the
+//! only SQL), the broker (the only AMQP), configuration, telemetry, and the care of child processes.
+
+pub mod broker;
+pub mod child;
+pub mod config;
+pub mod domain;
+pub mod store;
+pub mod telemetry;

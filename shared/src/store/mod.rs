@@ -1,0 +1,66 @@
+//! The store: the only SQL. One function answers one question.
+//!
+//! Two libraries, each with one job. sqlx runs the migrations and every query that a person may read, checked at
+//! compile time. deadpool-postgres carries the worker's hot path: [`hot::claim`] and [`hot::record`].
+
+pub mod error;
+pub mod executions;
+pub mod workflows;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::config::SecretUrl;
+pub use error::StoreError;
+
+/// The coordinator's connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}
+
+/// Connections of one coordinator process at the most.
+pub const POOL_SIZE: u32 = 8;
+
+impl Store {
+    /// Connects lazily: an unreachable database shows with the first query.
+    ///
+    /// # Errors
+    /// The URL does not parse.
+    pub fn connect(url: &SecretUrl, pool_size: u32) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url.expose())?
+            .application_name("crawlify-coordinator")
+            .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(pool_size)
+            .acquire_timeout(Duration::from_secs(5))
+            .max_lifetime(Duration::from_secs(900))
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// Brings the schema up to date; several processes may do so at once.
+    ///
+    /// # Errors
+    /// The database is unreachable, or holds migrations that this program does not know.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        Ok(sqlx::migrate!("../migrations").run(&self.pool).await?)
+    }
+
+    /// Asks the database for nothing, to see whether it answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query_scalar!("SELECT 1").fetch_one(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Ends every connection and waits for them.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

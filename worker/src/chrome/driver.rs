@@ -1,0 +1,140 @@
+//! What the rest of the worker knows of a browser. A fake driver implements the same traits, so that most tests run
+//! without Chrome. Every call has a deadline of its own and ends at the latest then.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::Failure;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::{Field, Read, Selector, WaitFor, WaitUntil};
+use serde_json::Value;
+use url::Url;
+
+/// A browser that hands out tabs. One per worker process.
+#[async_trait]
+pub trait Driver: Send + Sync + std::fmt::Debug {
+    /// Gives a tab of the execution's own browser context: a used one that is free, or a new one.
+    ///
+    /// # Errors
+    /// The browser is not running; `TabError::is_browser_lost` is true.
+    async fn open(&self, session: &Session, deadline: tokio::time::Instant)
+    -> Result<Box<dyn Tab>, TabError>;
+
+    /// Whether a browser is running and answers, so that pages may be taken.
+    fn is_ready(&self) -> bool;
+
+    /// Waits until [`Driver::is_ready`].
+    async fn ready(&self);
+
+    /// Closes the browser, removes its profile, and waits for both.
+    async fn close(&self);
+}
+
+/// What tabs of one execution have in common.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Tabs of different executions never share cookies or caches.
+    pub execution_id: ExecutionId,
+    /// Sent with every request; `User-Agent` overrides the browser's own.
+    pub headers: Vec<(String, String)>,
+}
+
+/// One tab, in the hands of one page at a time. Dropping it without [`Tab::release`] destroys it.
+#[async_trait]
+pub trait Tab: Send + std::fmt::Debug {
+    /// Loads a page and waits as `wait_until` says.
+    ///
+    /// # Errors
+    /// The page's own failure (DNS, timeout, ...) or the browser's, as a [`TabError`] with its class.
+    async fn navigate(
+        &mut self,
+        url: &PageUrl,
+        wait_until: WaitUntil,
+        deadline: tokio::time::Instant,
+    ) -> Result<Document, TabError>;
+
+    /// Runs steps in order in an isolated world of the page, in one call, and answers one result for each. After a
+    /// failed step with `ends_run` the remaining steps are not run, and have no result.
+    ///
+    /// # Errors
+    /// The run as a whole was lost: the tab crashed, the browser died, the page navigated away, or the deadline
+    /// passed. Nothing is known of its steps.
+    async fn run(
+        &mut self,
+        steps: &[DomStep],
+        deadline: tokio::time::Instant,
+    ) -> Result<Vec<StepResult>, TabError>;
+
+    /// Gives the tab back for the next page of its execution.
+    async fn release(self: Box<Self>);
+}
+
+/// What was loaded.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// After redirects.
+    pub final_url: Url,
+    /// What relative links resolve against: the final URL, or the document's `<base>`.
+    pub base_url: Url,
+    /// The HTTP status, where there was one.
+    pub status: Option<u16>,
+}
+
+/// One thing to do in the page.
+#[derive(Clone, Debug)]
+pub struct DomStep {
+    /// What to do.
+    pub op: DomOp,
+    /// Whether a failure of this step, its retries included, ends the run.
+    pub ends_run: bool,
+    /// How often it is run again after a failure.
+    pub max_retries: u16,
+    /// The pause before each further run.
+    pub retry_delay: Duration,
+}
+
+/// What a step does.
+#[derive(Clone, Debug)]
+pub enum DomOp {
+    /// Waits for an element's state. The output is `null`.
+    WaitFor(WaitFor),
+    /// The `href` attributes of all matches as written, empty ones left out: an array of strings.
+    Links(Selector),
+    /// What `read` gives for the first match (or for all, as an array). `null` where nothing matches and `multiple`
+    /// is false. With `fields`: an array of objects, keys without a match left out.
+    Read {
+        /// Which elements.
+        selector: Selector,
+        /// What is read from each.
+        read: Read,
+        /// All matches, as an array.
+        multiple: bool,
+        /// Objects instead of values; their transforms and defaults are not applied here.
+        fields: Vec<Field>,
+    },
+}
+
+/// How one step went.
+#[derive(Clone, Debug)]
+pub struct StepResult {
+    /// Page clock mapped to ours.
+    pub started_at: DateTime<Utc>,
+    /// Not before `started_at`.
+    pub completed_at: DateTime<Utc>,
+    /// The raw output, or why there is none.
+    pub output: Result<Value, Failure>,
+    /// How many times it was run again.
+    pub retries: u16,
+}
+
+/// A call on a tab failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}", failure.message)]
+pub struct TabError {
+    /// As the page's outcome will say it.
+    pub failure: Failure,
+    /// Whether the tab can be used again. One that cannot must not be released.
+    pub tab_usable: bool,
+}
