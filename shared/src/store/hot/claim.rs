@@ -50,10 +50,12 @@ WITH wanted AS (
     SELECT * FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch)
 ), claimed AS (
     UPDATE url_queue q
-    SET status = 'processing', attempt = q.attempt + 1, reserved_until = NULL, error = NULL, error_class = NULL,
+    SET status = 'processing', reserved_until = NULL, error = NULL, error_class = NULL,
+        attempt = CASE WHEN q.status = 'processing' THEN q.attempt ELSE q.attempt + 1 END,
         locked_at = now(), locked_by = $3, locked_until = now() + $4::int8 * interval '1 millisecond'
     FROM wanted w, workflow_executions e
-    WHERE q.id = w.id AND q.epoch = w.epoch AND q.status IN ('pending', 'queued')
+    WHERE q.id = w.id AND q.epoch = w.epoch
+      AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
       AND e.id = q.execution_id AND e.status = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
         e.host_delay_ms
@@ -73,7 +75,8 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
 FROM claimed c LEFT JOIN paced p USING (host)";
 
 impl HotStore {
-    /// Claims pages for `lease`, which must cover the page's deadline and its recording.
+    /// Claims pages for `lease`, which must cover the page's deadline and its recording. `again` also takes what an
+    /// earlier, failed call for the same requests has claimed unseen.
     ///
     /// Answers the pages that are ours now; a request without an answer is nobody's business any more: its message
     /// can be forgotten.
@@ -90,7 +93,7 @@ impl HotStore {
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let client = self.client().await?;
         let statement = client.prepare_cached(CLAIM).await?;
-        let rows = client.query(&statement, &[&ids, &epochs, &self.worker.0, &lease_ms]).await?;
+        let rows = client.query(&statement, &[&ids, &epochs, &self.worker.0, &lease_ms, &again]).await?;
         rows.into_iter()
             .map(|row| {
                 let url: &str = row.get(2);
