@@ -87,6 +87,7 @@ impl HotStore {
         &self,
         requests: &[ClaimRequest],
         lease: Duration,
+        again: bool,
     ) -> Result<Vec<ClaimedPage>, StoreError> {
         let ids: Vec<_> = requests.iter().map(|request| request.page_id.0).collect();
         let epochs: Vec<_> = requests.iter().map(|request| request.epoch).collect();
