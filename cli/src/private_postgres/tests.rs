@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use crawlify_shared::config;
@@ -214,6 +214,39 @@ async fn a_folder_closed_to_the_account_is_named_when_we_are_root() {
             assert_eq!(error.exit_code(), 78);
             let advice = format!("chmod o+x {}", closed.path().display());
             assert!(error.to_string().contains(&advice), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn data_move_with_the_account_when_we_are_root() {
+    let folder = open_folder();
+    let postgres = PrivatePostgres::start(&persistent(&folder)).await.unwrap();
+    let data = postgres.folder.data(postgres.binaries.major);
+    postgres.stop().await;
+    let options = Options { account: Some("nobody".to_owned()), ..persistent(&folder) };
+    let postgres = PrivatePostgres::start(&options).await.unwrap();
+    assert_eq!(read(&postgres, "SELECT 'still here'").await, "still here");
+    // Without root there is nobody else to be.
+    let expected = if child::is_root() {
+        Account::find("nobody").unwrap().uid
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    assert_eq!(fs::metadata(data.join("PG_VERSION")).unwrap().uid(), expected);
+    assert_eq!(fs::metadata(folder.path()).unwrap().uid(), rustix::process::geteuid().as_raw());
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn an_account_that_does_not_exist_is_named_when_we_are_root() {
+    let error = choose_account(Some("no-such-account"));
+    match child::is_root() {
+        false => assert_eq!(error.unwrap(), None),
+        true => {
+            let error = error.unwrap_err();
+            assert_eq!(error.exit_code(), 78);
+            assert!(error.to_string().contains("`no-such-account` is none"), "{error}");
         }
     }
 }
