@@ -1,1 +1,3 @@
 //! The command line of Crawlify.
+
+pub mod demo_site;
