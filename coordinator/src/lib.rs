@@ -2,10 +2,12 @@
 //!
 //! Knows nothing about workers: their only common ground is rows and messages.
 
+pub mod api;
 pub mod dispatcher;
 pub mod finisher;
 mod metrics;
 pub mod rescuer;
+pub mod role;
 mod steps;
 
 use std::net::SocketAddr;

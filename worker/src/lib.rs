@@ -17,6 +17,7 @@ mod page;
 mod program;
 mod programs;
 mod recorder;
+pub mod role;
 mod worker;
 
 pub use worker::{Config, StartError, Worker, start};
