@@ -1,1 +1,3 @@
 //! REST API, dispatcher, finisher and rescuer.
+
+pub mod api;

@@ -3,8 +3,11 @@
 //! Two libraries, each with one job. sqlx runs the migrations and every query that a person may read, checked at
 //! compile time. deadpool-postgres carries the worker's hot path: [`hot::claim`] and [`hot::record`].
 
+pub mod counters;
 pub mod error;
 pub mod executions;
+pub mod items;
+pub mod summary;
 pub mod workflows;
 
 use std::str::FromStr;
