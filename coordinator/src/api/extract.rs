@@ -1,0 +1,142 @@
+//! What handlers take from a request, parsed: ids out of paths and JSON documents out of bodies.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::MAX_BODY_BYTES;
+use super::problem::{ApiError, Mistake};
+
+/// The id in a path.
+pub(super) struct PathId<T>(pub(super) T);
+
+/// An id that paths carry.
+pub(super) trait IdInPath {
+    /// What it names, for messages.
+    const NAMES: &'static str;
+    /// Wraps it.
+    fn of(uuid: Uuid) -> Self;
+}
+
+impl IdInPath for WorkflowId {
+    const NAMES: &'static str = "workflow";
+
+    fn of(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl IdInPath for ExecutionId {
+    const NAMES: &'static str = "execution";
+
+    fn of(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl<T: IdInPath, S: Send + Sync> FromRequestParts<S> for PathId<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let given = Path::<String>::from_request_parts(parts, state).await.ok();
+        match given.and_then(|Path(text)| Uuid::try_parse(&text).ok()) {
+            Some(uuid) => Ok(Self(T::of(uuid))),
+            None => Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_id",
+                format!(
+                    "the {} id in the path is not a UUID like 01890a5d-ac96-774b-bcce-b302099a8057",
+                    T::NAMES
+                ),
+            )),
+        }
+    }
+}
+
+/// A body that is a JSON document of any shape.
+pub(super) struct Document(pub(super) Value);
+
+impl<S: Send + Sync> FromRequest<S> for Document {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "the body must be JSON and say so: Content-Type: application/json",
+            ));
+        }
+        let body = Bytes::from_request(request, state).await.map_err(body_problem)?;
+        serde_json::from_slice(&body).map(Self).map_err(|error| syntax_problem(&error))
+    }
+}
+
+/// A body whose type is not said is taken for JSON.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return true };
+    let Ok(given) = given.to_str() else { return false };
+    let media_type = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "application/json"
+        || (media_type.starts_with("application/") && media_type.ends_with("+json"))
+}
+
+fn body_problem(rejection: BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is larger than {MAX_BODY_BYTES} bytes"),
+        )
+    } else {
+        ApiError::new(StatusCode::BAD_REQUEST, "body_unreadable", "the body ended before it was complete")
+    }
+}
+
+fn syntax_problem(error: &serde_json::Error) -> ApiError {
+    let full = error.to_string();
+    let what = full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what);
+    let message = format!(
+        "the body is not JSON: line {}, column {}: {}",
+        error.line(),
+        error.column(),
+        if error.line() == 0 || full.is_empty() { "it is empty" } else { what }
+    );
+    let mistake =
+        Mistake { pointer: Some(String::new()), parameter: None, code: "malformed_json".into(), message };
+    ApiError::of_mistakes(StatusCode::BAD_REQUEST, "malformed_json", "the body", vec![mistake])
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn with_type(content_type: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))])
+    }
+
+    #[test]
+    fn json_is_recognised_with_parameters_and_suffixes() {
+        assert!(is_json(&HeaderMap::new()));
+        assert!(is_json(&with_type("application/json; charset=utf-8")));
+        assert!(is_json(&with_type("Application/JSON")));
+        assert!(is_json(&with_type("application/merge-patch+json")));
+        assert!(!is_json(&with_type("application/x-www-form-urlencoded")));
+        assert!(!is_json(&with_type("text/plain")));
+    }
+
+    #[test]
+    fn a_syntax_error_names_line_and_column_once() {
+        let error = serde_json::from_str::<Value>("{\n  \"name\": ,\n}").unwrap_err();
+        let told = format!("{:?}", syntax_problem(&error));
+        assert!(told.contains("line 2, column 11: expected value"), "{told}");
+        assert!(!told.contains("at line"), "{told}");
+    }
+}

@@ -1,0 +1,71 @@
+//! The REST API under `/api/v1`, with the old system's paths and response keys, and the probes beside it.
+//!
+//! Reads and writes rows and never publishes a page: that something is new in the frontier is only hinted to the
+//! dispatcher. Sends no CORS headers: scripts of other sites cannot read answers, and cannot change anything.
+
+mod executions;
+mod extract;
+mod health;
+mod observe;
+mod openapi;
+mod problem;
+mod query;
+mod workflows;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use crawlify_shared::store::Store;
+use tokio::sync::Notify;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use problem::ApiError;
+
+/// The largest request body, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What the handlers work with.
+#[derive(Clone, Debug)]
+pub struct ApiState {
+    /// Where everything is kept.
+    pub store: Store,
+    /// Notified when an execution has new pages; the dispatcher waits for it.
+    pub frontier_changed: Arc<Notify>,
+    /// The version that the program reports.
+    pub version: &'static str,
+    /// What `/metrics` shows; the API's own metrics are registered in it.
+    pub metrics: prometheus::Registry,
+}
+
+/// Builds the router: every route, then what surrounds them all.
+pub fn router(state: ApiState) -> Router {
+    let observer = observe::Observer::new(&state.metrics);
+    let (router, document) = OpenApiRouter::with_openapi(openapi::document(state.version))
+        .routes(routes!(workflows::create, workflows::list))
+        .routes(routes!(workflows::get, workflows::replace, workflows::delete))
+        .routes(routes!(workflows::set_status))
+        .routes(routes!(workflows::validate))
+        .routes(routes!(executions::start))
+        .routes(routes!(executions::list))
+        .routes(routes!(executions::get, executions::cancel))
+        .routes(routes!(executions::stats))
+        .routes(routes!(executions::data))
+        .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::serve))
+        .split_for_parts();
+    router
+        .fallback(|| async { ApiError::not_found("there is no such path") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(axum::Extension(openapi::Served::new(document)))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(problem::of_panic))
+        .layer(from_fn_with_state(observer, observe::observe))
+        .with_state(state)
+}
