@@ -106,7 +106,7 @@ impl ProgressDisplay {
     pub fn note(&mut self, text: &str) {
         match &mut self.target {
             Target::Silent => {}
-            // Notes are news for people: where nobody can be told, there is nobody to tell that.
+            // A terminal that went away is no reason to stop crawling.
             Target::Terminal(bars) => drop(bars.all.println(text)),
             Target::Lines(lines) => lines.write(text),
         }
@@ -132,7 +132,7 @@ impl Bars {
         let all = MultiProgress::new();
         let pages = all.add(ProgressBar::new(0));
         let (bar, red) =
-            if colour { ("{bar:24.cyan/dim}", "{wide_msg:.red}") } else { ("{bar:24}", "{wide_msg}") };
+            if colour { ("{bar:10.cyan/dim}", "{wide_msg:.red}") } else { ("{bar:10}", "{wide_msg}") };
         pages.set_style(style(&format!("{{spinner}} {bar} {{wide_msg}}")));
         // It moves although no page ends, so that one sees that the program lives.
         pages.enable_steady_tick(Duration::from_millis(200));
@@ -273,7 +273,7 @@ mod tests {
             assert_eq!(bars.pages.position(), 184);
             assert_eq!(bars.error.message(), "last error: x");
         }
-        for template in ["{spinner} {bar:24.cyan/dim} {wide_msg}", "{wide_msg:.red}"] {
+        for template in ["{spinner} {bar:10.cyan/dim} {wide_msg}", "{wide_msg:.red}"] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
