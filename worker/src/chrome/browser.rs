@@ -7,11 +7,11 @@ use std::time::Duration;
 use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
 use tokio::time::Instant;
 
-use super::launch::{Launched, LaunchFailure};
+use super::launch::{LaunchFailure, Launched};
 use super::tabs::Tabs;
 
-/// How often a browser is asked whether it lives, and how long it may take to say so.
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A browser that did not answer this many times in a row is dead.
 const PINGS_MISSED: u32 = 2;
 /// How long a first command may take after the first answer.
@@ -29,11 +29,15 @@ pub(super) struct Browser {
     started: Instant,
 }
 
-/// When a browser is replaced although it works.
+/// How a browser is watched over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Retirement {
+pub(super) struct Upkeep {
+    /// It is replaced after this many pages.
     pub(super) pages: u64,
+    /// It is replaced after this long.
     pub(super) age: Duration,
+    /// How often it is asked whether it lives, and how long it may take to say so.
+    pub(super) ping_every: Duration,
 }
 
 /// Why a browser is not watched over any longer.
@@ -64,30 +68,29 @@ impl Browser {
     }
 
     /// Returns when the browser is lost or has done its work.
-    pub(super) async fn watch_over(&self, retirement: Retirement) -> WatchEnd {
+    pub(super) async fn watch_over(&self, upkeep: Upkeep) -> WatchEnd {
         tokio::select! {
             () = self.launched.connection.lost() => WatchEnd::Lost("its pipe ended"),
             () = self.launched.exited() => WatchEnd::Lost("its process ended"),
-            end = self.ping(retirement) => end,
+            end = self.ping(upkeep) => end,
         }
     }
 
-    async fn ping(&self, retirement: Retirement) -> WatchEnd {
+    async fn ping(&self, upkeep: Upkeep) -> WatchEnd {
         let mut missed = 0;
-        // Retirement is looked at more often: a fast crawl opens many pages in the time between two pings.
         let mut last_ping = Instant::now();
         loop {
-            tokio::time::sleep(PING_EVERY / 10).await;
-            if self.pages.load(Ordering::Relaxed) >= retirement.pages || self.started.elapsed() >= retirement.age {
+            tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
+            if self.pages.load(Ordering::Relaxed) >= upkeep.pages || self.started.elapsed() >= upkeep.age {
                 return WatchEnd::Retired;
             }
-            if last_ping.elapsed() < PING_EVERY {
+            if last_ping.elapsed() < upkeep.ping_every {
                 continue;
             }
             last_ping = Instant::now();
             self.tabs.dispose_unused(CONTEXT_PATIENCE);
-            let answer =
-                self.launched.connection.call(None, &GetVersionParams {}, last_ping + PING_EVERY).await;
+            let deadline = last_ping + upkeep.ping_every;
+            let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;
             missed = if answer.is_ok() { 0 } else { missed + 1 };
             if missed >= PINGS_MISSED {
                 return WatchEnd::Lost("it does not answer");

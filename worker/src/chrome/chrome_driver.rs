@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::browser::{Browser, Retirement};
+use super::browser::{Browser, Upkeep};
 use super::driver::{Driver, Session, Tab, TabError};
 use super::failure;
 use super::find::{FindBrowserError, FoundBrowser, find_browser};
@@ -33,6 +33,9 @@ pub struct ChromeOptions {
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
     pub browser_age: Duration,
+    /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
+    /// replaced.
+    pub ping_every: Duration,
     /// At most this many tabs are kept open without a page.
     pub idle_tabs: usize,
     /// Where profiles are; `None` is the system's folder for temporary files. Where we are root, the account that
@@ -75,6 +78,7 @@ impl Default for ChromeOptions {
             proxy_server: None,
             pages_per_browser: 2_000,
             browser_age: Duration::from_secs(30 * 60),
+            ping_every: Duration::from_secs(5),
             idle_tabs: 8,
             profile_parent: None,
         }
@@ -100,10 +104,8 @@ impl ChromeDriver {
             None => find_browser()?,
         }
         .path;
-        let does_not_start = |reason: String| LaunchError::DoesNotStart {
-            program: program.display().to_string(),
-            reason,
-        };
+        let does_not_start =
+            |reason: String| LaunchError::DoesNotStart { program: program.display().to_string(), reason };
         let parent = options.profile_parent.unwrap_or_else(std::env::temp_dir);
         let profiles = ProfileFolders::create(&parent)
             .map_err(|error| does_not_start(format!("no profile folder in {}: {error}", parent.display())))?;
@@ -116,7 +118,11 @@ impl ChromeDriver {
                 proxy_server: options.proxy_server,
             },
             idle_tabs: options.idle_tabs,
-            retirement: Retirement { pages: options.pages_per_browser, age: options.browser_age },
+            upkeep: Upkeep {
+                pages: options.pages_per_browser,
+                age: options.browser_age,
+                ping_every: options.ping_every,
+            },
             profiles,
             confinements: Confinement::choices(),
             current: current.clone(),
@@ -140,6 +146,11 @@ impl ChromeDriver {
     /// The process id of the browser that tabs are opened in, while there is one.
     pub fn browser_pid(&self) -> Option<i32> {
         self.current.borrow().as_ref().map(|browser| browser.launched.id())
+    }
+
+    #[cfg(test)]
+    pub(super) fn current_browser(&self) -> Option<Arc<Browser>> {
+        self.current.borrow().clone()
     }
 
     fn watch(&self) -> watch::Receiver<Option<Arc<Browser>>> {

@@ -297,7 +297,8 @@ mod tests {
 
     use super::*;
 
-    const VERSION: &str = r#"{"protocolVersion":"1","product":"P/1","revision":"r","userAgent":"u","jsVersion":"j"}"#;
+    const VERSION: &str =
+        r#"{"protocolVersion":"1","product":"P/1","revision":"r","userAgent":"u","jsVersion":"j"}"#;
 
     fn connected() -> (Connection, DuplexStream, TaskTracker) {
         let (ours, browser) = tokio::io::duplex(1 << 16);

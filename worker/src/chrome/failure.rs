@@ -64,8 +64,14 @@ pub(super) fn of_call(error: CallError, doing: &str) -> TabError {
         CallError::Lost => browser_lost(),
         CallError::Timeout => deadline_passed(doing),
         CallError::Refused(message) => {
-            let left = ["Cannot find context", "Execution context was destroyed", "Inspected target navigated"];
-            let gone = ["Session with given id not found", "Target crashed", "Target closed", "No target with given id"];
+            let left =
+                ["Cannot find context", "Execution context was destroyed", "Inspected target navigated"];
+            let gone = [
+                "Session with given id not found",
+                "Target crashed",
+                "Target closed",
+                "No target with given id",
+            ];
             let is = |starts: &[&str]| starts.iter().any(|start| message.contains(start));
             if is(&left) {
                 navigated_away()

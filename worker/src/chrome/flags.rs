@@ -62,7 +62,10 @@ const ALWAYS: &[(&str, &str)] = &[
     ("force-webrtc-ip-handling-policy", "disable_non_proxied_udp"),
     ("disable-quic", ""),
     // A page that was left, or was not asked for, takes no memory and runs no scripts.
-    ("disable-features", "BackForwardCache,Prerender2,Translate,MediaRouter,OptimizationHints,DialMediaRouteProvider"),
+    (
+        "disable-features",
+        "BackForwardCache,Prerender2,Translate,MediaRouter,OptimizationHints,DialMediaRouteProvider",
+    ),
 ];
 
 /// Makes the arguments, each with its two dashes.

@@ -10,6 +10,7 @@ mod chrome_driver;
 mod connection;
 pub mod driver;
 mod failure;
+pub mod fake;
 mod find;
 mod flags;
 mod launch;
@@ -19,6 +20,8 @@ mod run;
 mod supervisor;
 mod tab;
 mod tabs;
+#[cfg(test)]
+mod tests;
 
 pub use chrome_driver::{ChromeDriver, ChromeOptions, LaunchError};
 pub use find::{FindBrowserError, FoundBrowser, find_browser};

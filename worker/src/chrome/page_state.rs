@@ -217,8 +217,7 @@ mod tests {
     }
 
     fn navigation(events: &PageEvents, method: &str, loader: &'static str) {
-        let event =
-            Navigation { frame: "main".into(), loader: loader.into(), kind: "".into(), delay: 0.0 };
+        let event = Navigation { frame: "main".into(), loader: loader.into(), kind: "".into(), delay: 0.0 };
         events.navigation(method, &event);
     }
 

@@ -121,7 +121,11 @@ pub(super) fn results(
 }
 
 fn class(name: &str) -> ErrorClass {
-    if name == ErrorClass::SelectorMissing.as_str() { ErrorClass::SelectorMissing } else { ErrorClass::Script }
+    if name == ErrorClass::SelectorMissing.as_str() {
+        ErrorClass::SelectorMissing
+    } else {
+        ErrorClass::Script
+    }
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a float that is too large becomes the largest integer")]

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::browser::{Browser, Retirement, WatchEnd};
+use super::browser::{Browser, Upkeep, WatchEnd};
 use super::launch::{Confinement, LaunchFailure, LaunchOptions, launch};
 use super::profile::ProfileFolders;
 
@@ -29,7 +29,7 @@ pub(super) type Current = watch::Sender<Option<Arc<Browser>>>;
 pub(super) struct Supervisor {
     pub(super) options: LaunchOptions,
     pub(super) idle_tabs: usize,
-    pub(super) retirement: Retirement,
+    pub(super) upkeep: Upkeep,
     pub(super) profiles: ProfileFolders,
     pub(super) confinements: Vec<Confinement>,
     pub(super) current: Arc<Current>,
@@ -52,7 +52,7 @@ impl Supervisor {
         while let Some(watched) = browser.take() {
             let begun = tokio::time::Instant::now();
             self.current.send_replace(Some(watched.clone()));
-            let end = stop.run_until_cancelled(watched.watch_over(self.retirement)).await;
+            let end = stop.run_until_cancelled(watched.watch_over(self.upkeep)).await;
             while retired.try_join_next().is_some() {}
             match end {
                 None => browser = Some(watched),

@@ -7,9 +7,7 @@ use async_trait::async_trait;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{
     CreateIsolatedWorldParams, FrameId, NavigateParams, NavigateReturns,
 };
-use chromiumoxide_cdp::cdp::js_protocol::runtime::{
-    CallArgument, CallFunctionOnParams, ExecutionContextId,
-};
+use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallArgument, CallFunctionOnParams, ExecutionContextId};
 use chromiumoxide_types::Command;
 use chrono::Utc;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
@@ -166,9 +164,8 @@ impl ChromeTab {
         loader: &str,
         deadline: Instant,
     ) -> Result<usize, TabError> {
-        let reached = state.wait_for(|state| {
-            state.documents.len() > MAX_DOCUMENTS || state.has_reached(wait_until, loader)
-        });
+        let reached = state
+            .wait_for(|state| state.documents.len() > MAX_DOCUMENTS || state.has_reached(wait_until, loader));
         let documents = self
             .unless_broken(async {
                 match tokio::time::timeout_at(deadline, reached).await {

@@ -225,10 +225,13 @@ impl Tabs {
         let tab = AttachedTab { target, session, events, headers: headers.to_vec() };
         self.attached.add(&tab);
         let on = Some(tab.session.as_str());
+        let page_events = page::EnableParams::default();
+        let lifecycle_events = page::SetLifecycleEventsEnabledParams::new(true);
+        let crash_events = inspector::EnableParams {};
         let prepared = try_join!(
-            self.connection.call(on, &page::EnableParams::default(), deadline),
-            self.connection.call(on, &page::SetLifecycleEventsEnabledParams::new(true), deadline),
-            self.connection.call(on, &inspector::EnableParams {}, deadline),
+            self.connection.call(on, &page_events, deadline),
+            self.connection.call(on, &lifecycle_events, deadline),
+            self.connection.call(on, &crash_events, deadline),
             async {
                 if headers.is_empty() { Ok(()) } else { self.set_headers(&tab, headers, deadline).await }
             },
@@ -253,7 +256,8 @@ impl Tabs {
     ) -> Result<(), CallError> {
         let on = Some(tab.session.as_str());
         let is_user_agent = |name: &str| name.eq_ignore_ascii_case("user-agent");
-        let has_user_agent = |headers: &[(String, String)]| headers.iter().any(|(name, _)| is_user_agent(name));
+        let has_user_agent =
+            |headers: &[(String, String)]| headers.iter().any(|(name, _)| is_user_agent(name));
         if has_user_agent(headers) || has_user_agent(&tab.headers) {
             let agent = headers.iter().find(|(name, _)| is_user_agent(name));
             // An empty user agent is the browser's own again.
@@ -269,10 +273,8 @@ impl Tabs {
             self.connection.call(on, &network::DisableParams {}, deadline).await?;
         } else {
             // No response body is ever asked for, so none need be kept.
-            let enable = network::EnableParams::builder()
-                .max_total_buffer_size(0)
-                .max_resource_buffer_size(0)
-                .build();
+            let enable =
+                network::EnableParams::builder().max_total_buffer_size(0).max_resource_buffer_size(0).build();
             let extra = network::SetExtraHttpHeadersParams::new(network::Headers::new(rest));
             try_join!(
                 self.connection.call(on, &enable, deadline),
