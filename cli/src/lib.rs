@@ -1,3 +1,4 @@
 //! The command line of Crawlify.
 
+pub mod doctor;
 pub mod private_postgres;
