@@ -7,6 +7,7 @@ pub mod demo_site;
 pub mod exit;
 mod export;
 pub mod printable;
+pub mod doctor;
 pub mod private_postgres;
 pub mod progress;
 pub mod run;
