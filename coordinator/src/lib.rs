@@ -1,3 +1,119 @@
-//! REST API, dispatcher, finisher and rescuer.
+//! The coordinator: REST API, dispatcher, finisher and rescuer. Any number of them may run against one database.
+//!
+//! Knows nothing about workers: their only common ground is rows and messages.
 
 pub mod api;
+pub mod dispatcher;
+pub mod finisher;
+mod metrics;
+pub mod rescuer;
+pub mod role;
+mod steps;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crawlify_shared::broker::Broker;
+use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::store::Store;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use dispatcher::Dispatcher;
+use finisher::Finisher;
+use metrics::Metrics;
+use rescuer::Rescuer;
+
+/// How a coordinator runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the REST API listens; `None` runs without one. Port 0 takes any free port.
+    pub listen: Option<SocketAddr>,
+    /// What leases are made of; the workers must use the same.
+    pub lease: LeaseTimes,
+    /// Dispatches pages of this execution only.
+    pub only: Option<ExecutionId>,
+    /// Whether the broker's messages are gone when this process ends: then what is `queued` at the start is sent
+    /// again at once.
+    pub broker_forgets: bool,
+}
+
+/// A running coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    /// Where the REST API listens.
+    pub address: Option<SocketAddr>,
+    /// Tell it that rows of the frontier have come, so that the dispatcher looks at once.
+    pub frontier_changed: Arc<Notify>,
+    tasks: TaskTracker,
+}
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A metric is registered twice in the given registry.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Starts a coordinator; it runs until `stop`. The database must be migrated.
+///
+/// # Errors
+/// The address is taken, or the metrics are registered already.
+pub async fn start(
+    config: Config,
+    store: Store,
+    broker: Arc<dyn Broker>,
+    registry: Registry,
+    stop: CancellationToken,
+) -> Result<Coordinator, StartError> {
+    let metrics = Metrics::register(&registry)?;
+    let frontier_changed = Arc::new(Notify::new());
+    let tasks = TaskTracker::new();
+    let mut address = None;
+    if let Some(wanted) = config.listen {
+        let listen = |source| StartError::Listen { address: wanted, source };
+        let listener = TcpListener::bind(wanted).await.map_err(listen)?;
+        address = Some(listener.local_addr().map_err(listen)?);
+        let state = api::ApiState {
+            store: store.clone(),
+            frontier_changed: Arc::clone(&frontier_changed),
+            version: env!("CARGO_PKG_VERSION"),
+            metrics: registry.clone(),
+        };
+        let router = api::router(state);
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+                tracing::error!(%error, "the REST API ended");
+            }
+        });
+    }
+    let dispatcher = Dispatcher::new(store.clone(), broker, config.lease, config.only, metrics.clone());
+    let finisher = Finisher::new(store.clone());
+    let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
+    tasks.spawn(dispatcher.run(Arc::clone(&frontier_changed), stop.clone()));
+    tasks.spawn(finisher.run(stop.clone()));
+    tasks.spawn(rescuer.run(stop));
+    tasks.close();
+    Ok(Coordinator { address, frontier_changed, tasks })
+}
+
+impl Coordinator {
+    /// Waits until every task has ended, after the stop.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}

@@ -5,5 +5,6 @@ pub mod broker;
 pub mod child;
 pub mod config;
 pub mod domain;
+pub mod signals;
 pub mod store;
 pub mod telemetry;

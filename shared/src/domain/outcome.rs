@@ -184,3 +184,6 @@ impl PageOutcome {
         }
     }
 }
+
+/// How often a page is tried before it fails: the number that users of the old system know.
+pub const MAX_ATTEMPTS: i32 = 4;

@@ -1,13 +1,19 @@
 //! The store: the only SQL. One function answers one question.
 //!
 //! Two libraries, each with one job. sqlx runs the migrations and every query that a person may read, checked at
-//! compile time. deadpool-postgres carries the worker's hot path: [`hot::claim`] and [`hot::record`].
+//! compile time. deadpool-postgres carries the worker's hot path ([`hot`]): claim and record.
 
 pub mod counters;
 pub mod error;
 pub mod executions;
+pub mod counters;
+pub mod error;
+pub mod executions;
+pub mod frontier;
+pub mod hot;
 pub mod items;
 pub mod summary;
+pub mod workflows;
 pub mod workflows;
 
 use std::str::FromStr;

@@ -111,6 +111,8 @@ pub enum DomOp {
         read: Read,
         /// All matches, as an array.
         multiple: bool,
+        /// Without `multiple`: no match is a failure (`selector_missing`) instead of `null`.
+        required: bool,
         /// Objects instead of values; their transforms and defaults are not applied here.
         fields: Vec<Field>,
     },

@@ -1,0 +1,50 @@
+# The commands of everyday work. `make` alone lists them.
+# Each works on a fresh checkout; a binary that it builds stays in target/ and can be used.
+
+# Rust may have been installed in this shell's lifetime, before its path knew.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# Queries are checked against .sqlx/, whatever database the environment names.
+export SQLX_OFFLINE := true
+unexport DATABASE_URL
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+# A debug build: who tries this for the first time waits for the compiler, and the time of the crawl is Chrome's.
+demo: ## Install what is missing, build, and crawl the built-in shop; leaves nothing running
+	@deploy/local/setup demo
+	cargo run --locked --package crawlify-cli --bin crawlify -- demo
+
+test: ## Install what the tests need, and run them all
+	@deploy/local/setup test
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo "cargo nextest run --workspace --locked"; cargo nextest run --workspace --locked; \
+	else \
+		echo "cargo test --workspace --locked"; cargo test --workspace --locked; \
+	fi
+
+check: fmt clippy doc check-scripts ## Everything that looks at the code without running it
+
+fmt:
+	cargo fmt --all -- --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Where shellcheck is not installed, the shell's own parser must do.
+SCRIPTS := deploy/local/setup deploy/local/with-postgres deploy/local/sqlx-data .ci/run
+check-scripts:
+	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); fi
+
+sqlx: ## Write .sqlx/ anew, after a query or a migration has changed
+	deploy/local/sqlx-data
+
+check-sqlx: ## Say whether .sqlx/ is as the queries and migrations want it
+	deploy/local/sqlx-data --check

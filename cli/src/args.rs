@@ -1,0 +1,158 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use crawlify_shared::config::{AMQP_URL, DATABASE_URL, SecretUrl};
+use url::Url;
+
+/// Crawls described as JSON workflows, executed node by node in headless Chrome.
+#[derive(Debug, Parser)]
+#[command(name = "crawlify", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more: -v logs what happens, -vv every step.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log one JSON object a line.
+    #[arg(long, global = true)]
+    pub log_json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one workflow file to its end, with everything it needs in this one process.
+    Run(RunArgs),
+    /// Crawl the built-in shop with the built-in workflow; works offline.
+    Demo(DemoArgs),
+    /// Serve the built-in shop, or a folder of files, on 127.0.0.1.
+    DemoSite(DemoSiteArgs),
+    /// Run the whole system in this one process until Ctrl-C.
+    Up(UpArgs),
+    /// Run a coordinator: REST API, dispatcher, finisher, rescuer.
+    Coordinator(crawlify_coordinator::role::Args),
+    /// Run a worker: pulls pages and executes them in Chrome.
+    Worker(crawlify_worker::role::Args),
+    /// Bring the database's schema up to date.
+    Migrate(MigrateArgs),
+    /// Check workflow files: all problems of each, with their places.
+    Validate(ValidateArgs),
+    /// Check what this machine has and lacks.
+    Doctor(DoctorArgs),
+}
+
+/// Where the database and the broker are. Without them the process brings its own.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Servers {
+    /// Use this Postgres instead of a private one.
+    #[arg(long, env = DATABASE_URL, hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<SecretUrl>,
+    /// Use this RabbitMQ instead of the broker inside the process.
+    #[arg(long, env = AMQP_URL, hide_env_values = true, value_name = "URL")]
+    pub amqp_url: Option<SecretUrl>,
+}
+
+/// The arguments of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The workflow: JSON or YAML.
+    pub file: PathBuf,
+    /// Start here instead of at the file's start URLs; may be given several times.
+    #[arg(long = "start-url", value_name = "URL")]
+    pub start_urls: Vec<Url>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub crawl: CrawlArgs,
+}
+
+/// What `run` and `demo` have in common.
+#[derive(Clone, Debug, Args)]
+pub struct CrawlArgs {
+    /// Write the items here, one JSON object a line.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Crawl at most this many pages.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pages: Option<u64>,
+    /// Follow links at most this deep.
+    #[arg(long, value_name = "N")]
+    pub max_depth: Option<u32>,
+    /// Least time between two pages of one host, in milliseconds.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=3_600_000))]
+    pub rate_limit_delay: Option<u32>,
+    /// Pages executed at once; by default as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: Option<u16>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub servers: Servers,
+    /// Keep the private database, and say how to look into it.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// The arguments of `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub crawl: CrawlArgs,
+}
+
+/// The arguments of `demo-site`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoSiteArgs {
+    /// The port on 127.0.0.1; 0 takes any free one.
+    #[arg(long, default_value_t = 8090)]
+    pub port: u16,
+    /// Serve this folder instead of the built-in shop.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// The arguments of `up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// The port of the REST API on 127.0.0.1; a taken one is replaced by the next free one. 0 takes any free one.
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// Keep the private database here; by default in the user's data folder.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep nothing: the private database is removed at the end.
+    #[arg(long, conflicts_with = "data_dir")]
+    pub ephemeral: bool,
+    /// Pages executed at once; by default as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: Option<u16>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub servers: Servers,
+}
+
+/// The arguments of `migrate`.
+#[derive(Clone, Debug, Args)]
+pub struct MigrateArgs {
+    /// The Postgres to migrate.
+    #[arg(long, env = DATABASE_URL, hide_env_values = true, value_name = "URL")]
+    pub database_url: SecretUrl,
+}
+
+/// The arguments of `validate`.
+#[derive(Clone, Debug, Args)]
+pub struct ValidateArgs {
+    /// Workflow files: JSON or YAML.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// The arguments of `doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub servers: Servers,
+}

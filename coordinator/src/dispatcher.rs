@@ -1,0 +1,146 @@
+//! The dispatcher: due rows of the frontier become messages. The only place that sees both store and broker.
+//!
+//! It keeps the broker's queue short: a window of a few times the fleet's slots, shared between the executions. So
+//! cancelling, priorities and politeness act at once. Published first, marked `queued` after the confirm: a crash
+//! between the two publishes twice, harmlessly, because a row can be claimed once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::broker::{Broker, BrokerError, MESSAGE_VERSION, PageMessage};
+use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::store::frontier::ReservedPage;
+use crawlify_shared::store::{Store, StoreError};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::steps;
+
+/// The window's size for each slot of the fleet.
+const WINDOW_PER_SLOT: i64 = 4;
+/// The window's least size, so that a fleet that is just starting finds work.
+const MIN_WINDOW: i64 = 16;
+/// Every execution may have this many pages under way, however many executions there are.
+const MIN_SHARE: i64 = 4;
+/// The pause while executions run but nothing is due.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// The pause while no execution runs.
+const IDLE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Publishes due pages.
+#[derive(Debug)]
+pub struct Dispatcher {
+    store: Store,
+    broker: Arc<dyn Broker>,
+    lease: LeaseTimes,
+    only: Option<ExecutionId>,
+    metrics: Metrics,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dispatched {
+    /// Executions that run.
+    pub executions: usize,
+    /// Pages that are `queued` now.
+    pub pages: usize,
+    /// Pages whose publishing was not confirmed; they are due again.
+    pub unconfirmed: usize,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The database.
+    #[error("the frontier cannot be read or marked")]
+    Store(#[from] StoreError),
+    /// The broker.
+    #[error("pages cannot be published")]
+    Broker(#[from] BrokerError),
+}
+
+impl Dispatcher {
+    /// Makes a dispatcher for all executions, or for `only` one.
+    pub(crate) fn new(
+        store: Store,
+        broker: Arc<dyn Broker>,
+        lease: LeaseTimes,
+        only: Option<ExecutionId>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { store, broker, lease, only, metrics }
+    }
+
+    pub(crate) async fn run(self, frontier_changed: Arc<Notify>, stop: CancellationToken) {
+        steps::repeat("dispatch", &stop, &frontier_changed, async || {
+            let dispatched = self.step().await?;
+            Ok::<_, DispatchError>(match dispatched {
+                Dispatched { executions: 0, .. } => IDLE_PAUSE,
+                Dispatched { pages: 0, .. } => BUSY_PAUSE,
+                // Wherever there was one due page there may be more; the window says when it is enough.
+                _ => Duration::from_millis(5),
+            })
+        })
+        .await;
+    }
+
+    /// Fills the window of every running execution once.
+    ///
+    /// # Errors
+    /// The database or the broker failed; what was reserved is due again, at the latest after ten seconds.
+    pub async fn step(&self) -> Result<Dispatched, DispatchError> {
+        let executions = self.store.running_executions(self.only).await?;
+        let mut dispatched = Dispatched { executions: executions.len(), ..Dispatched::default() };
+        let Some(count) = i64::try_from(executions.len()).ok().filter(|count| *count > 0) else {
+            return Ok(dispatched);
+        };
+        let slots = self.store.live_slots(self.lease.worker_lost_after).await?;
+        let share = ((slots * WINDOW_PER_SLOT).max(MIN_WINDOW) / count).max(MIN_SHARE);
+        for execution in executions {
+            let room = share - execution.in_flight;
+            if room <= 0 {
+                continue;
+            }
+            let pages = self.store.reserve_pages(execution.id, room).await?;
+            if !pages.is_empty() {
+                let published = self.publish(pages).await?;
+                dispatched.pages += published.pages;
+                dispatched.unconfirmed += published.unconfirmed;
+            }
+        }
+        Ok(dispatched)
+    }
+
+    async fn publish(&self, pages: Vec<ReservedPage>) -> Result<Dispatched, DispatchError> {
+        let messages: Vec<_> = pages
+            .iter()
+            .map(|page| PageMessage {
+                v: MESSAGE_VERSION,
+                page_id: page.page_id,
+                execution_id: page.execution_id,
+                epoch: page.epoch,
+                url: page.url.clone(),
+            })
+            .collect();
+        let confirmed = match self.broker.publish(&messages).await {
+            Ok(confirmed) => confirmed,
+            Err(error) => {
+                self.store.end_reservation(&pages).await?;
+                return Err(error.into());
+            }
+        };
+        let (mut queued, mut unconfirmed) = (Vec::new(), Vec::new());
+        for (page, confirmed) in pages.into_iter().zip(confirmed) {
+            if confirmed { queued.push(page) } else { unconfirmed.push(page) }
+        }
+        self.store.mark_queued(&queued).await?;
+        if !unconfirmed.is_empty() {
+            tracing::warn!(pages = unconfirmed.len(), "the broker did not confirm");
+            self.store.end_reservation(&unconfirmed).await?;
+        }
+        self.metrics.pages_dispatched.inc_by(queued.len() as u64);
+        Ok(Dispatched { executions: 0, pages: queued.len(), unconfirmed: unconfirmed.len() })
+    }
+}

@@ -1,0 +1,42 @@
+//! What the coordinator's loops have in common: a step, a pause, again, until the stop. A step is never cut off
+//! half-way, so it needs not be safe to drop.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Longest pause after failures in a row.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// Repeats `step`, which says how long to pause; `wake` ends a pause early.
+pub(crate) async fn repeat<E: Error + 'static>(
+    name: &'static str,
+    stop: &CancellationToken,
+    wake: &Notify,
+    mut step: impl AsyncFnMut() -> Result<Duration, E>,
+) {
+    let mut failures = 0_u32;
+    while !stop.is_cancelled() {
+        let pause = match step().await {
+            Ok(pause) => {
+                if failures > 0 {
+                    tracing::info!(step = name, failures, "works again");
+                }
+                failures = 0;
+                pause
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::warn!(step = name, error = &error as &dyn Error, failures, "the step failed");
+                (Duration::from_millis(200) * 2_u32.pow(failures.min(6))).min(MAX_BACKOFF)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = wake.notified(), if failures == 0 => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}

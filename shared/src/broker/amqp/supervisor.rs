@@ -1,0 +1,145 @@
+//! Keeps one link to the broker alive: session after session, with jittered exponential back-off, and never gives up.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::super::BrokerError;
+use super::connection::LinkError;
+
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LAST_DELAY: Duration = Duration::from_secs(15);
+/// A connection that held this long was a good one: the next failure is a new story.
+const HELD_WELL: Duration = Duration::from_secs(5);
+
+/// How a link is now. Written by its supervisor and its sessions; read by the broker.
+#[derive(Debug)]
+pub(super) enum LinkState {
+    /// Not yet connected, and not yet failed.
+    Starting,
+    Up,
+    Down(BrokerError),
+}
+
+impl LinkState {
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self, Self::Up)
+    }
+}
+
+/// What a link does, over and over.
+pub(super) trait Work: Send {
+    /// Opens one connection and works on it until it fails, or until there is nothing more to do. It watches
+    /// `link.stop` and ends soon after; it is never dropped half-way.
+    fn session(&mut self, link: &Link) -> impl Future<Output = Result<(), LinkError>> + Send;
+}
+
+/// What a session and its supervisor need of each other.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Names the link in logs and in the broker's list of connections.
+    pub(super) name: String,
+    pub(super) state: watch::Sender<LinkState>,
+    /// Ends the link.
+    pub(super) stop: CancellationToken,
+}
+
+impl Link {
+    pub(super) fn set_up(&self) {
+        info!(link = %self.name, "broker connected");
+        self.state.send_replace(LinkState::Up);
+    }
+
+    /// Waits for `work`, but not beyond the stop.
+    pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(work).await
+    }
+
+    /// Runs sessions until one ends by itself or the link is stopped.
+    pub(super) async fn keep(&self, work: &mut impl Work) {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            let started = Instant::now();
+            let Err(error) = work.session(self).await else { break };
+            if started.elapsed() > HELD_WELL && self.state.borrow().is_up() {
+                backoff = Backoff::default();
+            }
+            self.state.send_replace(LinkState::Down(error.to_broker_error()));
+            let delay = backoff.next_delay();
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            warn!(link = %self.name, %error, cause, delay_ms = delay.as_millis(), "broker connection lost, will retry");
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+        self.state.send_replace(LinkState::Down(BrokerError::Disconnected));
+    }
+}
+
+/// Doubles from 0.2 s to 15 s; each delay is a random one between half and all of it, so that a fleet does not come
+/// back in step.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST_DELAY }
+    }
+}
+
+impl Backoff {
+    fn next_delay(&mut self) -> Duration {
+        let most = self.next;
+        self.next = (most * 2).min(LAST_DELAY);
+        rand::rng().random_range(most / 2..=most).max(FIRST_DELAY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_fifteen_seconds_and_never_end() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<_> = (0..1_000).map(|_| backoff.next_delay()).collect();
+        assert_eq!(delays[0], FIRST_DELAY);
+        assert!(delays[3] >= Duration::from_millis(800) && delays[3] <= Duration::from_millis(1_600));
+        assert!(delays.iter().all(|&delay| delay >= FIRST_DELAY && delay <= LAST_DELAY));
+        assert!(delays[900..].iter().all(|&delay| delay >= LAST_DELAY / 2));
+    }
+
+    struct FailingTwice {
+        sessions: u32,
+    }
+
+    impl Work for FailingTwice {
+        async fn session(&mut self, link: &Link) -> Result<(), LinkError> {
+            self.sessions += 1;
+            link.set_up();
+            if self.sessions == 3 {
+                link.stop.cancel();
+            }
+            Err(LinkError::Ended)
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_tried_again_until_the_link_is_stopped() {
+        let link = Link {
+            name: "test".to_owned(),
+            state: watch::Sender::new(LinkState::Starting),
+            stop: CancellationToken::new(),
+        };
+        let mut work = FailingTwice { sessions: 0 };
+        tokio::time::timeout(Duration::from_secs(5), link.keep(&mut work)).await.unwrap();
+        assert_eq!(work.sessions, 3);
+        assert!(!link.state.borrow().is_up());
+    }
+}

@@ -1,0 +1,355 @@
+//! The coordinator's side of the frontier: what the dispatcher picks and marks, what the finisher ends, what the
+//! rescuer returns. Several coordinators may run each of these at once.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+use crate::domain::id::{ExecutionId, PageId};
+use crate::domain::page_url::PageUrl;
+
+/// An execution that may have pages to dispatch.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningExecution {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Pages that are `queued` or `processing` now.
+    pub in_flight: i64,
+}
+
+/// A page that one dispatcher publishes; no other one does for a few seconds.
+#[derive(Clone, Debug)]
+pub struct ReservedPage {
+    /// The frontier row.
+    pub page_id: PageId,
+    /// Its execution.
+    pub execution_id: ExecutionId,
+    /// What the message must say for a claim to find the row.
+    pub epoch: i32,
+    /// The page's address.
+    pub url: PageUrl,
+}
+
+/// What a step of the rescuer returned to the frontier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Workers that were given up.
+    pub workers_lost: u64,
+    /// Pages that may be tried again.
+    pub pages_returned: u64,
+    /// Pages whose workers died on every attempt.
+    pub pages_failed: u64,
+    /// Pages whose message seems lost, to be published again.
+    pub pages_requeued: u64,
+}
+
+impl Store {
+    /// The executions that run, oldest first, at most 1,000; `only` narrows them down to one.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn running_executions(
+        &self,
+        only: Option<ExecutionId>,
+    ) -> Result<Vec<RunningExecution>, StoreError> {
+        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx.
+        let rows = sqlx::query!(
+            r#"SELECT e.id,
+                (SELECT count(*) FROM url_queue q
+                 WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing')) AS "in_flight!"
+             FROM workflow_executions e
+             WHERE e.status = 'running' AND ($1::uuid IS NULL OR e.id = $1)
+             ORDER BY e.started_at LIMIT 1000"#,
+            only.map(|id| id.0),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| RunningExecution { id: ExecutionId(row.id), in_flight: row.in_flight })
+            .collect())
+    }
+
+    /// How many pages the living workers can execute at once.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn live_slots(&self, worker_lost_after: Duration) -> Result<i64, StoreError> {
+        let slots = sqlx::query_scalar!(
+            r#"SELECT COALESCE(sum(slots), 0) AS "slots!" FROM workers
+             WHERE status = 'ready' AND heartbeat_at > now() - $1::float8 * interval '1 second'"#,
+            worker_lost_after.as_secs_f64(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(slots)
+    }
+
+    /// Reserves up to `limit` due pages of an execution for publishing, in the frontier's order: priority, then age.
+    ///
+    /// A page that was never dispatched is admitted here, against the execution's page limit. Of a host with a delay
+    /// at most one page is reserved, and none before its time.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn reserve_pages(
+        &self,
+        execution: ExecutionId,
+        limit: i64,
+    ) -> Result<Vec<ReservedPage>, StoreError> {
+        // Locks the execution's row (so that the page limit is exact; another coordinator goes on to the next one
+        // meanwhile) and the picked rows, found through url_queue_pending_idx.
+        let rows = sqlx::query!(
+            r#"WITH execution AS (
+                SELECT id, host_delay_ms, max_pages - pages_admitted AS remaining
+                FROM workflow_executions WHERE id = $1 AND status = 'running'
+                FOR UPDATE SKIP LOCKED
+            ), due AS (
+                SELECT q.id, q.host, q.admitted, q.priority, q.created_at
+                FROM execution e JOIN url_queue q ON q.execution_id = e.id
+                WHERE q.status = 'pending' AND q.not_before <= now()
+                  AND (q.reserved_until IS NULL OR q.reserved_until < now())
+                  AND (q.admitted OR e.remaining IS NULL OR e.remaining > 0)
+                  AND (e.host_delay_ms = 0
+                      OR NOT EXISTS (SELECT FROM hosts h WHERE h.host = q.host AND h.next_dispatch_at > now()))
+                ORDER BY q.priority DESC, q.created_at, q.id
+                LIMIT $2
+                FOR UPDATE OF q SKIP LOCKED
+            ), numbered AS (
+                SELECT d.*, row_number() OVER (PARTITION BY d.admitted ORDER BY d.priority DESC, d.created_at, d.id)
+                        AS place_in_limit,
+                    row_number() OVER (PARTITION BY d.host ORDER BY d.priority DESC, d.created_at, d.id)
+                        AS place_in_host
+                FROM due d
+            ), polite AS (
+                SELECT n.* FROM numbered n, execution e
+                WHERE (n.admitted OR e.remaining IS NULL OR n.place_in_limit <= e.remaining)
+                  AND (e.host_delay_ms = 0 OR n.place_in_host = 1)
+            ), host_turn AS (
+                INSERT INTO hosts AS h (host, next_dispatch_at)
+                SELECT p.host, now() + e.host_delay_ms * interval '1 millisecond'
+                FROM polite p, execution e WHERE e.host_delay_ms > 0 ORDER BY p.host
+                ON CONFLICT (host) DO UPDATE SET next_dispatch_at = excluded.next_dispatch_at
+                    WHERE h.next_dispatch_at <= now()
+                RETURNING h.host
+            ), chosen AS (
+                SELECT p.id, p.admitted FROM polite p, execution e
+                WHERE e.host_delay_ms = 0 OR p.host IN (SELECT host FROM host_turn)
+            ), counted AS (
+                UPDATE workflow_executions e
+                SET pages_admitted = e.pages_admitted + (SELECT count(*) FROM chosen WHERE NOT admitted)
+                WHERE e.id = $1 AND EXISTS (SELECT FROM chosen WHERE NOT admitted)
+            )
+            UPDATE url_queue q SET admitted = true, reserved_until = now() + interval '10 seconds'
+            FROM chosen c WHERE q.id = c.id
+            RETURNING q.id, q.execution_id, q.epoch, q.url"#,
+            execution.0,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(ReservedPage {
+                    page_id: PageId(row.id),
+                    execution_id: ExecutionId(row.execution_id),
+                    epoch: row.epoch,
+                    url: PageUrl::parse(&row.url).map_err(|error| StoreError::BadData(error.into()))?,
+                })
+            })
+            .collect()
+    }
+
+    /// Marks published pages `queued`. One that a worker has claimed already stays as it is.
+    ///
+    /// # Errors
+    /// As every statement of the store; the reservation then runs out, and the pages are published again, harmlessly.
+    pub async fn mark_queued(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
+        let (ids, epochs) = keys(pages);
+        sqlx::query!(
+            "UPDATE url_queue q SET status = 'queued', queued_at = now(), reserved_until = NULL
+             FROM unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
+             WHERE q.id = p.id AND q.epoch = p.epoch AND q.status = 'pending'",
+            &ids,
+            &epochs,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Ends the reservation of pages whose publishing was not confirmed: any dispatcher may try again at once.
+    ///
+    /// # Errors
+    /// As every statement of the store; the reservation then runs out by itself.
+    pub async fn end_reservation(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
+        let (ids, epochs) = keys(pages);
+        sqlx::query!(
+            "UPDATE url_queue q SET reserved_until = NULL
+             FROM unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
+             WHERE q.id = p.id AND q.epoch = p.epoch AND q.status = 'pending'",
+            &ids,
+            &epochs,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Skips the pages that an execution's limit leaves over, and cancels those of a cancelled execution; at most
+    /// 10,000 of each. Answers how many.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn sweep_leftover_pages(&self) -> Result<u64, StoreError> {
+        // Reads url_queue_pending_idx and url_queue_open_idx; rows that a worker or dispatcher holds wait for the
+        // next step.
+        let swept = sqlx::query!(
+            "WITH over_limit AS (
+                SELECT q.id FROM workflow_executions e JOIN url_queue q ON q.execution_id = e.id
+                WHERE e.status = 'running' AND e.pages_admitted >= e.max_pages
+                  AND q.status = 'pending' AND NOT q.admitted
+                LIMIT 10000 FOR UPDATE OF q SKIP LOCKED
+            ), of_cancelled AS (
+                SELECT q.id FROM workflow_executions e JOIN url_queue q ON q.execution_id = e.id
+                WHERE e.status = 'cancelled' AND e.completed_at > now() - interval '1 day'
+                  AND q.status IN ('pending', 'queued')
+                LIMIT 10000 FOR UPDATE OF q SKIP LOCKED
+            )
+            UPDATE url_queue q
+            SET status = CASE WHEN q.id IN (SELECT id FROM over_limit) THEN 'skipped' ELSE 'cancelled' END,
+                error = CASE WHEN q.id IN (SELECT id FROM over_limit) THEN 'the page limit (max_pages) was reached'
+                    ELSE 'the execution was cancelled' END,
+                error_class = CASE WHEN q.id IN (SELECT id FROM over_limit) THEN 'limit' ELSE 'cancelled' END,
+                processed_at = now(), reserved_until = NULL
+            WHERE q.id IN (SELECT id FROM over_limit UNION ALL SELECT id FROM of_cancelled)"
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(swept.rows_affected())
+    }
+
+    /// Ends every execution that has no open page left, and answers which.
+    ///
+    /// The links of a page are written by the statement that ends it, so one statement that sees no open page has
+    /// seen the end. An execution none of whose pages could be loaded has failed.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn finish_executions(&self) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"UPDATE workflow_executions e
+            SET completed_at = now(),
+                status = CASE WHEN t.completed = 0 AND t.failed > 0 THEN 'failed' ELSE 'completed' END,
+                error = CASE WHEN t.completed = 0 AND t.failed > 0 THEN
+                    (SELECT 'no page could be loaded: ' || q.error FROM url_queue q
+                     WHERE q.execution_id = e.id AND q.status = 'failed' ORDER BY q.processed_at LIMIT 1) END,
+                stats = jsonb_build_object('urls_discovered', t.urls_found, 'urls_processed', t.completed,
+                    'urls_failed', t.failed, 'items_extracted', t.items, 'nodes_executed', t.nodes_executed,
+                    'nodes_failed', t.nodes_failed)
+            FROM (
+                SELECT r.id, COALESCE(sum(c.completed), 0) AS completed, COALESCE(sum(c.failed), 0) AS failed,
+                    COALESCE(sum(c.items), 0) AS items, COALESCE(sum(c.urls_found), 0) AS urls_found,
+                    COALESCE(sum(c.nodes_executed), 0) AS nodes_executed,
+                    COALESCE(sum(c.nodes_failed), 0) AS nodes_failed
+                FROM workflow_executions r LEFT JOIN page_counters c ON c.execution_id = r.id
+                WHERE r.status = 'running' GROUP BY r.id
+            ) t
+            WHERE t.id = e.id AND e.status = 'running'
+              AND NOT EXISTS (SELECT FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'pending')
+              AND NOT EXISTS (SELECT FROM url_queue q
+                  WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing'))
+            RETURNING e.id, e.status"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (ExecutionId(row.id), row.status)).collect())
+    }
+
+    /// Returns the pages of lost workers and of lost messages to the frontier.
+    ///
+    /// A page that has used up `max_attempts` fails instead. A page is `queued` for longer than `message_lost_after`
+    /// when its message is lost, or when the fleet is slow; then it is published once more, and the message that
+    /// comes second finds nothing to claim.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn rescue(
+        &self,
+        worker_lost_after: Duration,
+        message_lost_after: Duration,
+        max_attempts: i32,
+    ) -> Result<Rescued, StoreError> {
+        let workers = sqlx::query!(
+            "UPDATE workers SET status = 'lost'
+             WHERE status IN ('ready', 'draining') AND heartbeat_at < now() - $1::float8 * interval '1 second'",
+            worker_lost_after.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await?;
+        // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
+        let pages = sqlx::query!(
+            r#"WITH orphan AS (
+                SELECT q.id FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by
+                WHERE q.status = 'processing'
+                  AND (w.id IS NULL OR w.status IN ('lost', 'stopped') OR q.locked_until < now())
+                LIMIT 1000 FOR UPDATE OF q SKIP LOCKED
+            ), returned AS (
+                UPDATE url_queue q
+                SET status = CASE WHEN q.attempt >= $1 THEN 'failed' ELSE 'pending' END,
+                    processed_at = CASE WHEN q.attempt >= $1 THEN now() END,
+                    epoch = q.epoch + 1, not_before = now(), locked_at = NULL, locked_by = NULL, locked_until = NULL,
+                    error = 'the worker was lost on attempt ' || q.attempt, error_class = 'worker_lost'
+                FROM orphan o WHERE q.id = o.id
+                RETURNING q.execution_id, q.status
+            ), counted AS (
+                INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FILTER (WHERE status = 'failed'),
+                    count(*) FILTER (WHERE status = 'pending')
+                FROM returned GROUP BY execution_id
+                ON CONFLICT (execution_id, worker_id) DO UPDATE
+                    SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried
+            )
+            SELECT count(*) FILTER (WHERE status = 'pending') AS "returned!",
+                count(*) FILTER (WHERE status = 'failed') AS "failed!"
+            FROM returned"#,
+            max_attempts,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let requeued = sqlx::query!(
+            "UPDATE url_queue q SET status = 'pending', queued_at = NULL
+             WHERE q.id IN (
+                SELECT id FROM url_queue
+                WHERE status = 'queued' AND queued_at < now() - $1::float8 * interval '1 second'
+                LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+            message_lost_after.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(Rescued {
+            workers_lost: workers.rows_affected(),
+            pages_returned: u64::try_from(pages.returned).unwrap_or(0),
+            pages_failed: u64::try_from(pages.failed).unwrap_or(0),
+            pages_requeued: requeued.rows_affected(),
+        })
+    }
+
+    /// Makes the partitions of `node_executions` for today and the days to come.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn create_partitions(&self, days_ahead: i32) -> Result<(), StoreError> {
+        sqlx::query_scalar!(
+            "SELECT count(create_node_executions_partition((now() AT TIME ZONE 'UTC')::date + day))
+             FROM generate_series(0, $1) AS day",
+            days_ahead,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+fn keys(pages: &[ReservedPage]) -> (Vec<uuid::Uuid>, Vec<i32>) {
+    pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip()
+}

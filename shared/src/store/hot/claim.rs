@@ -1,0 +1,118 @@
+//! Claiming: `pending` or `queued` becomes `processing`, fenced by the epoch, for many pages in one statement.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::HotStore;
+use crate::domain::id::{ExecutionId, PageId};
+use crate::domain::page_url::PageUrl;
+use crate::store::StoreError;
+
+/// A page as a message names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimRequest {
+    /// The frontier row.
+    pub page_id: PageId,
+    /// The dispatch that the message speaks for.
+    pub epoch: i32,
+}
+
+/// A page that is ours until its lease ends.
+#[derive(Clone, Debug)]
+pub struct ClaimedPage {
+    /// The frontier row.
+    pub page_id: PageId,
+    /// Its execution.
+    pub execution_id: ExecutionId,
+    /// The page's address.
+    pub url: PageUrl,
+    /// Links followed from a start URL.
+    pub depth: u32,
+    /// Higher ones are dispatched first.
+    pub priority: i32,
+    /// This attempt's number, from 1: the fence of the record.
+    pub attempt: i32,
+    /// In the database's clock.
+    pub created_at: DateTime<Utc>,
+    /// In the database's clock.
+    pub claimed_at: DateTime<Utc>,
+    /// How long to wait before asking the host for the page.
+    pub start_in: Duration,
+}
+
+/// Takes rows by primary key. A row that another worker took, or whose execution does not run, is not returned.
+///
+/// `pending` counts as well as `queued`: the message may be here before the dispatcher has marked the row. A host
+/// with a delay is locked in `hosts`, and its pages get their starting times one after the other.
+const CLAIM: &str = "
+WITH wanted AS (
+    SELECT * FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch)
+), claimed AS (
+    UPDATE url_queue q
+    SET status = 'processing', reserved_until = NULL, error = NULL, error_class = NULL,
+        attempt = CASE WHEN q.status = 'processing' THEN q.attempt ELSE q.attempt + 1 END,
+        locked_at = now(), locked_by = $3, locked_until = now() + $4::int8 * interval '1 millisecond'
+    FROM wanted w, workflow_executions e
+    WHERE q.id = w.id AND q.epoch = w.epoch
+      AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
+      AND e.id = q.execution_id AND e.status = 'running'
+    RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
+        e.host_delay_ms
+), paced AS (
+    INSERT INTO hosts AS h (host, next_start_at)
+    SELECT host, now() + count(*) * max(host_delay_ms) * interval '1 millisecond'
+    FROM claimed WHERE host_delay_ms > 0 GROUP BY host ORDER BY host
+    ON CONFLICT (host) DO UPDATE
+        SET next_start_at = greatest(h.next_start_at, now()) + (excluded.next_start_at - now())
+    RETURNING host, next_start_at
+)
+SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at, c.locked_at,
+    -- The last page of the host starts one delay before next_start_at, the one before it two delays before it.
+    (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000)::int8
+        - c.host_delay_ms * row_number() OVER (
+            PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC) AS start_in_ms
+FROM claimed c LEFT JOIN paced p USING (host)";
+
+impl HotStore {
+    /// Claims pages for `lease`, which must cover the page's deadline and its recording. `again` also takes what an
+    /// earlier, failed call for the same requests has claimed unseen.
+    ///
+    /// Answers the pages that are ours now; a request without an answer is nobody's business any more: its message
+    /// can be forgotten.
+    ///
+    /// # Errors
+    /// As every statement of the store; nothing is known then, and the same requests may be made again.
+    pub async fn claim(
+        &self,
+        requests: &[ClaimRequest],
+        lease: Duration,
+        again: bool,
+    ) -> Result<Vec<ClaimedPage>, StoreError> {
+        let ids: Vec<_> = requests.iter().map(|request| request.page_id.0).collect();
+        let epochs: Vec<_> = requests.iter().map(|request| request.epoch).collect();
+        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let client = self.client().await?;
+        let statement = client.prepare_cached(CLAIM).await?;
+        let rows = client.query(&statement, &[&ids, &epochs, &self.worker.0, &lease_ms, &again]).await?;
+        rows.into_iter()
+            .map(|row| {
+                let url: &str = row.get(2);
+                Ok(ClaimedPage {
+                    page_id: PageId(row.get(0)),
+                    execution_id: ExecutionId(row.get(1)),
+                    url: PageUrl::parse(url).map_err(|error| StoreError::BadData(error.into()))?,
+                    depth: u32::try_from(row.get::<_, i32>(3)).unwrap_or(0),
+                    priority: row.get(4),
+                    attempt: row.get(5),
+                    created_at: row.get(6),
+                    claimed_at: row.get(7),
+                    start_in: row
+                        .get::<_, Option<i64>>(8)
+                        .and_then(|ms| u64::try_from(ms).ok())
+                        .map_or(Duration::ZERO, Duration::from_millis),
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,96 @@
+//! The worker's hot path over deadpool-postgres: claim, record, heartbeat, and the workflow of an execution.
+//!
+//! Every statement stands alone: there is no `BEGIN`, so a future that is dropped half-way leaves no open
+//! transaction behind in the pool.
+
+mod claim;
+mod lease;
+mod record;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
+use serde_json::Value;
+use tokio_postgres::NoTls;
+
+pub use claim::{ClaimRequest, ClaimedPage};
+pub use lease::Standing;
+pub use record::{FinishedPage, NextStatus, NodeDefinition, Program};
+
+use super::StoreError;
+use crate::config::SecretUrl;
+use crate::domain::id::{ExecutionId, WorkerId};
+
+/// Connections of one worker process at the most: one for claims, two for recording, one for the heartbeat and the
+/// rest.
+pub const POOL_SIZE: usize = 4;
+
+/// A worker's connections.
+#[derive(Clone, Debug)]
+pub struct HotStore {
+    pool: Pool,
+    worker: WorkerId,
+}
+
+impl HotStore {
+    /// Makes the pool; a connection is made when the first statement needs one.
+    ///
+    /// # Errors
+    /// The URL does not parse.
+    pub fn connect(url: &SecretUrl, worker: WorkerId) -> Result<Self, StoreError> {
+        let mut config = tokio_postgres::Config::from_str(url.expose())
+            .map_err(|error| StoreError::Unusable(error.into()))?;
+        config
+            .application_name("crawlify-worker")
+            .connect_timeout(Duration::from_secs(5))
+            .keepalives_idle(Duration::from_secs(10))
+            .tcp_user_timeout(Duration::from_secs(20))
+            .options("-c statement_timeout=30s -c lock_timeout=10s");
+        let manager =
+            Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(Duration::from_secs(5)),
+                create: Some(Duration::from_secs(5)),
+                recycle: Some(Duration::from_secs(5)),
+            })
+            .build()
+            .map_err(|error| StoreError::Unusable(error.into()))?;
+        Ok(Self { pool, worker })
+    }
+
+    /// Who writes through these connections.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    async fn client(&self) -> Result<Object, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// The configuration of the workflow version that an execution runs; `None` for an unknown execution.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn workflow_config(&self, execution: ExecutionId) -> Result<Option<Value>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT v.config
+                 FROM workflow_executions e
+                 JOIN workflow_versions v ON v.workflow_id = e.workflow_id AND v.version = e.version
+                 WHERE e.id = $1",
+            )
+            .await?;
+        let row = client.query_opt(&statement, &[&execution.0]).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Ends every connection.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}

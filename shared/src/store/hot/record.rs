@@ -1,0 +1,357 @@
+//! Recording: a group of finished pages, with all that they produced, in one fenced statement.
+//!
+//! The guard is the first part: `UPDATE ... WHERE page, attempt, processing, ours`. What it does not return has lost
+//! its lease, and writes nothing at all. The same statement may be sent again after an ambiguous error.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio_postgres::types::{Json, ToSql};
+
+use super::{ClaimedPage, HotStore};
+use crate::domain::id::{ItemId, NodeExecutionId, PageId};
+use crate::domain::outcome::{Failure, NodeEnd, PageOutcome};
+use crate::store::StoreError;
+use crate::store::counters::{DURATION_BUCKETS_US, bucket};
+
+/// What the records of one workflow version's nodes have in common.
+#[derive(Debug)]
+pub struct Program {
+    /// In the order of execution, over all phases: indexed by `NodeRecord::position`.
+    pub nodes: Vec<NodeDefinition>,
+}
+
+/// What the records of one node have in common.
+#[derive(Debug)]
+pub struct NodeDefinition {
+    /// Its id in the workflow.
+    pub node_id: String,
+    /// Its type.
+    pub node_type: &'static str,
+    /// The id of its phase.
+    pub phase: String,
+    /// Its params, recorded as input.
+    pub params: Map<String, Value>,
+}
+
+/// What becomes of the page's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStatus {
+    /// The end: it was loaded.
+    Completed,
+    /// The end: it could not be loaded.
+    Failed(Failure),
+    /// Another attempt, not before the delay is over.
+    Retry(Failure, Duration),
+    /// Given back unharmed: the attempt is not charged.
+    Released,
+}
+
+/// A page to record.
+#[derive(Clone, Debug)]
+pub struct FinishedPage {
+    /// As it was claimed.
+    pub page: ClaimedPage,
+    /// The nodes that its records speak of.
+    pub program: Arc<Program>,
+    /// What it produced.
+    pub outcome: PageOutcome,
+    /// What becomes of its row.
+    pub next: NextStatus,
+}
+
+/// Guard first, then everything that depends on it. `$1` is the worker.
+static RECORD: LazyLock<String> = LazyLock::new(|| {
+    let histogram = (0..=DURATION_BUCKETS_US.len())
+        .map(|bucket| format!("count(*) FILTER (WHERE n.bucket = {bucket})"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    format!(
+        "
+WITH page AS (
+    SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
+        $9::text[], $10::bool[])
+        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released)
+), done AS (
+    -- By primary key; only this worker can hold the row as `processing` with this attempt.
+    UPDATE url_queue q
+    SET status = p.status, error = p.error, error_class = p.error_class, failed_nodes = p.failed_nodes,
+        final_url = p.final_url, locked_at = NULL, locked_by = NULL, locked_until = NULL,
+        attempt = CASE WHEN p.released THEN q.attempt - 1 ELSE q.attempt END,
+        -- A page that goes back must not be claimed by a message of its earlier dispatch.
+        epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
+        not_before = CASE WHEN p.status = 'pending' THEN now() + p.retry_in_ms * interval '1 millisecond'
+            ELSE q.not_before END,
+        processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
+    FROM page p
+    WHERE q.id = p.id AND q.attempt = p.attempt AND q.status = 'processing' AND q.locked_by = $1
+    RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released
+), definition AS (
+    SELECT * FROM unnest($11::text[], $12::text[], $13::text[], $14::jsonb[])
+        WITH ORDINALITY AS f (node_id, node_type, phase, input, number)
+), node AS (
+    SELECT n.*, d.execution_id, d.attempt, f.node_id, f.node_type, f.phase, f.input
+    FROM unnest($15::uuid[], $16::uuid[], $17::int8[], $18::int2[], $19::text[], $20::timestamptz[],
+        $21::timestamptz[], $22::jsonb[], $23::text[], $24::text[], $25::int4[], $26::int4[], $27::int8[])
+        AS n (id, page_id, definition, position, status, started_at, completed_at, output, error, error_class,
+            retry_count, bucket, duration_us)
+    JOIN done d ON d.id = n.page_id
+    JOIN definition f ON f.number = n.definition
+), nodes AS (
+    INSERT INTO node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output, error,
+        retry_count, page_id, node_type, phase, attempt, worker_id, error_class, position)
+    SELECT id, execution_id, node_id, status, started_at, completed_at, input, output, error, retry_count, page_id,
+        node_type, phase, attempt, $1, error_class, position
+    FROM node
+), items AS (
+    INSERT INTO extracted_items (id, execution_id, page_id, url, data)
+    SELECT i.id, d.execution_id, d.id, d.url, i.data
+    FROM unnest($28::uuid[], $29::uuid[], $30::jsonb[]) AS i (id, page_id, data)
+    JOIN done d ON d.id = i.page_id
+    ON CONFLICT (id) DO NOTHING
+    RETURNING execution_id
+), links AS (
+    -- In the order of the unique key, so that two groups with links in common cannot deadlock.
+    INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
+    SELECT l.id, l.execution_id, l.url, l.url_hash, l.host, l.depth, l.priority, l.parent_id, l.discovered_by
+    FROM (
+        SELECT DISTINCT ON (d.execution_id, u.url_hash) u.id, d.execution_id, u.url, u.url_hash, u.host,
+            d.depth + 1 AS depth, d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by
+        FROM unnest($31::uuid[], $32::uuid[], $33::text[], $34::bytea[], $35::text[], $36::text[])
+            AS u (id, page_id, url, url_hash, host, discovered_by)
+        JOIN done d ON d.id = u.page_id
+        ORDER BY d.execution_id, u.url_hash, d.priority DESC
+    ) l
+    ON CONFLICT (execution_id, url_hash) DO NOTHING
+    RETURNING execution_id
+), page_totals AS (
+    INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
+        nodes_executed, nodes_failed)
+    SELECT d.execution_id, $1, count(*) FILTER (WHERE d.status = 'completed'),
+        count(*) FILTER (WHERE d.status = 'failed'),
+        count(*) FILTER (WHERE d.status = 'pending' AND NOT d.released),
+        (SELECT count(*) FROM items i WHERE i.execution_id = d.execution_id),
+        (SELECT count(*) FROM links l WHERE l.execution_id = d.execution_id),
+        (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status <> 'cancelled'),
+        (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status = 'failed')
+    FROM done d GROUP BY d.execution_id ORDER BY d.execution_id
+    ON CONFLICT (execution_id, worker_id) DO UPDATE SET
+        completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
+        retried = c.retried + excluded.retried, items = c.items + excluded.items,
+        urls_found = c.urls_found + excluded.urls_found, nodes_executed = c.nodes_executed + excluded.nodes_executed,
+        nodes_failed = c.nodes_failed + excluded.nodes_failed, updated_at = now()
+), node_totals AS (
+    INSERT INTO node_counters AS c (execution_id, worker_id, phase, node_id, node_type, completed, failed, cancelled,
+        retries, duration_us, durations)
+    SELECT n.execution_id, $1, n.phase, n.node_id, min(n.node_type),
+        count(*) FILTER (WHERE n.status = 'completed'), count(*) FILTER (WHERE n.status = 'failed'),
+        count(*) FILTER (WHERE n.status = 'cancelled'), sum(n.retry_count),
+        COALESCE(sum(n.duration_us) FILTER (WHERE n.status <> 'cancelled'), 0), ARRAY[{histogram}]
+    FROM node n GROUP BY n.execution_id, n.phase, n.node_id ORDER BY n.execution_id, n.phase, n.node_id
+    ON CONFLICT (execution_id, worker_id, phase, node_id) DO UPDATE SET
+        completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
+        cancelled = c.cancelled + excluded.cancelled, retries = c.retries + excluded.retries,
+        duration_us = c.duration_us + excluded.duration_us,
+        durations = ARRAY(SELECT was + more FROM unnest(c.durations, excluded.durations)
+            WITH ORDINALITY AS s (was, more, number) ORDER BY number)
+)
+SELECT id FROM done"
+    )
+});
+
+/// The statement's parameters: one array a column.
+#[derive(Default)]
+struct Columns<'a> {
+    page_id: Vec<uuid::Uuid>,
+    page_attempt: Vec<i32>,
+    page_status: Vec<&'static str>,
+    page_error: Vec<Option<&'a str>>,
+    page_error_class: Vec<Option<&'static str>>,
+    page_retry_in_ms: Vec<i64>,
+    page_failed_nodes: Vec<i32>,
+    page_final_url: Vec<Option<&'a str>>,
+    page_released: Vec<bool>,
+    definition_node_id: Vec<&'a str>,
+    definition_node_type: Vec<&'static str>,
+    definition_phase: Vec<&'a str>,
+    definition_input: Vec<Json<&'a Map<String, Value>>>,
+    node_id: Vec<uuid::Uuid>,
+    node_page: Vec<uuid::Uuid>,
+    node_definition: Vec<i64>,
+    node_position: Vec<i16>,
+    node_status: Vec<&'static str>,
+    node_started_at: Vec<chrono::DateTime<chrono::Utc>>,
+    node_completed_at: Vec<chrono::DateTime<chrono::Utc>>,
+    node_output: Vec<Option<Json<&'a Value>>>,
+    node_error: Vec<Option<&'a str>>,
+    node_error_class: Vec<Option<&'static str>>,
+    node_retries: Vec<i32>,
+    node_bucket: Vec<i32>,
+    node_duration_us: Vec<i64>,
+    item_id: Vec<uuid::Uuid>,
+    item_page: Vec<uuid::Uuid>,
+    item_data: Vec<Json<&'a Value>>,
+    link_id: Vec<uuid::Uuid>,
+    link_page: Vec<uuid::Uuid>,
+    link_url: Vec<&'a str>,
+    link_hash: Vec<Vec<u8>>,
+    link_host: Vec<&'a str>,
+    link_discovered_by: Vec<&'a str>,
+}
+
+impl HotStore {
+    /// Records a group of finished pages; each page at most once in a group.
+    ///
+    /// Answers the pages that were recorded, in no particular order. One that is missing had lost its lease: nothing
+    /// of it was written, and its message can be forgotten.
+    ///
+    /// # Errors
+    /// As every statement of the store. After a transient error the same group may be recorded again: if it was
+    /// written the first time after all, the second time writes nothing and answers no page.
+    pub async fn record(&self, pages: &[FinishedPage]) -> Result<Vec<PageId>, StoreError> {
+        let columns = Columns::of(pages);
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&RECORD).await?;
+        let rows = client.query(&statement, &columns.parameters(&self.worker.0)).await?;
+        Ok(rows.into_iter().map(|row| PageId(row.get(0))).collect())
+    }
+}
+
+impl<'a> Columns<'a> {
+    fn of(pages: &'a [FinishedPage]) -> Self {
+        let mut columns = Self::default();
+        // Each program's definitions are sent once; a node's record points into them, from 1.
+        let mut programs: Vec<(&Arc<Program>, i64)> = Vec::new();
+        for finished in pages {
+            let offset = match programs.iter().find(|(program, _)| Arc::ptr_eq(program, &finished.program)) {
+                Some((_, offset)) => *offset,
+                None => {
+                    let offset = columns.add_definitions(&finished.program);
+                    programs.push((&finished.program, offset));
+                    offset
+                }
+            };
+            columns.add_page(finished, offset);
+        }
+        columns
+    }
+
+    fn add_definitions(&mut self, program: &'a Program) -> i64 {
+        let offset = i64::try_from(self.definition_node_id.len()).unwrap_or(i64::MAX) + 1;
+        for node in &program.nodes {
+            self.definition_node_id.push(&node.node_id);
+            self.definition_node_type.push(node.node_type);
+            self.definition_phase.push(&node.phase);
+            self.definition_input.push(Json(&node.params));
+        }
+        offset
+    }
+
+    fn add_page(&mut self, finished: &'a FinishedPage, definitions_from: i64) {
+        let FinishedPage { page, outcome, next, .. } = finished;
+        let (status, failure, retry_in) = match next {
+            NextStatus::Completed => ("completed", None, Duration::ZERO),
+            NextStatus::Failed(failure) => ("failed", Some(failure), Duration::ZERO),
+            NextStatus::Retry(failure, delay) => ("pending", Some(failure), *delay),
+            NextStatus::Released => ("pending", None, Duration::ZERO),
+        };
+        let failed_nodes = outcome.nodes.iter().filter(|node| matches!(node.end, NodeEnd::Failed(_))).count();
+        self.page_id.push(page.page_id.0);
+        self.page_attempt.push(page.attempt);
+        self.page_status.push(status);
+        self.page_error.push(failure.map(|failure| failure.message.as_str()));
+        self.page_error_class.push(failure.map(|failure| failure.class.as_str()));
+        self.page_retry_in_ms.push(i64::try_from(retry_in.as_millis()).unwrap_or(i64::MAX));
+        self.page_failed_nodes.push(i32::try_from(failed_nodes).unwrap_or(i32::MAX));
+        self.page_final_url.push(outcome.final_url.as_deref());
+        self.page_released.push(*next == NextStatus::Released);
+        for node in &outcome.nodes {
+            let (status, output, failure) = match &node.end {
+                NodeEnd::Completed(Value::Null) => ("completed", None, None),
+                NodeEnd::Completed(output) => ("completed", Some(Json(output)), None),
+                NodeEnd::Failed(failure) => ("failed", None, Some(failure)),
+                NodeEnd::Cancelled(failure) => ("cancelled", None, Some(failure)),
+            };
+            let duration_us =
+                (node.completed_at - node.started_at).num_microseconds().unwrap_or(i64::MAX).max(0);
+            // Nodes that did not run have no duration: they fall into no bucket.
+            let ran = !matches!(node.end, NodeEnd::Cancelled(_));
+            let bucket = if ran { i32::try_from(bucket(duration_us)).unwrap_or(-1) } else { -1 };
+            let claimed_at_ms = page.claimed_at.timestamp_millis();
+            self.node_id
+                .push(NodeExecutionId::derive(page.page_id, page.attempt, node.position, claimed_at_ms).0);
+            self.node_page.push(page.page_id.0);
+            self.node_definition.push(definitions_from + i64::from(node.position));
+            self.node_position.push(i16::try_from(node.position).unwrap_or(i16::MAX));
+            self.node_status.push(status);
+            self.node_started_at.push(node.started_at);
+            self.node_completed_at.push(node.completed_at);
+            self.node_output.push(output);
+            self.node_error.push(failure.map(|failure| failure.message.as_str()));
+            self.node_error_class.push(failure.map(|failure| failure.class.as_str()));
+            self.node_retries.push(i32::from(node.retries));
+            self.node_bucket.push(bucket);
+            self.node_duration_us.push(duration_us);
+        }
+        // Items and links of an attempt that will be repeated belong to the attempt that ends well.
+        if *next != NextStatus::Completed {
+            return;
+        }
+        if let Some(item) = &outcome.item {
+            self.item_id.push(ItemId::derive(page.page_id, 0, page.created_at.timestamp_millis()).0);
+            self.item_page.push(page.page_id.0);
+            self.item_data.push(Json(item));
+        }
+        for link in &outcome.discovered {
+            self.link_id.push(PageId::generate().0);
+            self.link_page.push(page.page_id.0);
+            self.link_url.push(link.url.as_str());
+            self.link_hash.push(link.url.hash().to_vec());
+            self.link_host.push(link.url.host());
+            self.link_discovered_by.push(&link.discovered_by);
+        }
+    }
+
+    /// In the order of the statement's numbers.
+    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 36] {
+        [
+            worker,
+            &self.page_id,
+            &self.page_attempt,
+            &self.page_status,
+            &self.page_error,
+            &self.page_error_class,
+            &self.page_retry_in_ms,
+            &self.page_failed_nodes,
+            &self.page_final_url,
+            &self.page_released,
+            &self.definition_node_id,
+            &self.definition_node_type,
+            &self.definition_phase,
+            &self.definition_input,
+            &self.node_id,
+            &self.node_page,
+            &self.node_definition,
+            &self.node_position,
+            &self.node_status,
+            &self.node_started_at,
+            &self.node_completed_at,
+            &self.node_output,
+            &self.node_error,
+            &self.node_error_class,
+            &self.node_retries,
+            &self.node_bucket,
+            &self.node_duration_us,
+            &self.item_id,
+            &self.item_page,
+            &self.item_data,
+            &self.link_id,
+            &self.link_page,
+            &self.link_url,
+            &self.link_hash,
+            &self.link_host,
+            &self.link_discovered_by,
+        ]
+    }
+}

@@ -1,0 +1,57 @@
+//! The consumer: a free slot first, then a delivery. It takes nothing while there is no browser or no lease, so that
+//! a broken worker does not drain the queue into failures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::page;
+use crate::worker::Shared;
+
+/// How often it looks whether it may still consume, while no delivery comes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Consumes until the drain begins; the pages in hand are on `pages`.
+pub(crate) async fn run(worker: Arc<Shared>, pages: TaskTracker) {
+    let slots = Arc::new(Semaphore::new(worker.slots));
+    // A page being recorded has left its slot but holds its delivery, so there are twice as many as slots.
+    let prefetch = u16::try_from(worker.slots * 2).unwrap_or(u16::MAX);
+    while !worker.draining.is_cancelled() {
+        tokio::select! {
+            () = worker.draining.cancelled() => return,
+            () = async { worker.driver.ready().await; worker.leases.held().await } => {}
+        }
+        consume(&worker, &pages, &slots, prefetch).await;
+    }
+}
+
+/// Consumes until the worker drains, or lacks what pages need. Unread deliveries then go back to the queue.
+async fn consume(worker: &Arc<Shared>, pages: &TaskTracker, slots: &Arc<Semaphore>, prefetch: u16) {
+    let mut consumer = worker.broker.consume(prefetch);
+    loop {
+        let slot = tokio::select! {
+            slot = Arc::clone(slots).acquire_owned() => slot,
+            () = worker.draining.cancelled() => return,
+        };
+        let Ok(slot) = slot else { return };
+        let delivery = loop {
+            if !worker.driver.is_ready() || !worker.leases.is_held() {
+                tracing::warn!("no browser or no lease: consuming nothing for now");
+                return;
+            }
+            tokio::select! {
+                delivery = consumer.next() => break delivery,
+                () = worker.draining.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        };
+        let Some(delivery) = delivery else {
+            // The broker was closed under us; whoever did that also stops us.
+            tokio::time::sleep(LOOK_EVERY).await;
+            return;
+        };
+        pages.spawn(page::run(delivery, slot, Arc::clone(worker)));
+    }
+}

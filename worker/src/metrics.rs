@@ -1,0 +1,193 @@
+//! The worker's metrics. No label names a URL, an execution or a worker: the instance comes from the scrape.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::id::PageId;
+use crawlify_shared::domain::outcome::{ErrorClass, NodeEnd};
+use crawlify_shared::domain::workflow::NODE_TYPES;
+use crawlify_shared::store::hot::{FinishedPage, NextStatus};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+
+const NODE_BUCKETS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const PAGE_BUCKETS: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+const RECORD_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const ROW_BUCKETS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0];
+const PAGE_OUTCOMES: [&str; 4] = ["completed", "retry", "failed", "interrupted"];
+
+/// Every metric of a worker.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    slots: IntGauge,
+    slots_busy: IntGauge,
+    pages: IntCounterVec,
+    page_duration: HistogramVec,
+    node_duration: HistogramVec,
+    node_errors: IntCounterVec,
+    nodes_recorded: IntCounterVec,
+    record_rows: Histogram,
+    record_duration: Histogram,
+    items: IntCounter,
+    leases_lost: IntCounter,
+    last_page: IntGauge,
+}
+
+/// Counts a slot as busy until it is dropped.
+#[derive(Debug)]
+pub(crate) struct BusySlot(IntGauge);
+
+impl Drop for BusySlot {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry, slots: usize) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| -> Result<Histogram, prometheus::Error> {
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        let histograms = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            let histograms = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(histograms.clone()))?;
+            Ok::<_, prometheus::Error>(histograms)
+        };
+        let metrics = Self {
+            slots: gauge("crawlify_worker_slots", "Pages that this worker executes at once.")?,
+            slots_busy: gauge("crawlify_worker_slots_busy", "Slots with a page now.")?,
+            pages: counters("crawlify_pages_total", "Attempts of pages by outcome.", &["outcome"])?,
+            page_duration: histograms(
+                "crawlify_page_duration_seconds",
+                "From the claim to the end of the execution.",
+                &PAGE_BUCKETS,
+                &["outcome"],
+            )?,
+            node_duration: histograms(
+                "crawlify_node_duration_seconds",
+                "Durations of node executions.",
+                &NODE_BUCKETS,
+                &["node_type", "outcome"],
+            )?,
+            node_errors: counters(
+                "crawlify_node_errors_total",
+                "Failed node executions by class.",
+                &["node_type", "error_class"],
+            )?,
+            nodes_recorded: counters(
+                "crawlify_node_executions_recorded_total",
+                "Node executions committed to the database.",
+                &["node_type", "status"],
+            )?,
+            record_rows: histogram(
+                "crawlify_record_batch_rows",
+                "Node executions in one recording statement.",
+                &ROW_BUCKETS,
+            )?,
+            record_duration: histogram(
+                "crawlify_record_duration_seconds",
+                "Durations of recording statements.",
+                &RECORD_BUCKETS,
+            )?,
+            items: counter("crawlify_items_extracted_total", "Items committed to the database.")?,
+            leases_lost: counter(
+                "crawlify_duplicates_dropped_total",
+                "Finished pages that were not recorded, because their lease was lost.",
+            )?,
+            last_page: gauge(
+                "crawlify_last_page_finished_timestamp_seconds",
+                "When a page was last recorded, in Unix time.",
+            )?,
+        };
+        metrics.export_zeros();
+        metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));
+        Ok(metrics)
+    }
+
+    /// Exports every known series beforehand, so that a rate over the first event is right.
+    fn export_zeros(&self) {
+        for outcome in PAGE_OUTCOMES {
+            self.pages.with_label_values(&[outcome]);
+            self.page_duration.with_label_values(&[outcome]);
+        }
+        for node_type in NODE_TYPES {
+            for outcome in ["completed", "failed"] {
+                self.node_duration.with_label_values(&[node_type, outcome]);
+            }
+            for status in ["completed", "failed", "cancelled"] {
+                self.nodes_recorded.with_label_values(&[node_type, status]);
+            }
+            for class in ErrorClass::ALL {
+                self.node_errors.with_label_values(&[node_type, class.as_str()]);
+            }
+        }
+    }
+
+    pub(crate) fn slot_busy(&self) -> BusySlot {
+        self.slots_busy.inc();
+        BusySlot(self.slots_busy.clone())
+    }
+
+    pub(crate) fn observe_page(&self, next: &NextStatus, took: Duration) {
+        let outcome = match next {
+            NextStatus::Completed => "completed",
+            NextStatus::Retry(..) => "retry",
+            NextStatus::Failed(_) => "failed",
+            NextStatus::Released => "interrupted",
+        };
+        self.pages.with_label_values(&[outcome]).inc();
+        self.page_duration.with_label_values(&[outcome]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn observe_record(&self, pages: &[FinishedPage], written: &[PageId], took: Duration) {
+        self.record_duration.observe(took.as_secs_f64());
+        let mut rows = 0;
+        for finished in pages {
+            if !written.contains(&finished.page.page_id) {
+                self.leases_lost.inc();
+                continue;
+            }
+            rows += finished.outcome.nodes.len();
+            for (record, definition) in finished.outcome.nodes.iter().filter_map(|record| {
+                Some((record, finished.program.nodes.get(usize::from(record.position))?))
+            }) {
+                let node_type = definition.node_type;
+                let seconds = (record.completed_at - record.started_at).as_seconds_f64().max(0.0);
+                let status = match &record.end {
+                    NodeEnd::Completed(_) => "completed",
+                    NodeEnd::Failed(failure) => {
+                        self.node_errors.with_label_values(&[node_type, failure.class.as_str()]).inc();
+                        "failed"
+                    }
+                    NodeEnd::Cancelled(_) => "cancelled",
+                };
+                if status != "cancelled" {
+                    self.node_duration.with_label_values(&[node_type, status]).observe(seconds);
+                }
+                self.nodes_recorded.with_label_values(&[node_type, status]).inc();
+            }
+            if finished.next == NextStatus::Completed && finished.outcome.item.is_some() {
+                self.items.inc();
+            }
+        }
+        self.record_rows.observe(rows as f64);
+        self.last_page.set(chrono::Utc::now().timestamp());
+    }
+}

@@ -1,0 +1,102 @@
+//! The spine: the life of one page in a worker, from the delivery of its message to the acknowledgement.
+//!
+//! The steps' numbers are those of ARCHITECTURE's walkthrough. Everything else in this crate serves this function.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::broker::Delivery;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, MAX_ATTEMPTS, PageEnd, PageOutcome};
+use crawlify_shared::store::hot::{ClaimedPage, FinishedPage, NextStatus, Program as RecordProgram};
+use futures_util::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::claims::Claim;
+use crate::execute::execute;
+use crate::recorder::Recorded;
+use crate::worker::Shared;
+
+/// Takes one page through its life. The slot is free again as soon as the page was executed.
+pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: Arc<Shared>) {
+    // 4. Claimed: from here on the page is ours, and the attempt is charged.
+    let page = match worker.claims.claim(&delivery.message).await {
+        Claim::Ours(page) => *page,
+        Claim::Nobodys => return acknowledge(delivery).await,
+        Claim::Unknown => return delivery.requeue().await,
+    };
+    // 5. Executed: whatever happens is an outcome.
+    let busy = worker.metrics.slot_busy();
+    let begun = Instant::now();
+    let Some((outcome, program)) = execute_within_lease(&page, &worker).await else {
+        // The lease is lost: the page is others' now, and nothing of it may be written.
+        return delivery.requeue().await;
+    };
+    drop(busy);
+    drop(slot);
+    // 6. Recorded: one fenced statement for this page and whichever else has ended.
+    let next = next_status(&page, &outcome);
+    worker.metrics.observe_page(&next, begun.elapsed());
+    let recorded = worker.recorder.record(FinishedPage { page, program, outcome, next }).await;
+    // 7. Acknowledged, only after the commit.
+    match recorded {
+        Recorded::Settled => acknowledge(delivery).await,
+        Recorded::Unknown => delivery.requeue().await,
+    }
+}
+
+/// `None`: the worker's lease was lost on the way.
+async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> Option<(PageOutcome, Arc<RecordProgram>)> {
+    let released = PageOutcome { end: PageEnd::Released, ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, "")) };
+    let nothing = || Arc::new(RecordProgram { nodes: Vec::new() });
+    let work = async {
+        let program = match worker.programs.get(page.execution_id).await {
+            Ok(program) => program,
+            Err(failure) => return (PageOutcome::failed(failure), nothing()),
+        };
+        // The host's turn comes; the wait is not the page's fault, so its deadline starts after it.
+        tokio::time::sleep(page.start_in).await;
+        let deadline = Instant::now() + worker.lease.page_deadline;
+        let executed = AssertUnwindSafe(execute(page, &program, worker.driver.as_ref(), deadline)).catch_unwind();
+        // Every call on the driver ends at the deadline; the second is for what lies between them.
+        let outcome = match tokio::time::timeout_at(deadline + Duration::from_secs(1), executed).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_panic)) => {
+                PageOutcome::failed(Failure::new(ErrorClass::Internal, "a fault in the worker: the execution panicked"))
+            }
+            Err(_elapsed) => PageOutcome::failed(Failure::new(
+                ErrorClass::NavTimeout,
+                format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),
+            )),
+        };
+        (outcome, Arc::clone(&program.record))
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = worker.abandon.cancelled() => Some((released, nothing())),
+        () = worker.leases.lost() => None,
+    }
+}
+
+/// What becomes of the page's row: a failure that may pass is tried again, later each time.
+fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
+    match &outcome.end {
+        PageEnd::Completed => NextStatus::Completed,
+        PageEnd::Released => NextStatus::Released,
+        PageEnd::Failed(failure) if failure.class.is_transient() && page.attempt < MAX_ATTEMPTS => {
+            let exponent = u32::try_from(page.attempt - 1).unwrap_or(0).min(6);
+            let base = Duration::from_secs(1) * 2_u32.pow(exponent);
+            NextStatus::Retry(failure.clone(), base.mul_f64(rand::random_range(0.5..1.5)))
+        }
+        PageEnd::Failed(failure) => NextStatus::Failed(failure.clone()),
+    }
+}
+
+/// An acknowledgement that fails costs nothing: the message comes again, and its claim finds nothing.
+async fn acknowledge(delivery: Delivery) {
+    let page_id = delivery.message.page_id;
+    if let Err(error) = delivery.ack().await {
+        tracing::debug!(page.id = %page_id, %error, "the acknowledgement failed");
+    }
+}

@@ -1,0 +1,135 @@
+//! The recorder: finished pages of all slots go into the store together, group by group.
+//!
+//! It never gives a page up while the worker lives: a store that is down is waited for. A page whose data the store
+//! refuses is found by halving its group, and is recorded as failed without that data.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::domain::id::PageId;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
+use crawlify_shared::store::StoreError;
+use crawlify_shared::store::hot::{FinishedPage, HotStore, NextStatus};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::group_commit::next_group;
+use crate::metrics::Metrics;
+
+/// Node records of one statement at the most, give or take one page's.
+const MAX_ROWS: usize = 2_000;
+/// Pages of one statement at the most.
+const MAX_PAGES: usize = 256;
+/// The pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where finished pages are recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// It is committed, now or by an earlier try, or the page had lost its lease: the message can be forgotten.
+    Settled,
+    /// Nothing is known, because we stop: the message must go back.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Job {
+    page: FinishedPage,
+    answer: oneshot::Sender<Recorded>,
+}
+
+impl Recorder {
+    /// Makes the way in; whoever owns the tasks runs the future, which ends on `stop`.
+    pub(crate) fn new(
+        store: HotStore,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (jobs, waiting) = mpsc::channel(MAX_PAGES);
+        (Self { jobs }, run(store, metrics, waiting, stop))
+    }
+
+    /// Records a page; waits while the store is down.
+    pub(crate) async fn record(&self, page: FinishedPage) -> Recorded {
+        let (answer, answered) = oneshot::channel();
+        if self.jobs.send(Job { page, answer }).await.is_err() {
+            return Recorded::Unknown;
+        }
+        answered.await.unwrap_or(Recorded::Unknown)
+    }
+}
+
+async fn run(store: HotStore, metrics: Arc<Metrics>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+    let full = |group: &[Job]| {
+        group.len() >= MAX_PAGES || group.iter().map(|job| job.page.outcome.nodes.len()).sum::<usize>() >= MAX_ROWS
+    };
+    loop {
+        let group = tokio::select! {
+            group = next_group(&mut jobs, full) => group,
+            () = stop.cancelled() => None,
+        };
+        let Some(group) = group else { return };
+        let (pages, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.page, job.answer)).unzip();
+        let settled = tokio::select! {
+            () = record_all(&store, &metrics, pages) => Recorded::Settled,
+            () = stop.cancelled() => Recorded::Unknown,
+        };
+        for answer in answers {
+            let _ = answer.send(settled);
+        }
+    }
+}
+
+/// Records every page of a group, however long that takes.
+async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage>) {
+    let mut open = vec![pages];
+    let mut ambiguous = false;
+    while let Some(mut group) = open.pop() {
+        let begun = Instant::now();
+        match store.record(&group).await {
+            Ok(written) => {
+                metrics.observe_record(&group, &written, begun.elapsed());
+                if !ambiguous {
+                    report_lost_leases(&group, &written);
+                }
+            }
+            Err(error @ StoreError::BadData(_)) => {
+                if group.len() > 1 {
+                    open.push(group.split_off(group.len() / 2));
+                    open.push(group);
+                } else {
+                    let without_data = group.into_iter().map(|page| refused(page, &error)).collect::<Vec<_>>();
+                    open.push(without_data);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, pages = group.len(), "cannot record, will go on");
+                ambiguous = true;
+                open.push(group);
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn report_lost_leases(group: &[FinishedPage], written: &[PageId]) {
+    for page in group.iter().filter(|page| !written.contains(&page.page.page_id)) {
+        tracing::warn!(page.id = %page.page.page_id, attempt = page.page.attempt, "the page had lost its lease");
+    }
+}
+
+/// The same page without the data that the store refuses.
+fn refused(page: FinishedPage, error: &StoreError) -> FinishedPage {
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(page.id = %page.page.page_id, cause, "the store refuses the page's data");
+    let failure = Failure::new(ErrorClass::Internal, "the page's data could not be stored");
+    FinishedPage { outcome: PageOutcome::failed(failure.clone()), next: NextStatus::Failed(failure), ..page }
+}

@@ -1,0 +1,82 @@
+//! The worker as a process of its own: what `crawlify-worker` and `crawlify worker` share.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use crawlify_shared::broker::Broker;
+use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
+use crawlify_shared::config::{AMQP_URL, DATABASE_URL, LeaseTimes, SecretUrl};
+use crawlify_shared::telemetry;
+use tokio_util::sync::CancellationToken;
+
+use crate::chrome::driver::Driver;
+use crate::chrome::{ChromeDriver, ChromeOptions};
+use crate::{Config, start};
+
+/// The command line.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Pages executed at once; by default as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: Option<u16>,
+    /// The port of /metrics, /livez and /readyz; 0 takes any free one.
+    #[arg(long, default_value_t = 9090)]
+    pub admin_port: u16,
+    /// The address of that port.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub admin_host: IpAddr,
+    /// How many seconds pages in hand may go on after SIGTERM.
+    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    pub drain_deadline: u64,
+    /// The Postgres that holds the frontier.
+    #[arg(long, env = DATABASE_URL, hide_env_values = true, value_name = "URL")]
+    pub database_url: SecretUrl,
+    /// The RabbitMQ that carries the pages.
+    #[arg(long, env = AMQP_URL, hide_env_values = true, value_name = "URL")]
+    pub amqp_url: SecretUrl,
+}
+
+/// How long the broker may take to come up at the start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As many slots as there are cores: a page keeps one busy while it loads.
+pub fn default_slots() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Runs a worker until `stop`, then drains it.
+///
+/// # Errors
+/// There is no browser, the broker cannot be reached within a minute, or the admin address is taken.
+pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    let slots = args.slots.map_or_else(default_slots, usize::from);
+    let broker = AmqpBroker::connect(&args.amqp_url, AmqpOptions { first_connection_within: PATIENCE, ..Default::default() })
+        .await
+        .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
+    let broker: Arc<dyn Broker> = Arc::new(broker);
+    let driver = ChromeDriver::start(ChromeOptions::for_slots(slots)).await?;
+    let config = Config {
+        name: host_name(),
+        slots,
+        database_url: args.database_url,
+        admin: Some(SocketAddr::new(args.admin_host, args.admin_port)),
+        lease: LeaseTimes::default(),
+        drain_deadline: Duration::from_secs(args.drain_deadline),
+    };
+    let as_driver: Arc<dyn Driver> = driver.clone();
+    let started = start(config, Arc::clone(&broker), as_driver, telemetry::registry(), stop).await;
+    if let Ok(worker) = &started {
+        tracing::info!(worker.id = %worker.id, slots, browser = driver.description(), "the worker is ready");
+        worker.stopped().await;
+    }
+    driver.close().await;
+    broker.close().await;
+    started.map(drop).map_err(Into::into)
+}
+
+/// The machine's or the pod's name, for people.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
