@@ -6,14 +6,10 @@
 pub mod counters;
 pub mod error;
 pub mod executions;
-pub mod counters;
-pub mod error;
-pub mod executions;
 pub mod frontier;
 pub mod hot;
 pub mod items;
 pub mod summary;
-pub mod workflows;
 pub mod workflows;
 
 use std::str::FromStr;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_coordinator::api::{ApiState, router};
-use crawlify_shared::config::SecretUrl;
 use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
 use harness::postgres::TestDatabase;
@@ -36,8 +35,7 @@ struct Api {
 impl Api {
     async fn start() -> Self {
         let database = TestDatabase::create().await;
-        let store = Store::connect(&SecretUrl::new(database.url()), 4).unwrap();
-        store.migrate().await.unwrap();
+        let store = Store::connect(&database.url(), 4).unwrap();
         let frontier_changed = Arc::new(Notify::new());
         let router = router(ApiState {
             store: store.clone(),
@@ -50,7 +48,7 @@ impl Api {
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await.unwrap() });
         let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        let pool = PgPool::connect(database.url()).await.unwrap();
+        let pool = PgPool::connect(database.url().expose()).await.unwrap();
         Self { base, client, frontier_changed, store, pool, _server: server, _database: database }
     }
 
