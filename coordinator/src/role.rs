@@ -41,9 +41,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let store = Store::connect(&args.database_url, POOL_SIZE).context("the database URL is not valid")?;
     migrate(&store, &args.database_url, &stop).await?;
-    let broker = AmqpBroker::connect(&args.amqp_url, AmqpOptions { first_connection_within: PATIENCE, ..Default::default() })
-        .await
-        .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
+    let broker = AmqpBroker::connect(
+        &args.amqp_url,
+        AmqpOptions { first_connection_within: PATIENCE, ..Default::default() },
+    )
+    .await
+    .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
     let config = Config {
         listen: Some(SocketAddr::new(args.host, args.port)),
@@ -51,7 +54,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         only: None,
         broker_forgets: false,
     };
-    let started = start(config, store.clone(), Arc::clone(&broker), telemetry::registry(), stop.clone()).await;
+    let started =
+        start(config, store.clone(), Arc::clone(&broker), telemetry::registry(), stop.clone()).await;
     if let Ok(coordinator) = &started {
         if let Some(address) = coordinator.address {
             tracing::info!(%address, "the coordinator is ready");
@@ -69,7 +73,9 @@ async fn migrate(store: &Store, url: &SecretUrl, stop: &CancellationToken) -> an
     loop {
         match store.migrate().await {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline && !stop.is_cancelled() => {
+            Err(error)
+                if error.is_transient() && tokio::time::Instant::now() < deadline && !stop.is_cancelled() =>
+            {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the database is not there yet");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -24,7 +24,9 @@ pub(crate) fn router(worker: Arc<Shared>) -> Router {
 async fn metrics(State(worker): State<Arc<Shared>>) -> impl IntoResponse {
     match telemetry::encode(&worker.registry) {
         Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], error.to_string()),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], error.to_string())
+        }
     }
 }
 

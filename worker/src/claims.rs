@@ -76,7 +76,11 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
             match store.claim(&requests, lease, again).await {
                 Ok(claimed) => break claimed,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn Error, pages = requests.len(), "cannot claim, will go on");
+                    tracing::warn!(
+                        error = &error as &dyn Error,
+                        pages = requests.len(),
+                        "cannot claim, will go on"
+                    );
                     again = true;
                 }
             }

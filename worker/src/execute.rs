@@ -4,20 +4,23 @@
 //! about stores and brokers.
 
 use chrono::Utc;
-use crawlify_shared::domain::outcome::{
-    ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome,
-};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome};
 use crawlify_shared::domain::workflow::PhaseKind;
 use crawlify_shared::store::hot::ClaimedPage;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, Driver, DomStep, Session, Tab, TabError};
+use crate::chrome::driver::{Document, DomStep, Driver, Session, Tab, TabError};
 use crate::gather::Gathered;
 use crate::program::{PhaseProgram, Program, ResultOf, Run};
 
 /// Executes a page until it ends or `deadline` passes.
-pub(crate) async fn execute(page: &ClaimedPage, program: &Program, driver: &dyn Driver, deadline: Instant) -> PageOutcome {
+pub(crate) async fn execute(
+    page: &ClaimedPage,
+    program: &Program,
+    driver: &dyn Driver,
+    deadline: Instant,
+) -> PageOutcome {
     let session = Session { execution_id: page.execution_id, headers: program.workflow.headers.clone() };
     let mut tab = match driver.open(&session, deadline).await {
         Ok(tab) => tab,
@@ -31,7 +34,12 @@ pub(crate) async fn execute(page: &ClaimedPage, program: &Program, driver: &dyn 
     outcome
 }
 
-async fn on_tab(page: &ClaimedPage, program: &Program, tab: &mut dyn Tab, deadline: Instant) -> (PageOutcome, bool) {
+async fn on_tab(
+    page: &ClaimedPage,
+    program: &Program,
+    tab: &mut dyn Tab,
+    deadline: Instant,
+) -> (PageOutcome, bool) {
     let document = match tab.navigate(&page.url, program.workflow.wait_until, deadline).await {
         Ok(document) => document,
         Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
@@ -81,29 +89,36 @@ async fn run_phase(
 ) -> Result<(), TabError> {
     for run in &phase.runs {
         let failed = match run {
-            Run::Dom { first, steps } => match run_in_page(phase, *first, steps, tab, gathered, deadline).await {
-                Ok(failed) => failed,
-                Err(error) => {
-                    gathered.cancel_from(phase, *first, &error);
-                    return Err(error);
+            Run::Dom { first, steps } => {
+                match run_in_page(phase, *first, steps, tab, gathered, deadline).await {
+                    Ok(failed) => failed,
+                    Err(error) => {
+                        gathered.cancel_from(phase, *first, &error);
+                        return Err(error);
+                    }
                 }
-            },
+            }
             Run::Wait { node, pause } => {
                 let started_at = Utc::now();
                 let waited = tokio::time::timeout_at(deadline, tokio::time::sleep(*pause)).await;
                 if waited.is_err() {
-                    let failure = Failure::new(ErrorClass::NavTimeout, "the page's time was over before the wait");
+                    let failure =
+                        Failure::new(ErrorClass::NavTimeout, "the page's time was over before the wait");
                     let error = TabError { failure, tab_usable: true };
                     gathered.cancel_from(phase, *node, &error);
                     return Err(error);
                 }
-                gathered.add(phase, *node, NodeRecord {
-                    position: 0,
-                    started_at,
-                    completed_at: Utc::now(),
-                    end: NodeEnd::Completed(Value::Null),
-                    retries: 0,
-                });
+                gathered.add(
+                    phase,
+                    *node,
+                    NodeRecord {
+                        position: 0,
+                        started_at,
+                        completed_at: Utc::now(),
+                        end: NodeEnd::Completed(Value::Null),
+                        retries: 0,
+                    },
+                );
                 None
             }
             Run::Filter { node } => {
@@ -135,13 +150,17 @@ async fn run_in_page(
             Err(failure) => Err(failure),
         };
         let failure = output.as_ref().err().cloned();
-        gathered.add(phase, node, NodeRecord {
-            position: 0,
-            started_at: result.started_at,
-            completed_at: result.completed_at.max(result.started_at),
-            end: output.map_or_else(NodeEnd::Failed, NodeEnd::Completed),
-            retries: result.retries,
-        });
+        gathered.add(
+            phase,
+            node,
+            NodeRecord {
+                position: 0,
+                started_at: result.started_at,
+                completed_at: result.completed_at.max(result.started_at),
+                end: output.map_or_else(NodeEnd::Failed, NodeEnd::Completed),
+                retries: result.retries,
+            },
+        );
         if let Some(failure) = failure.filter(|_| !phase.nodes[node].optional) {
             return Ok(Some((node, failure)));
         }

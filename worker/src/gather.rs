@@ -176,7 +176,13 @@ impl<'p> Gathered<'p> {
             .collect();
         let item = (!self.item.is_empty()).then(|| storable_json(Value::Object(self.item), MAX_ITEM_BYTES));
         debug_assert!(self.nodes.len() <= self.program.record.nodes.len());
-        PageOutcome { end, nodes: self.nodes, item, discovered, final_url: Some(document.final_url.to_string()) }
+        PageOutcome {
+            end,
+            nodes: self.nodes,
+            item,
+            discovered,
+            final_url: Some(document.final_url.to_string()),
+        }
     }
 }
 

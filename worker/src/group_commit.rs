@@ -4,7 +4,10 @@ use tokio::sync::mpsc;
 
 /// Waits for a job, and takes what else is there until `full` says that the group is complete. `None`: no job will
 /// ever come.
-pub(crate) async fn next_group<J>(jobs: &mut mpsc::Receiver<J>, full: impl Fn(&[J]) -> bool) -> Option<Vec<J>> {
+pub(crate) async fn next_group<J>(
+    jobs: &mut mpsc::Receiver<J>,
+    full: impl Fn(&[J]) -> bool,
+) -> Option<Vec<J>> {
     let mut group = vec![jobs.recv().await?];
     while !full(&group) {
         match jobs.try_recv() {

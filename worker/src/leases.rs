@@ -31,12 +31,15 @@ impl Leases {
         let beat = async move {
             let mut last_success = None;
             loop {
-                let beaten = beat(&store, &name, slots, draining.is_cancelled(), last_success.is_some(), times).await;
+                let beaten =
+                    beat(&store, &name, slots, draining.is_cancelled(), last_success.is_some(), times).await;
                 match beaten {
                     Ok(standing) => {
                         last_success = Some(Instant::now());
                         if standing == Standing::WasLost {
-                            tracing::warn!("this worker was given up by the fleet; its pages are others' now");
+                            tracing::warn!(
+                                "this worker was given up by the fleet; its pages are others' now"
+                            );
                             set_held.send_replace(false);
                         }
                         set_held.send_replace(true);

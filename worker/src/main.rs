@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use crawlify_worker::role::{self, Args};
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
+use crawlify_worker::role::{self, Args};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Parser)]

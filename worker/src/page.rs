@@ -47,8 +47,14 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
 }
 
 /// `None`: the worker's lease was lost on the way.
-async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> Option<(PageOutcome, Arc<RecordProgram>)> {
-    let released = PageOutcome { end: PageEnd::Released, ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, "")) };
+async fn execute_within_lease(
+    page: &ClaimedPage,
+    worker: &Shared,
+) -> Option<(PageOutcome, Arc<RecordProgram>)> {
+    let released = PageOutcome {
+        end: PageEnd::Released,
+        ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
+    };
     let nothing = || Arc::new(RecordProgram { nodes: Vec::new() });
     let work = async {
         let program = match worker.programs.get(page.execution_id).await {
@@ -58,13 +64,15 @@ async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> Option<(Pa
         // The host's turn comes; the wait is not the page's fault, so its deadline starts after it.
         tokio::time::sleep(page.start_in).await;
         let deadline = Instant::now() + worker.lease.page_deadline;
-        let executed = AssertUnwindSafe(execute(page, &program, worker.driver.as_ref(), deadline)).catch_unwind();
+        let executed =
+            AssertUnwindSafe(execute(page, &program, worker.driver.as_ref(), deadline)).catch_unwind();
         // Every call on the driver ends at the deadline; the second is for what lies between them.
         let outcome = match tokio::time::timeout_at(deadline + Duration::from_secs(1), executed).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_panic)) => {
-                PageOutcome::failed(Failure::new(ErrorClass::Internal, "a fault in the worker: the execution panicked"))
-            }
+            Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
+                ErrorClass::Internal,
+                "a fault in the worker: the execution panicked",
+            )),
             Err(_elapsed) => PageOutcome::failed(Failure::new(
                 ErrorClass::NavTimeout,
                 format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),

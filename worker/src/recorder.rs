@@ -69,7 +69,8 @@ impl Recorder {
 
 async fn run(store: HotStore, metrics: Arc<Metrics>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
     let full = |group: &[Job]| {
-        group.len() >= MAX_PAGES || group.iter().map(|job| job.page.outcome.nodes.len()).sum::<usize>() >= MAX_ROWS
+        group.len() >= MAX_PAGES
+            || group.iter().map(|job| job.page.outcome.nodes.len()).sum::<usize>() >= MAX_ROWS
     };
     loop {
         let group = tokio::select! {
@@ -106,12 +107,17 @@ async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage
                     open.push(group.split_off(group.len() / 2));
                     open.push(group);
                 } else {
-                    let without_data = group.into_iter().map(|page| refused(page, &error)).collect::<Vec<_>>();
+                    let without_data =
+                        group.into_iter().map(|page| refused(page, &error)).collect::<Vec<_>>();
                     open.push(without_data);
                 }
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn Error, pages = group.len(), "cannot record, will go on");
+                tracing::warn!(
+                    error = &error as &dyn Error,
+                    pages = group.len(),
+                    "cannot record, will go on"
+                );
                 ambiguous = true;
                 open.push(group);
                 tokio::time::sleep(RETRY_PAUSE).await;

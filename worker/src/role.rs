@@ -52,9 +52,12 @@ pub fn default_slots() -> usize {
 /// There is no browser, the broker cannot be reached within a minute, or the admin address is taken.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let slots = args.slots.map_or_else(default_slots, usize::from);
-    let broker = AmqpBroker::connect(&args.amqp_url, AmqpOptions { first_connection_within: PATIENCE, ..Default::default() })
-        .await
-        .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
+    let broker = AmqpBroker::connect(
+        &args.amqp_url,
+        AmqpOptions { first_connection_within: PATIENCE, ..Default::default() },
+    )
+    .await
+    .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
     let driver = ChromeDriver::start(ChromeOptions::for_slots(slots)).await?;
     let config = Config {
