@@ -1,0 +1,79 @@
+//! A database of its own for each test, on the Postgres that the tests of one run share.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crawlify_cli::private_postgres::{Options, PrivatePostgres};
+use crawlify_shared::config::SecretUrl;
+use crawlify_shared::store::Store;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+
+use crate::servers;
+
+const TEMPLATE: &str = "crawlify_template";
+
+/// An empty database with the current schema. It is dropped when this value is, at best effort.
+#[derive(Debug)]
+pub struct TestDatabase {
+    name: String,
+    server: SecretUrl,
+}
+
+impl TestDatabase {
+    /// Creates one. The first call of a test run starts the server and migrates the template.
+    ///
+    /// # Panics
+    /// There is no server; the message says what to install.
+    pub async fn create() -> Self {
+        let server = servers::postgres().await;
+        let name = format!("test_{}", uuid::Uuid::now_v7().simple());
+        execute(&server, &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .await
+            .expect("Postgres copies the template");
+        Self { name, server }
+    }
+
+    /// Its address.
+    pub fn url(&self) -> SecretUrl {
+        database_of(&self.server, &self.name)
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let server = self.server.clone();
+        servers::clean_up(async move {
+            let _ = execute(&server, &drop).await;
+        });
+    }
+}
+
+/// Starts the shared server, with a migrated template.
+pub(crate) async fn start_with_template() -> Result<PrivatePostgres> {
+    let postgres = PrivatePostgres::start(&Options::default()).await.context("cannot start Postgres")?;
+    execute(&postgres.url(), &format!("CREATE DATABASE {TEMPLATE}")).await?;
+    let store = Store::connect(&database_of(&postgres.url(), TEMPLATE), 1)?;
+    store.migrate().await.context("cannot migrate the template")?;
+    // A database with connections cannot be copied.
+    store.close().await;
+    Ok(postgres)
+}
+
+async fn execute(server: &SecretUrl, statement: &str) -> Result<()> {
+    let work = async {
+        let mut connection = PgConnectOptions::from_str(server.expose())?.connect().await?;
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(60), work).await.context("Postgres does not answer")?
+}
+
+/// The address of another database of the same server.
+fn database_of(server: &SecretUrl, name: &str) -> SecretUrl {
+    let (server, _) = server.expose().rsplit_once('/').expect("a Postgres URL ends with its database");
+    SecretUrl::new(format!("{server}/{name}"))
+}
