@@ -60,12 +60,19 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::serve))
         .split_for_parts();
+    let router = router.layer(axum::Extension(openapi::Served::new(document)));
+    surround(router, observer).with_state(state)
+}
+
+/// Puts around all routes what every request goes through; the last layer is the outermost.
+fn surround(router: Router<ApiState>, observer: observe::Observer) -> Router<ApiState> {
     router
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(axum::Extension(openapi::Served::new(document)))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(problem::of_panic))
         .layer(from_fn_with_state(observer, observe::observe))
-        .with_state(state)
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,8 +177,8 @@ impl Store {
         })
     }
 
-    /// Cancels an execution that has not ended. Its waiting pages stay as they are: nobody dispatches or claims a
-    /// page of an execution that does not run.
+    /// Cancels an execution that has not ended. From then on nobody dispatches or claims a page of it; those that
+    /// wait are swept up later, in portions ([`Store::sweep_leftover_pages`]), since they may be millions.
     ///
     /// # Errors
     /// The database's.
