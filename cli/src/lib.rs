@@ -1,6 +1,7 @@
 //! The command line of Crawlify: the commands, and the whole system composed in one process.
 
 pub mod args;
+pub mod commands;
 mod crawl;
 mod demo;
 pub mod demo_site;
@@ -10,7 +11,7 @@ pub mod printable;
 pub mod doctor;
 pub mod private_postgres;
 pub mod progress;
-pub mod run;
+mod run;
 mod site;
 pub mod summary;
 pub mod system;

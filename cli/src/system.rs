@@ -79,7 +79,7 @@ impl Foundation {
             Ok::<_, Failure>((url, postgres, store))
         };
         let browser = async {
-            ChromeDriver::start(ChromeOptions::for_slots(slots))
+            ChromeDriver::start(ChromeOptions { idle_tabs: slots, ..ChromeOptions::from_environment() })
                 .await
                 .map_err(|error| Failure::of(Code::Configuration, &error))
         };
@@ -221,21 +221,11 @@ pub(crate) fn unusable_database(url: &SecretUrl, error: &StoreError) -> Failure 
     Failure::new(code, format!("cannot use the database at {url}: {}", chain(error)))
 }
 
-/// Where `up` and `--keep` keep the private database: `/var/lib/crawlify` for root, else in the user's data folder
-/// (XDG Base Directory Specification).
+/// Where `up` and `--keep` keep the private database.
 ///
 /// # Errors
 /// There is no home directory.
-pub fn default_data_dir() -> Result<PathBuf, Failure> {
-    if crawlify_shared::child::is_root() {
-        // Not under /root, which the unprivileged account of Postgres cannot enter.
-        return Ok(PathBuf::from("/var/lib/crawlify"));
-    }
-    let variable = crawlify_shared::config::variable;
-    variable("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/share")))
-        .map(|folder| folder.join("crawlify"))
+pub(crate) fn default_data_dir() -> Result<PathBuf, Failure> {
+    private_postgres::default_data_dir()
         .ok_or_else(|| Failure::new(Code::Configuration, "there is no home directory: give --data-dir"))
 }
