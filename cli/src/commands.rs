@@ -100,9 +100,10 @@ fn validate(args: &ValidateArgs) -> Result<Code, Failure> {
 /// What there is to say about a file, and whether it has problems.
 fn check(file: &Path) -> Result<(String, bool), Failure> {
     let text = read(file)?;
+    let name = file.display().to_string();
     Ok(match parse_text(&text) {
-        Ok(definition) => (report(file, &text, &[], &definition.workflow.warnings), false),
-        Err(problems) => (report(file, &text, &problems, &[]), true),
+        Ok(definition) => (report(&name, &text, &[], &definition.workflow.warnings), false),
+        Err(problems) => (report(&name, &text, &problems, &[]), true),
     })
 }
 

@@ -17,7 +17,7 @@ use crate::validate::report;
 pub async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
     let text = read(&args.file)?;
     let definition = parse_text(&text)
-        .map_err(|problems| Failure::new(Code::Usage, report(&args.file, &text, &problems, &[])))?;
+        .map_err(|problems| Failure::new(Code::Usage, report(&args.file.display().to_string(), &text, &problems, &[])))?;
     let start_urls: Vec<String> = args.start_urls.iter().map(ToString::to_string).collect();
     let definition = with_overrides(definition, &start_urls, &args.crawl)?;
     let ended = crawl(&definition, &args.crawl).await?;

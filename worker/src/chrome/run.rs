@@ -36,7 +36,13 @@ struct Step<'a> {
 enum Op<'a> {
     WaitFor { wait_for: &'a WaitFor },
     Links { selector: &'a Selector },
-    Read { selector: &'a Selector, read: &'a Read, multiple: bool, fields: Vec<FieldToRead<'a>> },
+    Read {
+        selector: &'a Selector,
+        read: &'a Read,
+        multiple: bool,
+        required: bool,
+        fields: Vec<FieldToRead<'a>>,
+    },
 }
 
 #[derive(Serialize)]
@@ -69,10 +75,11 @@ pub(super) fn program(steps: &[DomStep]) -> serde_json::Result<String> {
         op: match &step.op {
             DomOp::WaitFor(wait_for) => Op::WaitFor { wait_for },
             DomOp::Links(selector) => Op::Links { selector },
-            DomOp::Read { selector, read, multiple, fields } => Op::Read {
+            DomOp::Read { selector, read, multiple, required, fields } => Op::Read {
                 selector,
                 read,
                 multiple: *multiple,
+                required: *required,
                 fields: fields
                     .iter()
                     .map(|field| FieldToRead {

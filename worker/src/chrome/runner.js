@@ -121,7 +121,10 @@ async function run(program) {
     const value = (node) =>
       step.fields.length > 0 ? objectOf(node, step.fields, budget) : budget.keep(readFrom(node, step.read));
     if (step.multiple) return collect(nodes, budget, value);
-    if (nodes.length === 0) return null;
+    if (nodes.length === 0) {
+      if (step.required) throw new StepError("selector_missing", `${shown(step.selector)} not found`);
+      return null;
+    }
     const length = step.fields.length > 0 ? 1 : readFrom(nodes[0], step.read).length;
     return single(budget, value(nodes[0]), length);
   }
