@@ -34,8 +34,12 @@ struct Step<'a> {
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 enum Op<'a> {
-    WaitFor { wait_for: &'a WaitFor },
-    Links { selector: &'a Selector },
+    WaitFor {
+        wait_for: &'a WaitFor,
+    },
+    Links {
+        selector: &'a Selector,
+    },
     Read {
         selector: &'a Selector,
         read: &'a Read,
