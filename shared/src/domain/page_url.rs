@@ -114,3 +114,131 @@ impl From<PageUrl> for String {
         value.0.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(input: &str) -> String {
+        PageUrl::parse(input).unwrap_or_else(|error| panic!("{input}: {error}")).into()
+    }
+
+    fn resolved(base: &str, link: &str) -> Result<String, PageUrlError> {
+        PageUrl::resolve(&Url::parse(base).unwrap(), link).map(String::from)
+    }
+
+    #[test]
+    fn two_ways_to_write_one_page_are_one_url() {
+        for (input, expected) in [
+            ("http://example.com", "http://example.com/"),
+            ("  HTTP://EXAMPLE.com:80/a/../b#part ", "http://example.com/b"),
+            ("https://example.com:443/?q=1#", "https://example.com/?q=1"),
+            ("https://example.com:8443/", "https://example.com:8443/"),
+            ("http://bücher.example/ä", "http://xn--bcher-kva.example/%C3%A4"),
+            ("http://XN--BCHER-KVA.example/", "http://xn--bcher-kva.example/"),
+            ("http://0x7f.1/", "http://127.0.0.1/"),
+            ("http://[0:0::1]/", "http://[::1]/"),
+            ("http:\\\\example.com\\a", "http://example.com/a"),
+        ] {
+            assert_eq!(parsed(input), expected);
+            assert_eq!(PageUrl::parse(input).unwrap().hash(), PageUrl::parse(expected).unwrap().hash());
+        }
+    }
+
+    #[test]
+    fn what_names_another_page_stays_apart() {
+        let hash = |input: &str| PageUrl::parse(input).unwrap().hash();
+        assert_ne!(hash("http://example.com/a"), hash("http://example.com/a/"));
+        assert_ne!(hash("http://example.com/a"), hash("http://example.com/A"));
+        assert_ne!(hash("http://example.com/?a"), hash("http://example.com/"));
+        assert_ne!(hash("http://example.com/"), hash("https://example.com/"));
+    }
+
+    #[test]
+    fn links_resolve_against_the_base_of_their_document() {
+        let base = "http://example.com/shop/list/page-2.html?x=1#top";
+        for (link, expected) in [
+            ("page-3.html", "http://example.com/shop/list/page-3.html"),
+            ("../a/", "http://example.com/shop/a/"),
+            ("/root", "http://example.com/root"),
+            ("?y=2", "http://example.com/shop/list/page-2.html?y=2"),
+            ("#here", "http://example.com/shop/list/page-2.html?x=1"),
+            ("", "http://example.com/shop/list/page-2.html?x=1"),
+            ("//cdn.example.com/x", "http://cdn.example.com/x"),
+            (" https://other.example/ \n", "https://other.example/"),
+            ("a\nb", "http://example.com/shop/list/ab"),
+        ] {
+            assert_eq!(resolved(base, link).as_deref(), Ok(expected), "{link:?}");
+        }
+        // As a document at any address would with `<base href="https://base.example/dir/">`.
+        assert_eq!(resolved("https://base.example/dir/", "x").as_deref(), Ok("https://base.example/dir/x"));
+    }
+
+    #[test]
+    fn links_that_lead_to_no_page_say_why() {
+        let base = "http://example.com/";
+        for (link, scheme) in [
+            ("mailto:a@example.com", "mailto"),
+            ("JavaScript:void(0)", "javascript"),
+            ("data:text/html,x", "data"),
+            ("tel:1", "tel"),
+            ("ftp://example.com/", "ftp"),
+            ("about:blank", "about"),
+            ("file:///etc/passwd", "file"),
+            ("blob:http://example.com/1", "blob"),
+        ] {
+            assert_eq!(resolved(base, link), Err(PageUrlError::Scheme(scheme.into())), "{link}");
+        }
+        assert_eq!(resolved(base, "http://user:secret@example.com/"), Err(PageUrlError::Credentials));
+        assert_eq!(resolved(base, "//:secret@example.com/"), Err(PageUrlError::Credentials));
+        assert!(matches!(resolved(base, "http://"), Err(PageUrlError::Malformed(_))));
+        assert!(matches!(resolved(base, "http://a b/"), Err(PageUrlError::Malformed(_))));
+        assert!(matches!(resolved("about:blank", "x"), Err(PageUrlError::Malformed(_))));
+        assert!(matches!(PageUrl::parse("www.example.com"), Err(PageUrlError::Malformed(_))));
+    }
+
+    #[test]
+    fn the_length_counts_after_normalising() {
+        let base = "http://example.com/";
+        let path = "a".repeat(MAX_URL_BYTES - base.len());
+        assert!(resolved(base, &path).is_ok());
+        assert!(resolved(base, &format!("{path}#{path}")).is_ok(), "the fragment does not count");
+        assert_eq!(resolved(base, &format!("{path}a")), Err(PageUrlError::TooLong));
+        assert_eq!(resolved(base, &"é".repeat(MAX_URL_BYTES / 4)), Err(PageUrlError::TooLong));
+    }
+
+    #[test]
+    fn the_host_is_lower_case_and_without_port() {
+        assert_eq!(PageUrl::parse("http://Shop.Example.com:8080/").unwrap().host(), "shop.example.com");
+    }
+
+    #[test]
+    fn deserialising_checks_as_parsing_does() {
+        assert!(
+            serde_json::from_str::<PageUrl>(r#""HTTP://a.example#x""#)
+                .is_ok_and(|url| url.as_str() == "http://a.example/")
+        );
+        assert!(serde_json::from_str::<PageUrl>(r#""mailto:a@b.example""#).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_again_changes_nothing(
+            scheme in "(?i:https?)", host in "[a-zA-Zäß0-9.-]{1,20}", port in "(:[0-9]{1,5})?",
+            rest in "([/?#.%\\\\ a-zé😀=&;@:\\[\\]\"'<>|{}^`]|%[0-9A-F]{2}){0,30}",
+        ) {
+            if let Ok(url) = PageUrl::parse(&format!("{scheme}://{host}{port}{rest}")) {
+                prop_assert_eq!(PageUrl::parse(url.as_str()).unwrap(), url);
+            }
+        }
+
+        #[test]
+        fn any_link_is_answered(link in "\\PC{0,60}") {
+            if let Ok(url) = resolved("http://example.com/dir/page?q", &link) {
+                prop_assert!(url.starts_with("http") && !url.contains('#') && url.len() <= MAX_URL_BYTES);
+            }
+        }
+    }
+}

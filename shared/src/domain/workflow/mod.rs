@@ -3,6 +3,22 @@
 //! The model is what a workflow *means*, whatever generation of the format it was written in. A value of these types
 //! is valid by construction: parsing reports every problem at once, each with a JSON pointer (RFC 6901).
 
+mod action;
+mod config;
+mod definition;
+mod extract;
 mod model;
+mod node;
+mod order;
+mod problem;
+mod reader;
+mod suggest;
+mod text;
 
+pub use config::{MAX_NODES, parse_config};
+pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use model::*;
+pub use problem::Problem;
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Problem;
 use crate::domain::page_url::PageUrl;
 use crate::domain::transform::Transform;
 use crate::domain::url_filter::UrlFilter;
@@ -222,17 +223,6 @@ pub enum Read {
     Html,
     /// An attribute as written, not resolved; empty where the element lacks it.
     Attribute(String),
-}
-
-/// One thing wrong with, or worth saying about, a user's document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// Where: a JSON pointer (RFC 6901) into the document; empty is the whole of it.
-    pub pointer: String,
-    /// A stable `snake_case` name of the kind of problem.
-    pub code: String,
-    /// One sentence: what is wrong and what to do.
-    pub message: String,
 }
 
 fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

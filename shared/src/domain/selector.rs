@@ -1,1 +1,0 @@
-//! Checks selectors as far as that can be told without a browser.

@@ -1,0 +1,315 @@
+//! The configuration: where a crawl begins, its limits, its headers, its lists of nodes. Settings of the old format that
+//! are accepted and have no effect are listed among the warnings, each by itself.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::model::{Action, Limits, Phase, PhaseKind, WaitUntil, Workflow};
+use super::node::read_nodes;
+use super::problem::{Pointer, Problem, Report};
+use super::reader::{Object, shorten, wrong_type};
+use super::suggest::did_you_mean;
+use super::text;
+use crate::domain::page_url::{PageUrl, PageUrlError};
+
+/// How many nodes a workflow may have, over all phases.
+pub const MAX_NODES: usize = 500;
+/// What the old documentation promised where `max_depth` is absent.
+const DEFAULT_MAX_DEPTH: u32 = 3;
+const MAX_DELAY_MS: u64 = 24 * 60 * 60 * 1000;
+const MAX_HEADERS: usize = 100;
+const MAX_HEADER_BYTES: usize = 8192;
+
+/// Every setting that a configuration may have.
+pub(super) const CONFIG_KEYS: [&str; 15] = [
+    "start_urls",
+    "max_depth",
+    "max_pages",
+    "rate_limit_delay",
+    "headers",
+    "wait_until",
+    "url_discovery",
+    "data_extraction",
+    "phases",
+    "cookies",
+    "authentication",
+    "proxy_config",
+    "storage",
+    "browser_profile_id",
+    "user_agent",
+];
+
+/// Parses a configuration; pointers begin at it. A string is read as JSON or YAML first. The workflow has no name.
+///
+/// # Errors
+/// Every problem of the configuration.
+pub fn parse_config(config: &Value) -> Result<Workflow, Vec<Problem>> {
+    let mut report = Report::default();
+    let root = Pointer::default();
+    let workflow = text::embedded(config, &root, &mut report).and_then(|config| {
+        if text::is_bounded(&config, &root, &mut report) { read(&config, &root, &mut report) } else { None }
+    });
+    let (mut workflow, warnings) = report.finish(workflow)?;
+    workflow.warnings = warnings;
+    Ok(workflow)
+}
+
+/// Reads a configuration at its place in a document; its depth was checked. The warnings stay in the report.
+pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<Workflow> {
+    let mut config = Object::read(config, at, report)?;
+    let start_urls = read_start_urls(&mut config, report);
+    let limits = read_limits(&mut config, report);
+    let headers = read_headers(&mut config, report);
+    let wait_until = read_wait_until(&mut config, report);
+    warn_of_what_is_not_applied(&mut config, report);
+    let phases = read_phases(&mut config, report);
+    config.warn_of_unknown("the configuration", report);
+    Some(Workflow {
+        name: String::new(),
+        description: String::new(),
+        start_urls,
+        limits,
+        headers,
+        wait_until,
+        phases: phases?,
+        warnings: Vec::new(),
+    })
+}
+
+fn read_start_urls(config: &mut Object<'_>, report: &mut Report) -> Vec<PageUrl> {
+    let given = config.list("start_urls", report).len();
+    let mut urls = Vec::new();
+    let mut seen = HashSet::new();
+    for (at, text) in config.texts("start_urls", report) {
+        match PageUrl::parse(text) {
+            Ok(url) if seen.insert(url.hash()) => urls.push(url),
+            Ok(_) => {}
+            Err(error) => {
+                let advice = match &error {
+                    PageUrlError::Malformed(_) if !text.contains("://") => {
+                        "; did you mean to begin it with `https://`?"
+                    }
+                    PageUrlError::Credentials => "; send them with `headers` instead",
+                    _ => "",
+                };
+                let message = format!("`{}` cannot be crawled: {error}{advice}", shorten(text));
+                report.problem(&at, "bad_start_url", message);
+            }
+        }
+    }
+    let was_list = config.value("start_urls").is_none_or(Value::is_array);
+    if given == 0 && was_list {
+        let message = "there is no start URL: give at least one";
+        report.problem(&config.at("start_urls"), "no_start_url", message);
+    }
+    urls
+}
+
+fn read_limits(config: &mut Object<'_>, report: &mut Report) -> Limits {
+    let depth_at = config.at("max_depth");
+    let is_given = config.value("max_depth").is_some();
+    // i32::MAX, because depths are stored as such.
+    let max_depth =
+        config.whole("max_depth", 0..=2_147_483_647, report).and_then(|depth| u32::try_from(depth).ok());
+    if !is_given {
+        let message = format!(
+            "`max_depth` is absent and taken as {DEFAULT_MAX_DEPTH}, as documented; the old system then followed no links"
+        );
+        report.warn(&depth_at, "default_max_depth", message);
+    }
+    if max_depth == Some(0) {
+        let message = "with a `max_depth` of 0 no links are followed: only the start URLs are crawled";
+        report.warn(&depth_at, "no_discovery", message);
+    }
+    let max_pages = config.whole("max_pages", 0..=i64::MAX.unsigned_abs(), report);
+    if max_pages == Some(0) {
+        report.warn(&config.at("max_pages"), "no_page_limit", "a `max_pages` of 0 is no limit");
+    }
+    let delay = config.whole("rate_limit_delay", 0..=MAX_DELAY_MS, report).unwrap_or_default();
+    Limits {
+        max_depth: Some(max_depth.unwrap_or(DEFAULT_MAX_DEPTH)),
+        max_pages: max_pages.filter(|pages| *pages > 0),
+        rate_limit_delay: Duration::from_millis(delay),
+    }
+}
+
+fn read_headers(config: &mut Object<'_>, report: &mut Report) -> Vec<(String, String)> {
+    let at = config.at("headers");
+    let Some(value) = config.value("headers") else { return Vec::new() };
+    let Value::Object(members) = value else {
+        return wrong_type(&at, "an object", value, report).unwrap_or_default();
+    };
+    if members.len() > MAX_HEADERS {
+        report.problem(&at, "out_of_range", format!("there are more than {MAX_HEADERS} headers"));
+    }
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for (name, value) in members {
+        let at = at.key(name);
+        let Value::String(value) = value else {
+            wrong_type::<()>(&at, "a string", value, report);
+            continue;
+        };
+        if !is_header_name(name) {
+            report.problem(&at, "bad_header", format!("`{}` is no header's name (RFC 9110)", shorten(name)));
+        } else if value.len() > MAX_HEADER_BYTES || value.chars().any(|c| c.is_control() && c != '\t') {
+            // The value may be a secret: it is not repeated.
+            let message = format!(
+                "the value has a line break, a control character, or more than {MAX_HEADER_BYTES} bytes"
+            );
+            report.problem(&at, "bad_header", message);
+        } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+            report.problem(
+                &at,
+                "bad_header",
+                format!("the header `{name}` is given twice, in different case"),
+            );
+        } else if is_the_browsers_own(name) {
+            report.warn(
+                &at,
+                "setting_not_applied",
+                format!("the header `{name}` is the browser's own and is not sent"),
+            );
+        } else {
+            headers.push((name.clone(), value.clone()));
+        }
+    }
+    headers
+}
+
+/// A token of RFC 9110, section 5.6.2.
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Framing and routing belong to the browser, which answers every request with an error if they are set.
+fn is_the_browsers_own(name: &str) -> bool {
+    ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"]
+        .iter()
+        .any(|own| name.eq_ignore_ascii_case(own))
+}
+
+fn read_wait_until(config: &mut Object<'_>, report: &mut Report) -> WaitUntil {
+    const KNOWN: [&str; 3] = ["load", "domcontentloaded", "networkidle"];
+    let at = config.at("wait_until");
+    if config.value("wait_until").is_none() {
+        let message = "a page counts as loaded at its `load` event; the old system waited until the network was idle. \
+             Set `wait_until` to \"networkidle\" for that, or to \"load\" to confirm";
+        report.warn(&at, "wait_until_load", message);
+        return WaitUntil::Load;
+    }
+    match config.text("wait_until", report) {
+        Some("domcontentloaded") => WaitUntil::DomContentLoaded,
+        Some("networkidle") => WaitUntil::NetworkIdle,
+        Some("load") | None => WaitUntil::Load,
+        Some(other) => {
+            let suggestion = did_you_mean(other, KNOWN);
+            let message = format!("there is no `{}`, only {}{suggestion}", shorten(other), KNOWN.join(", "));
+            report.problem(&at, "bad_value", message);
+            WaitUntil::Load
+        }
+    }
+}
+
+fn warn_of_what_is_not_applied(config: &mut Object<'_>, report: &mut Report) {
+    for (key, message) in [
+        ("cookies", "`cookies` are not applied yet; a `Cookie` header under `headers` is sent"),
+        (
+            "authentication",
+            "`authentication` is not applied yet; an `Authorization` header under `headers` is sent",
+        ),
+        ("proxy_config", "`proxy_config` is not applied yet; pages are requested directly"),
+        ("browser_profile_id", "browser profiles are not applied; the crawl uses a fresh browser context"),
+        ("user_agent", "`user_agent` is not applied; set `User-Agent` under `headers`"),
+        (
+            "storage",
+            "`storage` is not applied: items are kept in the database, in `extracted_items` (view `extracted_data`)",
+        ),
+    ] {
+        if config.value(key).is_some_and(|value| has_effect(key, value)) {
+            report.warn(&config.at(key), "setting_not_applied", message);
+        }
+    }
+}
+
+/// Whether a setting asks for anything beyond what happens anyway.
+fn has_effect(key: &str, value: &Value) -> bool {
+    let Value::Object(members) = value else {
+        return !value.as_array().is_some_and(Vec::is_empty);
+    };
+    let is_blank = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    match key {
+        "proxy_config" => members.get("enabled") != Some(&Value::Bool(false)),
+        "storage" => members
+            .iter()
+            .any(|(key, value)| !is_blank(value) && (key != "type" || value.as_str() != Some("database"))),
+        _ => !members.is_empty(),
+    }
+}
+
+fn read_phases(config: &mut Object<'_>, report: &mut Report) -> Option<Vec<Phase>> {
+    let has_later_format = config.value("phases").is_some();
+    if has_later_format {
+        let message = "`phases` belong to a later generation of the format, which is not supported yet; \
+             write the nodes into `url_discovery` and `data_extraction`";
+        report.problem(&config.at("phases"), "unsupported_format", message);
+    }
+    let lists = [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
+    let counts = lists.map(|(id, _)| match config.value(id) {
+        Some(Value::Array(nodes)) => Some(nodes.len()),
+        None => Some(0),
+        // The wrong type, which reading the list reports.
+        Some(_) => None,
+    });
+    if counts == [Some(0), Some(0)] && !has_later_format {
+        let message = "there are no nodes: `url_discovery` and `data_extraction` are both absent or empty";
+        report.problem(config.here(), "no_nodes", message);
+    }
+    if counts.iter().flatten().sum::<usize>() > MAX_NODES {
+        report.problem(config.here(), "too_many_nodes", format!("there are more than {MAX_NODES} nodes"));
+        return None;
+    }
+    let mut phases = Vec::new();
+    let mut complete = true;
+    for (id, kind) in lists {
+        let other = lists.iter().find(|(other, _)| *other != id).map_or(id, |(other, _)| other);
+        let ids_elsewhere = node_ids(config.value(other));
+        let nodes = config.list(id, report);
+        match read_nodes(nodes, &config.at(id), (other, &ids_elsewhere), report) {
+            Some(nodes) if nodes.is_empty() => {}
+            Some(nodes) => phases.push(Phase { id: id.to_owned(), kind, nodes }),
+            None => complete = false,
+        }
+    }
+    warn_of_saved_discovery_keys(config, &phases, report);
+    complete.then_some(phases)
+}
+
+fn node_ids(list: Option<&Value>) -> Vec<&str> {
+    let nodes = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    nodes.iter().filter_map(|node| node.get("id")?.as_str()).collect()
+}
+
+fn warn_of_saved_discovery_keys(config: &Object<'_>, phases: &[Phase], report: &mut Report) {
+    let keys: Vec<String> = phases
+        .iter()
+        .filter(|phase| phase.kind == PhaseKind::Discovery)
+        .flat_map(|phase| &phase.nodes)
+        .filter(|node| matches!(node.action, Action::ExtractLinks(_) | Action::FilterUrls(_)))
+        .filter_map(|node| Some(format!("`{}`", node.output_key.as_ref()?)))
+        .collect();
+    if !keys.is_empty() {
+        let message = format!(
+            "items keep the links that discovery nodes store under an `output_key` ({}), as they always did; \
+             remove the `output_key` of a node to keep its links out",
+            keys.join(", ")
+        );
+        report.warn(&config.at("url_discovery"), "discovery_keys_saved", message);
+    }
+}

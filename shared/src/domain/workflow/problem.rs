@@ -1,0 +1,84 @@
+//! What is wrong with a user's document, or worth saying about it, and the report in which parsing collects both.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// More problems than this help nobody; the rest is counted.
+const MAX_PROBLEMS: usize = 100;
+
+/// One thing wrong with, or worth saying about, a user's document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Where: a JSON pointer (RFC 6901) into the document; empty is the whole of it. What is missing is pointed at
+    /// where it should be.
+    pub pointer: String,
+    /// A stable `snake_case` name of the kind of problem.
+    pub code: String,
+    /// One sentence: what is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.pointer.is_empty() {
+            write!(f, "{}: ", self.pointer)?;
+        }
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+/// A JSON pointer under construction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pointer(String);
+
+impl Pointer {
+    /// Points at a member of the object here.
+    pub(super) fn key(&self, key: &str) -> Self {
+        Self(format!("{}/{}", self.0, key.replace('~', "~0").replace('/', "~1")))
+    }
+
+    /// Points at an element of the array here.
+    pub(super) fn index(&self, index: usize) -> Self {
+        Self(format!("{}/{index}", self.0))
+    }
+}
+
+/// Everything that parsing has to say. Parsing goes on after a problem, to find the next.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Report {
+    /// Notes something that must be mended.
+    pub(super) fn problem(&mut self, at: &Pointer, code: &str, message: impl Into<String>) {
+        self.problems.push(note(at, code, message));
+    }
+
+    /// Notes something that is accepted, but will not do what its author may expect.
+    pub(super) fn warn(&mut self, at: &Pointer, code: &str, message: impl Into<String>) {
+        self.warnings.push(note(at, code, message));
+    }
+
+    /// Ends with what was read and the warnings, or with the problems.
+    pub(super) fn finish<T>(mut self, read: Option<T>) -> Result<(T, Vec<Problem>), Vec<Problem>> {
+        match read {
+            Some(read) if self.problems.is_empty() => Ok((read, self.warnings)),
+            _ => {
+                let found = self.problems.len();
+                self.problems.truncate(MAX_PROBLEMS);
+                if found > MAX_PROBLEMS {
+                    let message = format!("there are {} problems more", found - MAX_PROBLEMS);
+                    self.problem(&Pointer::default(), "too_many_problems", message);
+                }
+                Err(self.problems)
+            }
+        }
+    }
+}
+
+fn note(at: &Pointer, code: &str, message: impl Into<String>) -> Problem {
+    Problem { pointer: at.0.clone(), code: code.to_owned(), message: message.into() }
+}

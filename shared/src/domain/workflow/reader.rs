@@ -1,0 +1,178 @@
+//! Reads members of a JSON object by name and type. A member of the wrong type is a problem, `null` is as good as
+//! absent, and what nobody asked for is warned of in the end.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use super::problem::{Pointer, Report};
+use super::suggest::did_you_mean;
+
+/// One object of the document, and the names that were asked of it.
+pub(super) struct Object<'v> {
+    members: &'v Map<String, Value>,
+    at: Pointer,
+    known: Vec<&'static str>,
+}
+
+impl<'v> Object<'v> {
+    /// Takes the value for an object; anything else is a problem.
+    pub(super) fn read(value: &'v Value, at: &Pointer, report: &mut Report) -> Option<Self> {
+        match value {
+            Value::Object(members) => Some(Self::of(members, at)),
+            other => wrong_type(at, "an object", other, report),
+        }
+    }
+
+    /// Reads an object that was seen to be one.
+    pub(super) fn of(members: &'v Map<String, Value>, at: &Pointer) -> Self {
+        Self { members, at: at.clone(), known: Vec::new() }
+    }
+
+    /// Where the object is.
+    pub(super) fn here(&self) -> &Pointer {
+        &self.at
+    }
+
+    /// Where the member is, or would be.
+    pub(super) fn at(&self, key: &str) -> Pointer {
+        self.at.key(key)
+    }
+
+    /// The member as it is; `None` where it is absent or `null`.
+    pub(super) fn value(&mut self, key: &'static str) -> Option<&'v Value> {
+        self.known.push(key);
+        self.members.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The member as it is, `null` included.
+    pub(super) fn value_or_null(&mut self, key: &'static str) -> Option<&'v Value> {
+        self.known.push(key);
+        self.members.get(key)
+    }
+
+    /// Notes names as known that are not read here.
+    pub(super) fn ignore(&mut self, keys: &[&'static str]) {
+        self.known.extend(keys);
+    }
+
+    /// A string.
+    pub(super) fn text(&mut self, key: &'static str, report: &mut Report) -> Option<&'v str> {
+        match self.value(key)? {
+            Value::String(text) => Some(text),
+            other => wrong_type(&self.at(key), "a string", other, report),
+        }
+    }
+
+    /// A string that must be there and not blank; `code` names the problem where it is not.
+    pub(super) fn needed_text(
+        &mut self,
+        key: &'static str,
+        code: &str,
+        message: &str,
+        report: &mut Report,
+    ) -> Option<&'v str> {
+        match self.value(key) {
+            Some(Value::String(text)) if !text.trim().is_empty() => Some(text),
+            None | Some(Value::String(_)) => {
+                report.problem(&self.at(key), code, message);
+                None
+            }
+            Some(other) => wrong_type(&self.at(key), "a string", other, report),
+        }
+    }
+
+    /// `true` or `false`; absent is `false`.
+    pub(super) fn flag(&mut self, key: &'static str, report: &mut Report) -> bool {
+        match self.value(key) {
+            None => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => wrong_type(&self.at(key), "true or false", other, report).unwrap_or(false),
+        }
+    }
+
+    /// A whole number within the range; `1.0` is one.
+    pub(super) fn whole(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        report: &mut Report,
+    ) -> Option<u64> {
+        let value = self.value(key)?;
+        let at = self.at(key);
+        let Value::Number(number) = value else { return wrong_type(&at, "a whole number", value, report) };
+        let whole =
+            number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from)).or_else(|| {
+                // Beyond 2^53 a float names no particular whole number, and every range ends far below.
+                number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i128)
+            });
+        let (least, most) = (*range.start(), *range.end());
+        match whole {
+            None => {
+                report.problem(&at, "wrong_type", format!("{number} is not a whole number"));
+                None
+            }
+            Some(whole) => match u64::try_from(whole).ok().filter(|whole| range.contains(whole)) {
+                None => {
+                    report.problem(&at, "out_of_range", format!("{number} is not within {least} and {most}"));
+                    None
+                }
+                found => found,
+            },
+        }
+    }
+
+    /// An array; absent is empty.
+    pub(super) fn list(&mut self, key: &'static str, report: &mut Report) -> &'v [Value] {
+        match self.value(key) {
+            None => &[],
+            Some(Value::Array(elements)) => elements,
+            Some(other) => wrong_type(&self.at(key), "a list", other, report).unwrap_or(&[]),
+        }
+    }
+
+    /// An array of strings, each with its place; absent is empty.
+    pub(super) fn texts(&mut self, key: &'static str, report: &mut Report) -> Vec<(Pointer, &'v str)> {
+        let list_at = self.at(key);
+        let mut texts = Vec::new();
+        for (index, element) in self.list(key, report).iter().enumerate() {
+            let at = list_at.index(index);
+            match element {
+                Value::String(text) => texts.push((at, text.as_str())),
+                other => {
+                    wrong_type::<()>(&at, "a string", other, report);
+                }
+            }
+        }
+        texts
+    }
+
+    /// Warns of every member that nobody asked for. `owner` says whose settings these are.
+    pub(super) fn warn_of_unknown(&self, owner: &str, report: &mut Report) {
+        for key in self.members.keys().filter(|key| !self.known.contains(&key.as_str())) {
+            let suggestion = did_you_mean(key, self.known.iter().copied());
+            let message = format!("`{}` is no setting of {owner} and is ignored{suggestion}", shorten(key));
+            report.warn(&self.at(key), "unknown_setting", message);
+        }
+    }
+}
+
+/// Notes that a value has the wrong type.
+pub(super) fn wrong_type<T>(at: &Pointer, expected: &str, found: &Value, report: &mut Report) -> Option<T> {
+    let found = match found {
+        Value::Null => "null".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the string \"{}\"", shorten(text)),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    };
+    report.problem(at, "wrong_type", format!("expected {expected}, found {found}"));
+    None
+}
+
+/// Quotes a stranger's text in a message without making the message as long as the text.
+pub(super) fn shorten(text: &str) -> String {
+    let short: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
+    if short.len() < text.len() { short + "…" } else { short }
+}
