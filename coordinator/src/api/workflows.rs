@@ -284,8 +284,8 @@ pub(super) async fn validate(
     _: Query<()>,
     Document(document): Document,
 ) -> Result<Json<ValidationBody>, ApiError> {
-    Ok(Json(match check(&document) {
-        Ok(checked) => ValidationBody { valid: true, problems: Vec::new(), compat: checked.into_compat() },
+    Ok(Json(match parse_document(&document) {
+        Ok(definition) => ValidationBody { valid: true, problems: Vec::new(), compat: compat(definition) },
         Err(problems) => ValidationBody {
             valid: false,
             problems: problems.into_iter().map(Mistake::from).collect(),
