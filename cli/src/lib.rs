@@ -1,4 +1,19 @@
-//! The command line of Crawlify.
+//! The command line of Crawlify: the commands, and the whole system composed in one process.
 
+pub mod args;
+pub mod commands;
+mod crawl;
+mod demo;
 pub mod demo_site;
+pub mod exit;
+mod export;
+pub mod printable;
+pub mod doctor;
 pub mod private_postgres;
+pub mod progress;
+mod run;
+mod site;
+pub mod summary;
+pub mod system;
+mod up;
+pub mod validate;

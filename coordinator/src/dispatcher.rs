@@ -12,11 +12,9 @@ use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::frontier::ReservedPage;
 use crawlify_shared::store::{Store, StoreError};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::steps;
+use crate::steps::Step;
 
 /// The window's size for each slot of the fleet.
 const WINDOW_PER_SLOT: i64 = 4;
@@ -28,6 +26,8 @@ const MIN_SHARE: i64 = 4;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// The pause while no execution runs.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
+/// The pause after pages were found.
+const AGAIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Publishes due pages.
 #[derive(Debug)]
@@ -61,6 +61,19 @@ pub enum DispatchError {
     Broker(#[from] BrokerError),
 }
 
+impl Step for Dispatcher {
+    type Error = DispatchError;
+
+    async fn once(&mut self) -> Result<Duration, DispatchError> {
+        Ok(match self.step().await? {
+            Dispatched { executions: 0, .. } => IDLE_PAUSE,
+            Dispatched { pages: 0, .. } => BUSY_PAUSE,
+            // Wherever there was one due page there may be more; the window says when it is enough.
+            _ => AGAIN_PAUSE,
+        })
+    }
+}
+
 impl Dispatcher {
     /// Makes a dispatcher for all executions, or for `only` one.
     pub(crate) fn new(
@@ -71,19 +84,6 @@ impl Dispatcher {
         metrics: Metrics,
     ) -> Self {
         Self { store, broker, lease, only, metrics }
-    }
-
-    pub(crate) async fn run(self, frontier_changed: Arc<Notify>, stop: CancellationToken) {
-        steps::repeat("dispatch", &stop, &frontier_changed, async || {
-            let dispatched = self.step().await?;
-            Ok::<_, DispatchError>(match dispatched {
-                Dispatched { executions: 0, .. } => IDLE_PAUSE,
-                Dispatched { pages: 0, .. } => BUSY_PAUSE,
-                // Wherever there was one due page there may be more; the window says when it is enough.
-                _ => Duration::from_millis(5),
-            })
-        })
-        .await;
     }
 
     /// Fills the window of every running execution once.

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use crawlify_shared::store::{Store, StoreError};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use crate::steps;
+use crate::steps::Step;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(250);
@@ -17,17 +15,18 @@ pub struct Finisher {
     store: Store,
 }
 
+impl Step for Finisher {
+    type Error = StoreError;
+
+    async fn once(&mut self) -> Result<Duration, StoreError> {
+        self.step().await?;
+        Ok(EVERY)
+    }
+}
+
 impl Finisher {
     pub(crate) fn new(store: Store) -> Self {
         Self { store }
-    }
-
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        steps::repeat("finish", &stop, &Notify::new(), async || {
-            self.step().await?;
-            Ok::<_, StoreError>(EVERY)
-        })
-        .await;
     }
 
     /// Skips what a page limit left over, cancels what belongs to cancelled executions, ends what has ended; answers

@@ -27,6 +27,7 @@ use dispatcher::Dispatcher;
 use finisher::Finisher;
 use metrics::Metrics;
 use rescuer::Rescuer;
+use steps::repeat;
 
 /// How a coordinator runs.
 #[derive(Clone, Debug)]
@@ -104,9 +105,9 @@ pub async fn start(
     let dispatcher = Dispatcher::new(store.clone(), broker, config.lease, config.only, metrics.clone());
     let finisher = Finisher::new(store.clone());
     let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
-    tasks.spawn(dispatcher.run(Arc::clone(&frontier_changed), stop.clone()));
-    tasks.spawn(finisher.run(stop.clone()));
-    tasks.spawn(rescuer.run(stop));
+    tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
+    tasks.spawn(repeat("finish", finisher, stop.clone(), Arc::new(Notify::new())));
+    tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
     tasks.close();
     Ok(Coordinator { address, frontier_changed, tasks })
 }

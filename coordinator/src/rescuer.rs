@@ -7,11 +7,10 @@ use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::outcome::MAX_ATTEMPTS;
 use crawlify_shared::store::frontier::Rescued;
 use crawlify_shared::store::{Store, StoreError};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::steps;
+use crate::steps::Step;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -19,34 +18,38 @@ const EVERY: Duration = Duration::from_secs(1);
 const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(30);
 /// For how many days ahead there are partitions.
 const DAYS_AHEAD: i32 = 3;
+/// How often partitions are made.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
 /// Returns lost pages.
 #[derive(Debug)]
 pub struct Rescuer {
     store: Store,
     lease: LeaseTimes,
-    broker_forgets: bool,
     metrics: Metrics,
+    /// Zero in the first step after a broker's memory was lost, then the usual time.
+    message_lost_after: Duration,
+    partitions_made: Option<Instant>,
+}
+
+impl Step for Rescuer {
+    type Error = StoreError;
+
+    async fn once(&mut self) -> Result<Duration, StoreError> {
+        if self.partitions_made.is_none_or(|made| made.elapsed() > PARTITIONS_EVERY) {
+            self.store.create_partitions(DAYS_AHEAD).await?;
+            self.partitions_made = Some(Instant::now());
+        }
+        self.step(self.message_lost_after).await?;
+        self.message_lost_after = MESSAGE_LOST_AFTER;
+        Ok(EVERY)
+    }
 }
 
 impl Rescuer {
     pub(crate) fn new(store: Store, lease: LeaseTimes, broker_forgets: bool, metrics: Metrics) -> Self {
-        Self { store, lease, broker_forgets, metrics }
-    }
-
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut message_lost_after = if self.broker_forgets { Duration::ZERO } else { MESSAGE_LOST_AFTER };
-        let mut partitions_made: Option<tokio::time::Instant> = None;
-        steps::repeat("rescue", &stop, &Notify::new(), async || {
-            if partitions_made.is_none_or(|made| made.elapsed() > Duration::from_secs(3600)) {
-                self.store.create_partitions(DAYS_AHEAD).await?;
-                partitions_made = Some(tokio::time::Instant::now());
-            }
-            self.step(message_lost_after).await?;
-            message_lost_after = MESSAGE_LOST_AFTER;
-            Ok::<_, StoreError>(EVERY)
-        })
-        .await;
+        let message_lost_after = if broker_forgets { Duration::ZERO } else { MESSAGE_LOST_AFTER };
+        Self { store, lease, metrics, message_lost_after, partitions_made: None }
     }
 
     /// Looks once for lost workers, their pages, and pages queued for longer than `message_lost_after`.

@@ -2,6 +2,7 @@
 //! half-way, so it needs not be safe to drop.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,16 +11,20 @@ use tokio_util::sync::CancellationToken;
 /// Longest pause after failures in a row.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Repeats `step`, which says how long to pause; `wake` ends a pause early.
-pub(crate) async fn repeat<E: Error + 'static>(
-    name: &'static str,
-    stop: &CancellationToken,
-    wake: &Notify,
-    mut step: impl AsyncFnMut() -> Result<Duration, E>,
-) {
+/// What a loop repeats.
+pub(crate) trait Step: Send {
+    /// What can go wrong; the loop goes on after a pause.
+    type Error: Error + Send + 'static;
+
+    /// Does the work once, and says how long to pause.
+    fn once(&mut self) -> impl Future<Output = Result<Duration, Self::Error>> + Send;
+}
+
+/// Repeats a step until the stop; `wake` ends a pause early.
+pub(crate) async fn repeat(name: &'static str, mut step: impl Step, stop: CancellationToken, wake: Arc<Notify>) {
     let mut failures = 0_u32;
     while !stop.is_cancelled() {
-        let pause = match step().await {
+        let pause = match step.once().await {
             Ok(pause) => {
                 if failures > 0 {
                     tracing::info!(step = name, failures, "works again");

@@ -3,3 +3,4 @@
 #[cfg(test)]
 mod api;
 mod broker;
+mod tidy;

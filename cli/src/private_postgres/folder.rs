@@ -13,7 +13,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use crawlify_shared::child::Account;
+use crawlify_shared::child::{self, Account};
+use crawlify_shared::config;
 use rustix::fs::{FlockOperation, OFlags};
 
 use super::error::StartError;
@@ -134,6 +135,17 @@ impl Drop for Folder {
             tracing::warn!(folder = %self.path.display(), %error, "a temporary folder stays behind");
         }
     }
+}
+
+/// Where data are kept if nobody says otherwise; `None` for somebody without a home.
+pub fn default_data_dir() -> Option<PathBuf> {
+    if child::is_root() {
+        // Not below /root, which the account of Postgres may not enter.
+        return Some(PathBuf::from("/var/lib/crawlify"));
+    }
+    let data = config::variable("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || Some(PathBuf::from(config::variable("HOME")?).join(".local/share"));
+    Some(data.or_else(home)?.join("crawlify"))
 }
 
 /// The temporary folders that killed processes left behind.

@@ -23,6 +23,7 @@ use rustix::process::Signal;
 use binaries::{Binaries, Found};
 pub use error::StartError;
 use folder::Folder;
+pub use folder::default_data_dir;
 
 /// How a private Postgres is to be started.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,18 @@ pub struct PrivatePostgres {
     folder: Folder,
     /// Where the socket is when the path into `folder` would be too long for one.
     short_folder: Option<Folder>,
+}
+
+/// Looks whether a server could be started, and says which; starts nothing.
+///
+/// # Errors
+/// There are no programs, or there is no account to run them.
+pub async fn look(options: &Options) -> Result<String, StartError> {
+    let account = choose_account(options.account.as_deref())?;
+    let found = binaries::find(options.bin.as_deref(), account.as_ref()).await;
+    let Some(newest) = found.usable.first() else { return Err(found.none()) };
+    let whom = account.map(|account| format!(", as {}", account.name)).unwrap_or_default();
+    Ok(format!("{} ({}){whom}", newest.version, newest.folder.display()))
 }
 
 impl PrivatePostgres {

@@ -1,5 +1,28 @@
 //! The browser, behind a small trait. The only CDP: no protocol type leaves this module.
 //!
-//! Knows nothing about stores, brokers or workflows: it opens tabs, loads pages and runs [`DomStep`]s.
+//! Knows nothing about stores, brokers or workflows: it opens tabs, loads pages and runs
+//! [`DomStep`](driver::DomStep)s. From the outside in: `chrome_driver` starts everything, `supervisor` keeps one
+//! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs, `tab` works with one of them
+//! (`page_state`, `run`, `failure`), and all of it talks over `connection`.
 
+mod browser;
+mod chrome_driver;
+mod connection;
 pub mod driver;
+mod failure;
+pub mod fake;
+mod find;
+mod flags;
+mod launch;
+mod page_state;
+mod profile;
+mod run;
+mod supervisor;
+mod tab;
+mod tabs;
+#[cfg(test)]
+mod tests;
+
+pub use chrome_driver::{ChromeDriver, ChromeOptions, LaunchError};
+pub use find::{FindBrowserError, FoundBrowser, find_browser};
+pub use run::STEP_OUTPUT_LIMIT;

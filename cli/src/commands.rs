@@ -1,0 +1,121 @@
+//! From a parsed command line to the command.
+
+use std::io::Write;
+use std::path::Path;
+
+use crawlify_shared::broker::BrokerError;
+use crawlify_shared::domain::workflow::parse_text;
+use crawlify_shared::signals::until_stopped;
+use crawlify_shared::store::{Store, StoreError};
+use crawlify_shared::telemetry::{LogFormat, init_logging};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Cli, Command, DoctorArgs, MigrateArgs, ValidateArgs};
+use crate::exit::{Code, Failure};
+use crate::run::read;
+use crate::system::unusable_database;
+use crate::validate::report;
+use crate::{demo, doctor, run, site, up};
+
+/// Runs the command. Data go to stdout, everything else to stderr.
+///
+/// # Errors
+/// Whatever kept the command from ending well, with its exit code.
+pub async fn run(cli: Cli) -> Result<Code, Failure> {
+    let quiet = match &cli.command {
+        Command::Coordinator(_) | Command::Worker(_) => "info",
+        Command::Up(_) => "warn",
+        // A log line would tear the progress display; what matters is in the summary.
+        _ => "error",
+    };
+    let level = match cli.verbose {
+        0 => quiet,
+        1 => "info",
+        _ => "debug",
+    };
+    let format = if cli.log_json { LogFormat::Json } else { LogFormat::Text };
+    init_logging(&format!("{level},sqlx=warn,lapin=warn,tokio_postgres=warn"), format);
+    match cli.command {
+        Command::Run(args) => show(run::run(&args).await?),
+        Command::Demo(args) => show(demo::run(&args).await?),
+        Command::DemoSite(args) => site::run(&args).await,
+        Command::Up(args) => up::run(&args).await,
+        Command::Coordinator(args) => role(|stop| crawlify_coordinator::role::run(args, stop)).await,
+        Command::Worker(args) => role(|stop| crawlify_worker::role::run(args, stop)).await,
+        Command::Migrate(args) => migrate(&args).await,
+        Command::Validate(args) => validate(&args),
+        Command::Doctor(args) => examine(args).await,
+    }
+}
+
+fn show((code, summary): (Code, String)) -> Result<Code, Failure> {
+    let _ = writeln!(std::io::stderr(), "\n{summary}");
+    Ok(code)
+}
+
+/// Runs a role until a signal; a second signal ends it at once.
+async fn role<R: Future<Output = anyhow::Result<()>>>(
+    role: impl FnOnce(CancellationToken) -> R,
+) -> Result<Code, Failure> {
+    let stop = CancellationToken::new();
+    match until_stopped(stop.clone(), role(stop)).await {
+        Ok(Some(Ok(()))) => Ok(Code::Ok),
+        Ok(Some(Err(error))) => Err(Failure::new(role_code(&error), format!("{error:#}"))),
+        Ok(None) => Ok(Code::Interrupted),
+        Err(error) => Err(Failure::of(Code::Configuration, &error)),
+    }
+}
+
+/// Whether a server could not be reached, or something here is wrong.
+fn role_code(error: &anyhow::Error) -> Code {
+    let unreachable = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(StoreError::Unavailable(_)))
+            || matches!(cause.downcast_ref(), Some(BrokerError::Disconnected | BrokerError::Timeout(_)))
+    });
+    if unreachable { Code::Unreachable } else { Code::Configuration }
+}
+
+async fn migrate(args: &MigrateArgs) -> Result<Code, Failure> {
+    let url = &args.database_url;
+    let store = Store::connect(url, 1).map_err(|error| unusable_database(url, &error))?;
+    let migrated = store.migrate().await;
+    store.close().await;
+    migrated.map_err(|error| unusable_database(url, &error))?;
+    let _ = writeln!(std::io::stderr(), "the schema at {url} is up to date");
+    Ok(Code::Ok)
+}
+
+fn validate(args: &ValidateArgs) -> Result<Code, Failure> {
+    let mut code = Code::Ok;
+    for file in &args.files {
+        let (text, problems) = check(file)?;
+        if problems {
+            code = Code::Usage;
+        }
+        let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    }
+    Ok(code)
+}
+
+/// What there is to say about a file, and whether it has problems.
+fn check(file: &Path) -> Result<(String, bool), Failure> {
+    let text = read(file)?;
+    let name = file.display().to_string();
+    Ok(match parse_text(&text) {
+        Ok(definition) => (report(&name, &text, &[], &definition.workflow.warnings), false),
+        Err(problems) => (report(&name, &text, &problems, &[]), true),
+    })
+}
+
+async fn examine(args: DoctorArgs) -> Result<Code, Failure> {
+    let options = doctor::Options {
+        database_url: args.servers.database_url,
+        amqp_url: args.servers.amqp_url,
+        data_dir: None,
+        postgres: crate::private_postgres::Options::default(),
+        port: 8080,
+    };
+    let report = doctor::run(&options).await;
+    let _ = report.print(&mut std::io::stdout());
+    Ok(if report.passed() { Code::Ok } else { Code::Configuration })
+}

@@ -1,0 +1,75 @@
+//! `crawlify up`: the whole system in one process until Ctrl-C. What was running goes on at the next start.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crawlify_shared::signals::StopSignals;
+
+use crate::args::UpArgs;
+use crate::crawl::describe;
+use crate::exit::{Code, Failure};
+use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
+
+/// How many ports after a taken one are tried.
+const PORTS_TRIED: u16 = 20;
+
+/// Runs the command.
+pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
+    let cannot = |error: std::io::Error| Failure::new(Code::Configuration, error.to_string());
+    let mut signals = StopSignals::listen().map_err(cannot)?;
+    let data_dir = match (&args.data_dir, args.ephemeral || args.servers.database_url.is_some()) {
+        (Some(folder), _) => Some(folder.clone()),
+        (None, true) => None,
+        (None, false) => Some(default_data_dir()?),
+    };
+    let foundation = tokio::select! {
+        laid = Foundation::lay(&args.servers, data_dir, args.slots) => laid?,
+        () = signals.next() => return Ok(Code::Interrupted),
+    };
+    let system = start(foundation, args.port).await?;
+    let mut stderr = std::io::stderr();
+    announce(&system, args.port, &mut stderr).map_err(cannot)?;
+    signals.next().await;
+    let patience = DRAIN_DEADLINE.as_secs();
+    let _ = writeln!(stderr, "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once");
+    tokio::select! {
+        () = system.stop() => Ok(Code::Ok),
+        () = signals.next() => Ok(Code::Interrupted),
+    }
+}
+
+/// Starts on the wanted port, or on the next free one.
+async fn start(mut foundation: Foundation, port: u16) -> Result<System, Failure> {
+    let tries = if port == 0 { 0 } else { PORTS_TRIED };
+    let mut failure = None;
+    for port in port..=port.saturating_add(tries) {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        match foundation.run(Some(address), None).await {
+            Ok(system) => return Ok(system),
+            Err((unharmed, next)) => {
+                foundation = unharmed;
+                failure.get_or_insert(next);
+            }
+        }
+    }
+    foundation.clear().await;
+    Err(failure.unwrap_or_else(|| Failure::new(Code::Configuration, "no port is free")))
+}
+
+fn announce(system: &System, wanted_port: u16, to: &mut impl Write) -> std::io::Result<()> {
+    writeln!(to, "Crawlify {}", env!("CARGO_PKG_VERSION"))?;
+    for part in describe(&system.foundation) {
+        writeln!(to, "{part}")?;
+    }
+    if let Some(address) = system.coordinator.address {
+        if wanted_port != 0 && address.port() != wanted_port {
+            writeln!(to, "port {wanted_port} is taken; using {}", address.port())?;
+        }
+        writeln!(to, "REST API  http://{address}/api/v1")?;
+        writeln!(to, "API docs  http://{address}/api/v1/openapi.json · metrics http://{address}/metrics")?;
+    }
+    if let Some(postgres) = &system.foundation.postgres {
+        writeln!(to, "database  psql \"{}\"", postgres.url())?;
+    }
+    writeln!(to, "Try: crawlify demo · Ctrl-C to stop")
+}

@@ -1,0 +1,100 @@
+//! One running browser: its process, its line, its tabs, and how much it has been used. Never replaces itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
+use tokio::time::Instant;
+
+use super::launch::{LaunchFailure, Launched};
+use super::tabs::Tabs;
+
+/// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A browser that did not answer this many times in a row is dead.
+const PINGS_MISSED: u32 = 2;
+/// How long a first command may take after the first answer.
+const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
+/// Contexts that nobody used for this long are disposed of.
+const CONTEXT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running browser.
+#[derive(Debug)]
+pub(super) struct Browser {
+    pub(super) launched: Launched,
+    pub(super) tabs: Arc<Tabs>,
+    /// Navigations begun. Written by tabs, read by the supervisor.
+    pages: AtomicU64,
+    started: Instant,
+}
+
+/// How a browser is watched over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upkeep {
+    /// It is replaced after this many pages.
+    pub(super) pages: u64,
+    /// It is replaced after this long.
+    pub(super) age: Duration,
+    /// How often it is asked whether it lives, and how long it may take to say so.
+    pub(super) ping_every: Duration,
+}
+
+/// Why a browser is not watched over any longer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum WatchEnd {
+    /// It has done its work.
+    Retired,
+    /// It died, or no longer answers.
+    Lost(&'static str),
+}
+
+impl Browser {
+    /// Takes over what was launched.
+    pub(super) async fn start(launched: Launched, idle_tabs: usize) -> Result<Self, LaunchFailure> {
+        let deadline = Instant::now() + PREPARATION_PATIENCE;
+        match Tabs::start(launched.connection.clone(), idle_tabs, deadline).await {
+            Ok(tabs) => Ok(Self { launched, tabs, pages: AtomicU64::new(0), started: Instant::now() }),
+            Err(error) => {
+                launched.close().await;
+                Err(std::io::Error::other(error).into())
+            }
+        }
+    }
+
+    /// Counts a navigation.
+    pub(super) fn count_page(&self) {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns when the browser is lost or has done its work.
+    pub(super) async fn watch_over(&self, upkeep: Upkeep) -> WatchEnd {
+        tokio::select! {
+            () = self.launched.connection.lost() => WatchEnd::Lost("its pipe ended"),
+            () = self.launched.exited() => WatchEnd::Lost("its process ended"),
+            end = self.ping(upkeep) => end,
+        }
+    }
+
+    async fn ping(&self, upkeep: Upkeep) -> WatchEnd {
+        let mut missed = 0;
+        let mut last_ping = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
+            if self.pages.load(Ordering::Relaxed) >= upkeep.pages || self.started.elapsed() >= upkeep.age {
+                return WatchEnd::Retired;
+            }
+            if last_ping.elapsed() < upkeep.ping_every {
+                continue;
+            }
+            last_ping = Instant::now();
+            self.tabs.dispose_unused(CONTEXT_PATIENCE);
+            let deadline = last_ping + upkeep.ping_every;
+            let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;
+            missed = if answer.is_ok() { 0 } else { missed + 1 };
+            if missed >= PINGS_MISSED {
+                return WatchEnd::Lost("it does not answer");
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The driver of the real browser: finds and launches it, and hands out its tabs. See `supervisor` for its life.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crawlify_shared::config;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::browser::{Browser, Upkeep};
+use super::driver::{Driver, Session, Tab, TabError};
+use super::failure;
+use super::find::{FindBrowserError, FoundBrowser, find_browser};
+use super::launch::{Confinement, LaunchOptions};
+use super::profile::ProfileFolders;
+use super::supervisor::{Current, Supervisor};
+use super::tab::ChromeTab;
+
+/// How the browser is run.
+#[derive(Clone, Debug)]
+pub struct ChromeOptions {
+    /// The program; `None` looks for one.
+    pub program: Option<PathBuf>,
+    /// Further command-line flags, one each, with or without dashes. One that we set too replaces ours.
+    pub extra_flags: Vec<String>,
+    /// `host:port` of a proxy that all traffic goes through, that to loopback addresses included.
+    pub proxy_server: Option<String>,
+    /// A browser is replaced after this many pages.
+    pub pages_per_browser: u64,
+    /// A browser is replaced after this long.
+    pub browser_age: Duration,
+    /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
+    /// replaced.
+    pub ping_every: Duration,
+    /// At most this many tabs are kept open without a page.
+    pub idle_tabs: usize,
+    /// Where profiles are; `None` is the system's folder for temporary files. Where we are root, the account that
+    /// the browser runs under must be able to pass through it.
+    pub profile_parent: Option<PathBuf>,
+}
+
+/// The browser could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// There is no browser on this machine; the message says how to install one.
+    #[error(transparent)]
+    NoBrowser(#[from] FindBrowserError),
+    /// It does not start; the message holds what it printed.
+    #[error("`{program}` does not start: {reason}")]
+    DoesNotStart {
+        /// The program.
+        program: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// The driver of the real browser. Dropping it kills the browser; [`Driver::close`] also waits for that.
+#[derive(Debug)]
+pub struct ChromeDriver {
+    /// Written by the supervisor.
+    current: Arc<Current>,
+    description: String,
+    stop: CancellationToken,
+    /// The supervisor's task.
+    tasks: TaskTracker,
+}
+
+impl Default for ChromeOptions {
+    fn default() -> Self {
+        Self {
+            program: None,
+            extra_flags: Vec::new(),
+            proxy_server: None,
+            pages_per_browser: 2_000,
+            browser_age: Duration::from_secs(30 * 60),
+            ping_every: Duration::from_secs(5),
+            idle_tabs: 8,
+            profile_parent: None,
+        }
+    }
+}
+
+impl ChromeOptions {
+    /// The defaults, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
+    pub fn from_environment() -> Self {
+        let flags = config::variable(config::CHROME_FLAGS).unwrap_or_default();
+        Self { extra_flags: flags.split_whitespace().map(str::to_owned).collect(), ..Self::default() }
+    }
+}
+
+impl ChromeDriver {
+    /// Finds and launches the browser, and keeps one alive from then on.
+    ///
+    /// # Errors
+    /// There is no browser, or it does not start at all.
+    pub async fn start(options: ChromeOptions) -> Result<Arc<Self>, LaunchError> {
+        let program = match options.program {
+            Some(path) => FoundBrowser { path },
+            None => find_browser()?,
+        }
+        .path;
+        let does_not_start =
+            |reason: String| LaunchError::DoesNotStart { program: program.display().to_string(), reason };
+        let parent = options.profile_parent.unwrap_or_else(std::env::temp_dir);
+        let profiles = ProfileFolders::create(&parent)
+            .map_err(|error| does_not_start(format!("no profile folder in {}: {error}", parent.display())))?;
+        let current = Arc::new(Current::new(None));
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor {
+            options: LaunchOptions {
+                program: program.clone(),
+                extra_flags: options.extra_flags,
+                proxy_server: options.proxy_server,
+            },
+            idle_tabs: options.idle_tabs,
+            upkeep: Upkeep {
+                pages: options.pages_per_browser,
+                age: options.browser_age,
+                ping_every: options.ping_every,
+            },
+            profiles,
+            confinements: Confinement::choices(),
+            current: current.clone(),
+            stop: stop.clone(),
+        };
+        let first = supervisor.launch().await.map_err(|error| does_not_start(error.to_string()))?;
+        let description = describe(&first);
+        tracing::info!(browser = %description, "browser started");
+        current.send_replace(Some(first.clone()));
+        let tasks = TaskTracker::new();
+        tasks.spawn(supervisor.run(first));
+        tasks.close();
+        Ok(Arc::new(Self { current, description, stop, tasks }))
+    }
+
+    /// What runs, for people: `Chromium 156.0.8078.79 headless shell, sandbox on (as nobody)`.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The process id of the browser that tabs are opened in, while there is one.
+    pub fn browser_pid(&self) -> Option<i32> {
+        self.current.borrow().as_ref().map(|browser| browser.launched.id())
+    }
+
+    #[cfg(test)]
+    pub(super) fn current_browser(&self) -> Option<Arc<Browser>> {
+        self.current.borrow().clone()
+    }
+
+    fn watch(&self) -> watch::Receiver<Option<Arc<Browser>>> {
+        self.current.subscribe()
+    }
+}
+
+#[async_trait]
+impl Driver for ChromeDriver {
+    async fn open(&self, session: &Session, deadline: Instant) -> Result<Box<dyn Tab>, TabError> {
+        let browser = self.current.borrow().clone().ok_or_else(failure::browser_lost)?;
+        let taken = browser.tabs.take(session, deadline).await;
+        let (tab, lease) = taken.map_err(|error| failure::of_call(error, "a tab was opened"))?;
+        Ok(Box::new(ChromeTab::new(tab, lease, browser)))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.current.borrow().is_some()
+    }
+
+    async fn ready(&self) {
+        if self.watch().wait_for(Option::is_some).await.is_err() {
+            // The supervisor never lets go of its end before ours; waiting for ever is right if it did.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for ChromeDriver {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn describe(browser: &Browser) -> String {
+    let product = &browser.launched.product;
+    let (name, version) = product.split_once('/').unwrap_or((product, "of unknown version"));
+    let kind = if name.starts_with("Headless") { " headless shell" } else { "" };
+    let confinement = &browser.launched.confinement;
+    let sandbox = if confinement.sandbox { "on" } else { "off" };
+    let account = confinement.account.as_ref().map(|account| format!(" (as {})", account.name));
+    format!("Chromium {version}{kind}, sandbox {sandbox}{}", account.unwrap_or_default())
+}

@@ -1,0 +1,327 @@
+//! A driver without a browser, for tests of what uses one: each URL does what the test says, attempt after attempt.
+//! It keeps the contract of [`Driver`] and [`Tab`], deadlines included; it knows nothing of HTML.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use chrono::Utc;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::WaitUntil;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use url::Url;
+
+use super::driver::{Document, DomStep, Driver, Session, StepResult, Tab, TabError};
+use super::failure;
+
+/// What happens when a URL is loaded.
+#[derive(Clone)]
+pub enum FakePage {
+    /// It loads, and each step gives what `answer` says.
+    Loads {
+        /// Where it ends up; `None` is the URL itself.
+        final_url: Option<Url>,
+        /// The HTTP status.
+        status: u16,
+        /// The output of a step.
+        answer: Answer,
+    },
+    /// The navigation fails.
+    Fails(TabError),
+    /// It loads, but the run of its steps is lost.
+    LosesRun(TabError),
+    /// The navigation never ends, so that its deadline does.
+    Hangs,
+    /// The navigation panics.
+    Panics,
+    /// The browser dies. It is ready again after [`FakeDriver::set_ready`].
+    LosesBrowser,
+}
+
+/// Gives the output of a step.
+pub type Answer = Arc<dyn Fn(&DomStep) -> Result<Value, Failure> + Send + Sync>;
+
+/// The driver without a browser.
+#[derive(Debug, Default)]
+pub struct FakeDriver {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    ready: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What happens at the next loads of a URL; the last entry stays.
+    pages: HashMap<String, VecDeque<FakePage>>,
+    loads: Vec<(Session, PageUrl)>,
+    open_tabs: usize,
+    released_tabs: usize,
+}
+
+/// A tab without a browser.
+#[derive(Debug)]
+struct FakeTab {
+    shared: Arc<Shared>,
+    session: Session,
+    page: Option<FakePage>,
+}
+
+impl FakePage {
+    /// A page with status 200 whose steps give what `answer` says.
+    pub fn loads(answer: impl Fn(&DomStep) -> Result<Value, Failure> + Send + Sync + 'static) -> Self {
+        Self::Loads { final_url: None, status: 200, answer: Arc::new(answer) }
+    }
+
+    /// A page with a status whose steps give `null`.
+    pub fn with_status(status: u16) -> Self {
+        Self::Loads { final_url: None, status, answer: Arc::new(|_| Ok(Value::Null)) }
+    }
+
+    /// A page whose navigation fails, with a tab that can be used again.
+    pub fn fails(class: ErrorClass, message: &str) -> Self {
+        Self::Fails(TabError { failure: Failure::new(class, message), tab_usable: true })
+    }
+}
+
+impl FakeDriver {
+    /// Makes a driver that is ready, and knows no pages: each URL's host is not found.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says what happens at the next loads of a URL, one entry each; the last one stays.
+    #[must_use]
+    pub fn with_page(self, url: &str, loads: impl IntoIterator<Item = FakePage>) -> Self {
+        let url = PageUrl::parse(url).map_or_else(|_| url.to_owned(), |url| url.as_str().to_owned());
+        self.shared.state().pages.insert(url, loads.into_iter().collect());
+        self
+    }
+
+    /// Makes the browser ready, or takes it away.
+    pub fn set_ready(&self, ready: bool) {
+        self.shared.ready.send_replace(ready);
+    }
+
+    /// Every load so far, in order.
+    pub fn loads(&self) -> Vec<(Session, PageUrl)> {
+        self.shared.state().loads.clone()
+    }
+
+    /// How many tabs are in somebody's hands.
+    pub fn open_tabs(&self) -> usize {
+        self.shared.state().open_tabs
+    }
+
+    /// How many tabs were given back in a usable state.
+    pub fn released_tabs(&self) -> usize {
+        self.shared.state().released_tabs
+    }
+}
+
+#[async_trait]
+impl Driver for FakeDriver {
+    async fn open(&self, session: &Session, _deadline: Instant) -> Result<Box<dyn Tab>, TabError> {
+        if !self.is_ready() {
+            return Err(failure::browser_lost());
+        }
+        self.shared.state().open_tabs += 1;
+        Ok(Box::new(FakeTab { shared: self.shared.clone(), session: session.clone(), page: None }))
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.shared.ready.borrow()
+    }
+
+    async fn ready(&self) {
+        // The sender is ours, so that this ends only when it is ready.
+        let _ = self.shared.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    async fn close(&self) {
+        self.set_ready(false);
+    }
+}
+
+#[async_trait]
+impl Tab for FakeTab {
+    async fn navigate(
+        &mut self,
+        url: &PageUrl,
+        _wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<Document, TabError> {
+        self.page = None;
+        let page = self.shared.load(&self.session, url);
+        match &page {
+            None => {
+                let failure = Failure::new(ErrorClass::Dns, format!("the test knows no page {url}"));
+                Err(TabError { failure, tab_usable: true })
+            }
+            Some(FakePage::Fails(error)) => Err(error.clone()),
+            Some(FakePage::Hangs) => {
+                tokio::time::sleep_until(deadline).await;
+                Err(failure::deadline_passed("the page was loading"))
+            }
+            Some(FakePage::Panics) => std::panic::panic_any("the test's page panics"),
+            Some(FakePage::LosesBrowser) => {
+                self.shared.ready.send_replace(false);
+                Err(failure::browser_lost())
+            }
+            Some(FakePage::LosesRun(_)) => {
+                self.page = page;
+                Ok(document(url.as_url(), 200))
+            }
+            Some(FakePage::Loads { final_url, status, .. }) => {
+                let document = document(final_url.as_ref().unwrap_or(url.as_url()), *status);
+                self.page = page;
+                Ok(document)
+            }
+        }
+    }
+
+    async fn run(&mut self, steps: &[DomStep], _deadline: Instant) -> Result<Vec<StepResult>, TabError> {
+        if !*self.shared.ready.borrow() {
+            return Err(failure::browser_lost());
+        }
+        match &self.page {
+            Some(FakePage::Loads { answer, .. }) => Ok(run(steps, answer)),
+            Some(FakePage::LosesRun(error)) => Err(error.clone()),
+            _ => Err(failure::tab_crashed()),
+        }
+    }
+
+    async fn release(self: Box<Self>) {
+        self.shared.state().released_tabs += 1;
+    }
+}
+
+impl Drop for FakeTab {
+    fn drop(&mut self) {
+        self.shared.state().open_tabs -= 1;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn load(&self, session: &Session, url: &PageUrl) -> Option<FakePage> {
+        let mut state = self.state();
+        state.loads.push((session.clone(), url.clone()));
+        let loads = state.pages.get_mut(url.as_str())?;
+        if loads.len() > 1 { loads.pop_front() } else { loads.front().cloned() }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { state: Mutex::default(), ready: watch::Sender::new(true) }
+    }
+}
+
+impl fmt::Debug for FakePage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loads { .. } => "Loads",
+            Self::Fails(_) => "Fails",
+            Self::LosesRun(_) => "LosesRun",
+            Self::Hangs => "Hangs",
+            Self::Panics => "Panics",
+            Self::LosesBrowser => "LosesBrowser",
+        })
+    }
+}
+
+fn document(url: &Url, status: u16) -> Document {
+    Document { final_url: url.clone(), base_url: url.clone(), status: Some(status) }
+}
+
+fn run(steps: &[DomStep], answer: &Answer) -> Vec<StepResult> {
+    let mut results = Vec::new();
+    for step in steps {
+        let started_at = Utc::now();
+        let mut retries = 0;
+        let mut output = answer(step);
+        while output.is_err() && retries < step.max_retries {
+            retries += 1;
+            output = answer(step);
+        }
+        let ends = output.is_err() && step.ends_run;
+        results.push(StepResult { started_at, completed_at: Utc::now().max(started_at), output, retries });
+        if ends {
+            break;
+        }
+    }
+    results
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crawlify_shared::domain::id::ExecutionId;
+    use crawlify_shared::domain::workflow::Selector;
+
+    use super::*;
+    use crate::chrome::driver::DomOp;
+
+    fn session() -> Session {
+        Session { execution_id: ExecutionId::generate(), headers: Vec::new() }
+    }
+
+    fn step(query: &str, ends_run: bool) -> DomStep {
+        DomStep {
+            op: DomOp::Links(Selector::Css(query.to_owned())),
+            ends_run,
+            max_retries: 0,
+            retry_delay: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_does_what_the_test_says_attempt_after_attempt() {
+        let url = PageUrl::parse("http://shop.test/a").unwrap();
+        let answer = |step: &DomStep| match &step.op {
+            DomOp::Links(Selector::Css(query)) if query == "bad" => {
+                Err(Failure::new(ErrorClass::Script, "bad"))
+            }
+            _ => Ok(Value::from("good")),
+        };
+        let loads = [FakePage::fails(ErrorClass::Connect, "down"), FakePage::loads(answer)];
+        let driver = FakeDriver::new().with_page(url.as_str(), loads);
+        let soon = Instant::now() + Duration::from_secs(5);
+        let mut tab = driver.open(&session(), soon).await.unwrap();
+        let error = tab.navigate(&url, WaitUntil::Load, soon).await.unwrap_err();
+        assert_eq!(error.failure.class, ErrorClass::Connect);
+        assert_eq!(tab.navigate(&url, WaitUntil::Load, soon).await.unwrap().status, Some(200));
+        let results =
+            tab.run(&[step("good", true), step("bad", true), step("good", true)], soon).await.unwrap();
+        assert_eq!(results.len(), 2, "the failed step ended the run");
+        assert_eq!(results[0].output, Ok(Value::from("good")));
+        assert_eq!(driver.open_tabs(), 1);
+        tab.release().await;
+        assert_eq!((driver.open_tabs(), driver.released_tabs(), driver.loads().len()), (0, 1, 2));
+    }
+
+    #[tokio::test]
+    async fn a_lost_browser_is_not_ready_until_it_is_made_so() {
+        let url = PageUrl::parse("http://shop.test/").unwrap();
+        let driver = FakeDriver::new().with_page(url.as_str(), [FakePage::LosesBrowser]);
+        let soon = Instant::now() + Duration::from_secs(5);
+        let mut tab = driver.open(&session(), soon).await.unwrap();
+        let error = tab.navigate(&url, WaitUntil::Load, soon).await.unwrap_err();
+        assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+        assert!(!driver.is_ready() && driver.open(&session(), soon).await.is_err());
+        let ((), ()) = tokio::join!(driver.ready(), async { driver.set_ready(true) });
+        assert!(driver.open(&session(), soon).await.is_ok());
+    }
+}

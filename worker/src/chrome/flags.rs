@@ -1,0 +1,148 @@
+//! The command line of the browser: each flag once, with its reason. Never reads the environment.
+
+use std::path::Path;
+
+/// What differs between launches.
+#[derive(Debug)]
+pub(super) struct FlagChoices<'a> {
+    /// The profile of this launch.
+    pub(super) profile: &'a Path,
+    /// Whether Chrome confines its renderers.
+    pub(super) sandbox: bool,
+    /// Whether `/dev/shm` is too small for the pictures that Chrome's processes share.
+    pub(super) small_shared_memory: bool,
+    /// `host:port` of the proxy that all traffic goes through, loopback included.
+    pub(super) proxy_server: Option<&'a str>,
+    /// Flags from outside. One that is here already replaces ours.
+    pub(super) extra: &'a [String],
+}
+
+/// Flags that are always given.
+const ALWAYS: &[(&str, &str)] = &[
+    // No window. Chrome's own "new" headless mode; the headless shell knows no other.
+    ("headless", ""),
+    // The line that we command it by; as it is no port, no page can reach it.
+    ("remote-debugging-pipe", ""),
+    // No welcome pages, no questions.
+    ("no-first-run", ""),
+    ("no-default-browser-check", ""),
+    ("disable-search-engine-choice-screen", ""),
+    ("noerrdialogs", ""),
+    // Nothing goes out that no page asked for: updates, sync, reports, pings, experiments.
+    ("disable-background-networking", ""),
+    ("disable-component-update", ""),
+    ("disable-sync", ""),
+    ("disable-default-apps", ""),
+    ("disable-extensions", ""),
+    ("disable-client-side-phishing-detection", ""),
+    ("disable-domain-reliability", ""),
+    ("disable-field-trial-config", ""),
+    ("metrics-recording-only", ""),
+    ("no-pings", ""),
+    // Crash reports would stay in the profile, which is thrown away.
+    ("disable-breakpad", ""),
+    ("disable-crash-reporter", ""),
+    // Asks no key ring of the desktop.
+    ("password-store", "basic"),
+    ("mute-audio", ""),
+    ("hide-scrollbars", ""),
+    // One layout for every browser and machine.
+    ("window-size", "1366,768"),
+    ("lang", "en-US"),
+    // No machine that this runs on has one, and looking for it takes time.
+    ("disable-gpu", ""),
+    // A tab that is not in front works as fast as the one that is.
+    ("disable-background-timer-throttling", ""),
+    ("disable-backgrounding-occluded-windows", ""),
+    ("disable-renderer-backgrounding", ""),
+    // Popups never open. Full Chromium does not know the flag; its popup blocker and our closing of targets do there.
+    ("block-new-web-contents", ""),
+    // No way around a proxy: neither UDP of WebRTC (full Chromium and headless shell name it differently) nor QUIC.
+    ("webrtc-ip-handling-policy", "disable_non_proxied_udp"),
+    ("force-webrtc-ip-handling-policy", "disable_non_proxied_udp"),
+    ("disable-quic", ""),
+    // A page that was left, or was not asked for, takes no memory and runs no scripts.
+    (
+        "disable-features",
+        "BackForwardCache,Prerender2,Translate,MediaRouter,OptimizationHints,DialMediaRouteProvider",
+    ),
+];
+
+/// Makes the arguments, each with its two dashes.
+pub(super) fn arguments(choices: &FlagChoices<'_>) -> Vec<String> {
+    let mut flags = Flags(Vec::new());
+    for (name, value) in ALWAYS {
+        flags.set(name, value);
+    }
+    flags.set("user-data-dir", &choices.profile.to_string_lossy());
+    if !choices.sandbox {
+        flags.set("no-sandbox", "");
+    }
+    if choices.small_shared_memory {
+        flags.set("disable-dev-shm-usage", "");
+    }
+    if let Some(proxy) = choices.proxy_server {
+        flags.set("proxy-server", proxy);
+        // Chrome would otherwise reach loopback addresses without the proxy.
+        flags.set("proxy-bypass-list", "<-loopback>");
+    }
+    for extra in choices.extra {
+        let extra = extra.trim_start_matches('-');
+        let (name, value) = extra.split_once('=').unwrap_or((extra, ""));
+        flags.set(name, value);
+    }
+    flags.0.into_iter().map(|(name, value)| argument(&name, &value)).collect()
+}
+
+struct Flags(Vec<(String, String)>);
+
+impl Flags {
+    fn set(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            // Chrome takes only the last of these lists, so that ours would be lost.
+            Some((_, list)) if name == "disable-features" => {
+                list.push(',');
+                list.push_str(value);
+            }
+            Some((_, known)) => value.clone_into(known),
+            None => self.0.push((name.to_owned(), value.to_owned())),
+        }
+    }
+}
+
+fn argument(name: &str, value: &str) -> String {
+    if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flag_is_there_once_whatever_comes_from_outside() {
+        let extra = [
+            "--disable-features=Foo".to_owned(),
+            "mute-audio".to_owned(),
+            "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1".to_owned(),
+            "----window-size=800,600".to_owned(),
+        ];
+        let arguments = arguments(&FlagChoices {
+            profile: Path::new("/tmp/p"),
+            sandbox: false,
+            small_shared_memory: true,
+            proxy_server: Some("127.0.0.1:9"),
+            extra: &extra,
+        });
+        let mut names: Vec<_> = arguments.iter().map(|flag| flag.split('=').next().unwrap()).collect();
+        assert!(names.iter().all(|name| name.starts_with("--") && !name.starts_with("---")));
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+        assert!(has("--window-size=800,600") && has("--no-sandbox") && has("--disable-dev-shm-usage"));
+        assert!(has("--proxy-server=127.0.0.1:9") && has("--proxy-bypass-list=<-loopback>"));
+        assert!(has("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"));
+        assert!(arguments.iter().any(|flag| flag.ends_with("DialMediaRouteProvider,Foo")));
+    }
+}

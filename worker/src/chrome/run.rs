@@ -1,0 +1,161 @@
+//! Translates steps into the program of `runner.js`, and what it answers into results. Sends nothing by itself.
+
+use chrono::{DateTime, Utc};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::workflow::{Read, Selector, WaitFor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::driver::{DomOp, DomStep, StepResult};
+
+/// The function that runs a program in the page.
+pub(super) const RUNNER: &str = include_str!("runner.js");
+/// How much text one step may bring back, in UTF-16 units; the rest is cut off.
+pub const STEP_OUTPUT_LIMIT: usize = 1 << 20;
+/// How much all steps of a run may bring back together.
+const RUN_OUTPUT_LIMIT: usize = 8 << 20;
+
+#[derive(Serialize)]
+struct Program<'a> {
+    steps: Vec<Step<'a>>,
+    step_limit: usize,
+    total_limit: usize,
+}
+
+#[derive(Serialize)]
+struct Step<'a> {
+    #[serde(flatten)]
+    op: Op<'a>,
+    ends_run: bool,
+    max_retries: u16,
+    retry_delay_ms: u64,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+enum Op<'a> {
+    WaitFor { wait_for: &'a WaitFor },
+    Links { selector: &'a Selector },
+    Read {
+        selector: &'a Selector,
+        read: &'a Read,
+        multiple: bool,
+        required: bool,
+        fields: Vec<FieldToRead<'a>>,
+    },
+}
+
+#[derive(Serialize)]
+struct FieldToRead<'a> {
+    name: &'a str,
+    selector: Option<&'a Selector>,
+    read: &'a Read,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    /// Milliseconds since 1970, by the page's clock.
+    started: f64,
+    completed: f64,
+    retries: u16,
+    #[serde(default)]
+    output: Value,
+    error: Option<AnswerError>,
+}
+
+#[derive(Deserialize)]
+struct AnswerError {
+    class: String,
+    message: String,
+}
+
+/// Writes the program of a run.
+pub(super) fn program(steps: &[DomStep]) -> serde_json::Result<String> {
+    let steps = steps.iter().map(|step| Step {
+        op: match &step.op {
+            DomOp::WaitFor(wait_for) => Op::WaitFor { wait_for },
+            DomOp::Links(selector) => Op::Links { selector },
+            DomOp::Read { selector, read, multiple, required, fields } => Op::Read {
+                selector,
+                read,
+                multiple: *multiple,
+                required: *required,
+                fields: fields
+                    .iter()
+                    .map(|field| FieldToRead {
+                        name: &field.name,
+                        selector: field.selector.as_ref(),
+                        read: &field.read,
+                    })
+                    .collect(),
+            },
+        },
+        ends_run: step.ends_run,
+        max_retries: step.max_retries,
+        retry_delay_ms: u64::try_from(step.retry_delay.as_millis()).unwrap_or(u64::MAX),
+    });
+    serde_json::to_string(&Program {
+        steps: steps.collect(),
+        step_limit: STEP_OUTPUT_LIMIT,
+        total_limit: RUN_OUTPUT_LIMIT,
+    })
+}
+
+/// Reads what the page answered to a call that began and ended at these times, which no step may exceed.
+pub(super) fn results(
+    answer: &str,
+    began: DateTime<Utc>,
+    ended: DateTime<Utc>,
+) -> serde_json::Result<Vec<StepResult>> {
+    let answers: Vec<Answer> = serde_json::from_str(answer)?;
+    let ended = ended.max(began);
+    let within = |ms: f64, earliest| at(ms).unwrap_or(earliest).clamp(earliest, ended);
+    Ok(answers
+        .into_iter()
+        .map(|answer| {
+            let started_at = within(answer.started, began);
+            StepResult {
+                started_at,
+                completed_at: within(answer.completed, started_at),
+                output: match answer.error {
+                    None => Ok(answer.output),
+                    Some(error) => Err(Failure::new(class(&error.class), error.message)),
+                },
+                retries: answer.retries,
+            }
+        })
+        .collect())
+}
+
+fn class(name: &str) -> ErrorClass {
+    if name == ErrorClass::SelectorMissing.as_str() {
+        ErrorClass::SelectorMissing
+    } else {
+        ErrorClass::Script
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a float that is too large becomes the largest integer")]
+fn at(ms: f64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_micros((ms * 1000.0) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_the_page_stay_within_the_call() {
+        let began = DateTime::from_timestamp_millis(10_000).unwrap();
+        let ended = DateTime::from_timestamp_millis(20_000).unwrap();
+        let answer = r#"[{"started":1.0,"completed":1e300,"retries":0,"output":null},
+                         {"started":15000.5,"completed":12000,"retries":2,"error":{"class":"selector_missing","message":"m"}}]"#;
+        let results = results(answer, began, ended).unwrap();
+        assert_eq!((results[0].started_at, results[0].completed_at), (began, ended));
+        assert_eq!(results[0].output, Ok(Value::Null));
+        assert_eq!(results[1].started_at, DateTime::from_timestamp_micros(15_000_500).unwrap());
+        assert_eq!(results[1].completed_at, results[1].started_at);
+        assert_eq!(results[1].retries, 2);
+        assert_eq!(results[1].output, Err(Failure::new(ErrorClass::SelectorMissing, "m")));
+    }
+}

@@ -1,0 +1,284 @@
+//! One tab at work: loads pages and runs steps in them, each within its deadline. Opens and closes no targets itself.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chromiumoxide_cdp::cdp::browser_protocol::page::{
+    CreateIsolatedWorldParams, FrameId, NavigateParams, NavigateReturns,
+};
+use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallArgument, CallFunctionOnParams, ExecutionContextId};
+use chromiumoxide_types::Command;
+use chrono::Utc;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::WaitUntil;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::Instant;
+use url::Url;
+
+use super::browser::Browser;
+use super::driver::{Document, DomStep, StepResult, Tab, TabError};
+use super::failure;
+use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
+use super::run;
+use super::tabs::{AttachedTab, Lease};
+
+/// The name of the world that our functions run in, as developer tools would show it.
+const WORLD: &str = "crawlify";
+/// How often a navigation is begun again because the page before it navigated at the same moment.
+const CROSSED_NAVIGATIONS: u32 = 2;
+
+/// Reads what the document says of itself. The getters are taken from prototypes because a form or a picture with such
+/// a name would hide those of `document`.
+const DESCRIBE: &str = r#"() => {
+  const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
+  return {
+    status: performance.getEntriesByType("navigation")[0]?.responseStatus ?? 0,
+    url: location.href.toWellFormed(),
+    base: read(Node.prototype, "baseURI").toWellFormed(),
+    kind: read(Document.prototype, "contentType"),
+  };
+}"#;
+
+/// A tab of the real browser. Dropping it closes the target.
+#[derive(Debug)]
+pub(super) struct ChromeTab {
+    /// `None` once it was given back.
+    tab: Option<AttachedTab>,
+    browser: Arc<Browser>,
+    lease: Lease,
+    /// The isolated world of the present document.
+    world: Option<ExecutionContextId>,
+    usable: bool,
+}
+
+#[derive(Deserialize)]
+struct Description {
+    status: u16,
+    url: String,
+    base: String,
+    kind: String,
+}
+
+impl ChromeTab {
+    pub(super) fn new(tab: AttachedTab, lease: Lease, browser: Arc<Browser>) -> Self {
+        Self { tab: Some(tab), browser, lease, world: None, usable: true }
+    }
+
+    fn attached(&self) -> Result<&AttachedTab, TabError> {
+        self.tab.as_ref().ok_or_else(failure::tab_crashed)
+    }
+
+    /// Sends a command to the tab; a crash and a flood of dialogs end the wait for its answer.
+    async fn call<C: Command>(
+        &self,
+        command: &C,
+        deadline: Instant,
+        doing: &str,
+    ) -> Result<C::Response, TabError> {
+        let tab = self.attached()?;
+        let answer = self.browser.launched.connection.call(Some(&tab.session), command, deadline);
+        self.unless_broken(async { answer.await.map_err(|error| failure::of_call(error, doing)) }).await
+    }
+
+    async fn unless_broken<T>(&self, work: impl Future<Output = Result<T, TabError>>) -> Result<T, TabError> {
+        let mut state = self.attached()?.events.watch();
+        let broken = state.wait_for(|state| state.gone || state.dialogs > MAX_DIALOGS);
+        tokio::select! {
+            biased;
+            result = work => match result {
+                // A tab that goes because the whole browser went is the browser's loss.
+                Err(error) if error.failure.class != ErrorClass::BrowserLost
+                    && self.browser.launched.connection.is_lost() => Err(failure::browser_lost()),
+                result => result,
+            },
+            state = broken => Err(match state {
+                _ if self.browser.launched.connection.is_lost() => failure::browser_lost(),
+                Ok(state) if state.gone => failure::tab_crashed(),
+                _ => failure::too_many_dialogs(),
+            }),
+        }
+    }
+
+    /// Begins a navigation and waits for the response's headers.
+    async fn begin(&self, url: &PageUrl, deadline: Instant) -> Result<NavigateReturns, TabError> {
+        let navigate = NavigateParams::new(url.as_str());
+        let events = &self.attached()?.events;
+        for _ in 0..CROSSED_NAVIGATIONS {
+            events.begin_navigation();
+            let answer = self.call(&navigate, deadline, "the server had not answered").await?;
+            let loader = answer.loader_id.as_ref().map(AsRef::as_ref);
+            let was_aborted = answer.error_text.as_deref() == Some("net::ERR_ABORTED");
+            let is_download = answer.is_download.unwrap_or(false);
+            if !(was_aborted && !is_download && events.watch().borrow().was_crossed(loader)) {
+                return Ok(answer);
+            }
+        }
+        events.begin_navigation();
+        self.call(&navigate, deadline, "the server had not answered").await
+    }
+
+    async fn load(
+        &mut self,
+        url: &PageUrl,
+        wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<Document, TabError> {
+        let navigated = self.begin(url, deadline).await?;
+        if let Some(error_text) = &navigated.error_text {
+            if failure::is_bare_status(error_text) {
+                // What there is now is the browser's own page about it, which nothing should be read from.
+                let (description, _) = self.describe(navigated.frame_id, deadline).await?;
+                let url = url.as_url().clone();
+                return Ok(Document { base_url: url.clone(), final_url: url, status: status(&description) });
+            }
+            let failure = failure::of_navigation(error_text, navigated.is_download.unwrap_or(false));
+            return Err(TabError { failure, tab_usable: true });
+        }
+        let loader = navigated.loader_id.map(String::from).unwrap_or_default();
+        let mut state = self.attached()?.events.watch();
+        loop {
+            let documents = self.reached(&mut state, wait_until, &loader, deadline).await?;
+            match self.describe(navigated.frame_id.clone(), deadline).await {
+                Ok((description, world)) => {
+                    let state = state.borrow();
+                    if state.documents.len() == documents && !state.is_leaving() {
+                        self.world = Some(world);
+                        return document(url, &description);
+                    }
+                }
+                // It went while it was looked at; the next document is waited for. The deadline ends this.
+                Err(error) if error.tab_usable => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until the page is as far as it should be; answers how many documents it took.
+    async fn reached(
+        &self,
+        state: &mut tokio::sync::watch::Receiver<super::page_state::PageState>,
+        wait_until: WaitUntil,
+        loader: &str,
+        deadline: Instant,
+    ) -> Result<usize, TabError> {
+        let reached = state
+            .wait_for(|state| state.documents.len() > MAX_DOCUMENTS || state.has_reached(wait_until, loader));
+        let documents = self
+            .unless_broken(async {
+                match tokio::time::timeout_at(deadline, reached).await {
+                    Ok(Ok(state)) => Ok(state.documents.len()),
+                    Ok(Err(_)) => Err(failure::tab_crashed()),
+                    Err(_) => Err(failure::deadline_passed("the page was loading")),
+                }
+            })
+            .await?;
+        if documents > MAX_DOCUMENTS { Err(failure::too_many_documents()) } else { Ok(documents) }
+    }
+
+    async fn describe(
+        &self,
+        frame: FrameId,
+        deadline: Instant,
+    ) -> Result<(Description, ExecutionContextId), TabError> {
+        const DOING: &str = "the page was busy";
+        let mut create = CreateIsolatedWorldParams::new(frame);
+        create.world_name = Some(WORLD.to_owned());
+        let world = self.call(&create, deadline, DOING).await?.execution_context_id;
+        let value = self.evaluate(world, DESCRIBE, None, deadline, DOING).await?;
+        let description = serde_json::from_value(value).map_err(not_understood)?;
+        Ok((description, world))
+    }
+
+    async fn evaluate(
+        &self,
+        world: ExecutionContextId,
+        function: &str,
+        argument: Option<String>,
+        deadline: Instant,
+        doing: &str,
+    ) -> Result<Value, TabError> {
+        let mut call = CallFunctionOnParams::new(function);
+        call.execution_context_id = Some(world);
+        call.await_promise = Some(true);
+        call.return_by_value = Some(true);
+        call.silent = Some(true);
+        call.arguments = argument
+            .map(|argument| vec![CallArgument { value: Some(argument.into()), ..CallArgument::default() }]);
+        let answer = self.call(&call, deadline, doing).await?;
+        if let Some(exception) = answer.exception_details {
+            let thrown = exception.exception.and_then(|thrown| thrown.description).unwrap_or(exception.text);
+            return Err(internal(format!("our function failed in the page: {thrown}")));
+        }
+        Ok(answer.result.value.unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Tab for ChromeTab {
+    async fn navigate(
+        &mut self,
+        url: &PageUrl,
+        wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<Document, TabError> {
+        self.world = None;
+        self.browser.count_page();
+        // Not usable unless this gets to its end: the caller may drop it half-way.
+        let was_usable = std::mem::replace(&mut self.usable, false);
+        let loaded = self.load(url, wait_until, deadline).await;
+        self.usable = was_usable && loaded.as_ref().err().is_none_or(|error| error.tab_usable);
+        loaded
+    }
+
+    async fn run(&mut self, steps: &[DomStep], deadline: Instant) -> Result<Vec<StepResult>, TabError> {
+        let world = self.world.ok_or_else(|| internal("nodes were run before a page was loaded"))?;
+        let program = run::program(steps).map_err(not_understood)?;
+        let began = Utc::now();
+        let was_usable = std::mem::replace(&mut self.usable, false);
+        let answer = self.evaluate(world, run::RUNNER, Some(program), deadline, "its nodes ran").await;
+        let ended = Utc::now();
+        self.usable = was_usable && answer.as_ref().err().is_none_or(|error| error.tab_usable);
+        run::results(answer?.as_str().unwrap_or_default(), began, ended).map_err(not_understood)
+    }
+
+    async fn release(mut self: Box<Self>) {
+        if self.usable
+            && let Some(tab) = self.tab.take()
+        {
+            self.browser.tabs.give_back(self.lease.execution(), tab);
+        }
+    }
+}
+
+impl Drop for ChromeTab {
+    fn drop(&mut self) {
+        if let Some(tab) = self.tab.take() {
+            self.browser.tabs.discard(&tab);
+        }
+    }
+}
+
+fn document(requested: &PageUrl, description: &Description) -> Result<Document, TabError> {
+    if description.kind == "application/pdf" {
+        let failure = Failure::new(ErrorClass::NotAPage, "the response is a PDF, not a page");
+        return Err(TabError { failure, tab_usable: true });
+    }
+    let final_url = Url::parse(&description.url).unwrap_or_else(|_| requested.as_url().clone());
+    let base_url = Url::parse(&description.base).unwrap_or_else(|_| final_url.clone());
+    Ok(Document { final_url, base_url, status: status(description) })
+}
+
+fn status(description: &Description) -> Option<u16> {
+    (description.status != 0).then_some(description.status)
+}
+
+fn not_understood(error: serde_json::Error) -> TabError {
+    internal(format!("what the page answered was not understood: {error}"))
+}
+
+fn internal(message: impl Into<String>) -> TabError {
+    TabError { failure: Failure::new(ErrorClass::Internal, message), tab_usable: false }
+}

@@ -1,0 +1,213 @@
+//! What the tests of this module stand on: a small site, a driver, and short names for steps.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::{ElementState, Field, Read, Selector, WaitFor, WaitUntil};
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::chrome::driver::{Document, DomOp, DomStep, Driver, Session, Tab, TabError};
+use crate::chrome::{ChromeDriver, ChromeOptions};
+
+/// A site and a browser of one test's own.
+pub(super) struct Bench {
+    pub(super) site: SocketAddr,
+    pub(super) driver: Arc<ChromeDriver>,
+    pub(super) session: Session,
+    _server: JoinSet<()>,
+}
+
+pub(super) fn options() -> ChromeOptions {
+    ChromeOptions {
+        // Nothing but the test's own site can be reached.
+        extra_flags: vec!["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1".to_owned()],
+        ..ChromeOptions::from_environment()
+    }
+}
+
+impl Bench {
+    pub(super) async fn start() -> Self {
+        Self::with(options()).await
+    }
+
+    pub(super) async fn with(options: ChromeOptions) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let site = listener.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        let router = axum::Router::new().fallback(answer);
+        server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let driver = ChromeDriver::start(options).await.unwrap();
+        Self { site, driver, session: session(&[]), _server: server }
+    }
+
+    pub(super) fn url(&self, path: &str) -> PageUrl {
+        PageUrl::parse(&format!("http://{}{path}", self.site)).unwrap()
+    }
+
+    pub(super) async fn open(&self) -> Box<dyn Tab> {
+        self.driver.open(&self.session, soon()).await.unwrap()
+    }
+
+    pub(super) async fn load(&self, tab: &mut Box<dyn Tab>, path: &str) -> Result<Document, TabError> {
+        tab.navigate(&self.url(path), WaitUntil::Load, soon()).await
+    }
+
+    /// Loads a page in a new tab and reads the texts of all matches.
+    pub(super) async fn texts(&self, session: &Session, path: &str, query: &str) -> Vec<String> {
+        let mut tab = self.driver.open(session, soon()).await.unwrap();
+        tab.navigate(&self.url(path), WaitUntil::Load, soon()).await.unwrap();
+        let value = one(&mut tab, read_all(query)).await.unwrap();
+        tab.release().await;
+        serde_json::from_value(value).unwrap()
+    }
+}
+
+pub(super) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+pub(super) fn session(headers: &[(&str, &str)]) -> Session {
+    Session {
+        execution_id: ExecutionId::generate(),
+        headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+    }
+}
+
+pub(super) fn css(query: &str) -> Selector {
+    Selector::Css(query.to_owned())
+}
+
+pub(super) fn step(op: DomOp) -> DomStep {
+    DomStep { op, ends_run: false, max_retries: 0, retry_delay: Duration::ZERO }
+}
+
+pub(super) fn read(selector: Selector, read: Read, multiple: bool, fields: Vec<Field>) -> DomStep {
+    step(DomOp::Read { selector, read, multiple, fields })
+}
+
+pub(super) fn read_all(query: &str) -> DomStep {
+    read(css(query), Read::Text, true, Vec::new())
+}
+
+pub(super) fn wait_for(query: &str, state: ElementState, timeout_ms: u64) -> DomStep {
+    let timeout = Duration::from_millis(timeout_ms);
+    step(DomOp::WaitFor(WaitFor { selector: css(query), state, timeout }))
+}
+
+/// Runs one step and gives its output.
+pub(super) async fn one(
+    tab: &mut Box<dyn Tab>,
+    step: DomStep,
+) -> Result<Value, crawlify_shared::domain::outcome::Failure> {
+    let mut results = tab.run(&[step], soon()).await.unwrap();
+    assert_eq!(results.len(), 1);
+    results.remove(0).output
+}
+
+/// Waits until `condition` holds.
+pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn answer(request: Request) -> Response {
+    let host = request.headers()[header::HOST].to_str().unwrap().to_owned();
+    match request.uri().path() {
+        "/" => Html(include_str!("shop.html")).into_response(),
+        "/plain" => Html("<h1>plain</h1>").into_response(),
+        "/headers" => Html(listed(request.headers())).into_response(),
+        "/cookie" => ([(header::SET_COOKIE, "who=me; path=/")], Html("<h1>set</h1>")).into_response(),
+        "/missing" => (StatusCode::NOT_FOUND, Html("<h1>gone</h1>")).into_response(),
+        "/missing-empty" => StatusCode::NOT_FOUND.into_response(),
+        "/broken-empty" => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        "/password" => {
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=x")], "no").into_response()
+        }
+        "/nothing" => StatusCode::NO_CONTENT.into_response(),
+        "/download" => (
+            [
+                (header::CONTENT_TYPE, "application/octet-stream"),
+                (header::CONTENT_DISPOSITION, "attachment; filename=x.bin"),
+            ],
+            "abc",
+        )
+            .into_response(),
+        "/loop" => (StatusCode::FOUND, [(header::LOCATION, "/loop")]).into_response(),
+        "/moved" => (StatusCode::FOUND, [(header::LOCATION, "/deep/based")]).into_response(),
+        "/deep/based" => Html("<base href='/other/'><h1>based</h1>").into_response(),
+        "/endless" => {
+            let first = futures_util::stream::once(async {
+                Ok::<_, Infallible>(Bytes::from_static(b"<h1>begun</h1>"))
+            });
+            let body = Body::from_stream(first.chain(futures_util::stream::pending()));
+            ([(header::CONTENT_TYPE, "text/html")], body).into_response()
+        }
+        "/silent" => std::future::pending().await,
+        "/slow-picture" => Html("<h1>seen</h1><img src=/silent>").into_response(),
+        "/late-fetch" => Html(
+            "<h1>0</h1><script>onload = () => setTimeout(() => fetch('/plain').then(() => \
+             document.querySelector('h1').textContent = '1'), 100)</script>",
+        )
+        .into_response(),
+        "/busy" => Html("<h1>busy</h1><script>while (true) {}</script>").into_response(),
+        "/busy-later" => {
+            Html("<h1>busy</h1><script>setTimeout(() => { while (true) {} }, 200)</script>").into_response()
+        }
+        "/script-redirect" => Html("<script>location = '/plain'</script>").into_response(),
+        "/load-redirect" => Html("<script>onload = () => { location = '/plain' }</script>").into_response(),
+        "/refresh" => Html("<meta http-equiv=refresh content='0;url=/plain'>").into_response(),
+        "/script-download" => {
+            Html("<h1>stays</h1><script>onload = () => { location = '/download' }</script>").into_response()
+        }
+        "/redirects-for-ever" => {
+            Html("<script>location = '/redirects-for-ever?' + Math.random()</script>").into_response()
+        }
+        "/leaves" => Html("<h1>here</h1><script>setTimeout(() => { location = '/plain' }, 500)</script>")
+            .into_response(),
+        "/dialogs" => Html("<script>alert(1); confirm(2); prompt(3)</script><h1>after</h1>").into_response(),
+        "/dialog-loop" => Html("<script>while (true) alert(1)</script>").into_response(),
+        "/unload" => {
+            Html("<h1>stay</h1><script>onbeforeunload = (e) => { e.preventDefault(); return 'no' }</script>")
+                .into_response()
+        }
+        "/popups" => Html(
+            "<a id=a target=_blank rel=noopener href=/plain>x</a><h1>opener</h1><script>\
+             for (let i = 0; i < 200; i++) { window.open('/plain?' + i); } a.click();</script>",
+        )
+        .into_response(),
+        "/hostile" => Html(include_str!("hostile.html")).into_response(),
+        "/large" => Html(
+            "<p></p><script>document.querySelector('p').textContent = 'x'.repeat(3 << 20);\
+             for (let i = 0; i < 3000; i++) document.body.append(Object.assign(\
+             document.createElement('b'), { textContent: 'y'.repeat(1000) }));</script>",
+        )
+        .into_response(),
+        "/other-port" => {
+            let port = request.uri().query().unwrap_or_default();
+            (StatusCode::FOUND, [(header::LOCATION, format!("http://127.0.0.1:{port}/plain"))])
+                .into_response()
+        }
+        _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
+    }
+}
+
+fn listed(headers: &HeaderMap) -> String {
+    let line = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
+        format!("<li>{name}: {}</li>", value.to_str().unwrap())
+    };
+    headers.iter().map(line).collect()
+}

@@ -1,0 +1,176 @@
+//! What goes wrong with tabs and browsers, and how little of it is lost.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chromiumoxide_cdp::cdp::browser_protocol::page::CrashParams;
+use chromiumoxide_cdp::cdp::browser_protocol::target::GetTargetsParams;
+use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_shared::domain::workflow::ElementState;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::Instant;
+
+use super::bench::{Bench, eventually, one, options, read_all, session, soon, wait_for};
+use crate::chrome::driver::{Driver, Tab};
+use crate::chrome::{ChromeDriver, ChromeOptions, LaunchError};
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+fn is_running(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Works on until something breaks: an element that never comes.
+async fn endless_run(tab: &mut Box<dyn Tab>) -> crate::chrome::driver::TabError {
+    tab.run(&[wait_for(".never", ElementState::Attached, 60_000)], soon()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn dialogs_are_dismissed_and_a_loop_of_them_is_given_up() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/dialogs").await.unwrap();
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "after");
+    bench.load(&mut tab, "/unload").await.unwrap();
+    bench.load(&mut tab, "/plain").await.unwrap();
+    let error = bench.load(&mut tab, "/dialog-loop").await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::Script, "{error}");
+    assert!(!error.tab_usable);
+}
+
+#[tokio::test]
+async fn popups_do_not_live() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/popups").await.unwrap();
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "opener");
+    let browser = bench.driver.current_browser().unwrap();
+    let deadline = soon();
+    loop {
+        let targets = browser.launched.connection.call(None, &GetTargetsParams::default(), deadline).await;
+        let targets = targets.unwrap().target_infos;
+        if targets.iter().filter(|target| target.opener_id.is_some()).count() == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "popups stay open: {targets:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_browser_fails_its_calls_within_a_second_and_is_replaced_within_five() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/plain").await.unwrap();
+    let pid = bench.driver.browser_pid().unwrap();
+    let killed = async {
+        signal(pid, Signal::KILL);
+        Instant::now()
+    };
+    let (error, killed_at) = tokio::join!(endless_run(&mut tab), killed);
+    assert!(killed_at.elapsed() < Duration::from_secs(1), "noticed after {:?}", killed_at.elapsed());
+    assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+    assert!(!error.tab_usable);
+    eventually("the loss is known", || bench.driver.browser_pid() != Some(pid)).await;
+    bench.driver.ready().await;
+    assert!(killed_at.elapsed() < Duration::from_secs(5), "replaced after {:?}", killed_at.elapsed());
+    drop(tab);
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_frozen_browser_is_replaced() {
+    let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(500), ..options() }).await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/plain").await.unwrap();
+    let pid = bench.driver.browser_pid().unwrap();
+    signal(pid, Signal::STOP);
+    let error = endless_run(&mut tab).await;
+    assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+    eventually("the frozen browser is gone", || !is_running(pid)).await;
+    bench.driver.ready().await;
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_crashed_tab_fails_at_once_and_its_neighbour_does_not() {
+    let bench = Bench::start().await;
+    let browser = bench.driver.current_browser().unwrap();
+    let neighbour = session(&[]);
+    let mut other = bench.driver.open(&neighbour, soon()).await.unwrap();
+    bench.load(&mut other, "/").await.unwrap();
+    let (attached, lease) = browser.tabs.take(&bench.session, soon()).await.unwrap();
+    let on = attached.session.clone();
+    let mut tab: Box<dyn Tab> =
+        Box::new(crate::chrome::tab::ChromeTab::new(attached, lease, browser.clone()));
+    bench.load(&mut tab, "/plain").await.unwrap();
+    let crash = async {
+        browser.launched.connection.send(Some(&on), &CrashParams {});
+        Instant::now()
+    };
+    let (error, crashed_at) = tokio::join!(endless_run(&mut tab), crash);
+    assert!(crashed_at.elapsed() < Duration::from_secs(1), "noticed after {:?}", crashed_at.elapsed());
+    assert_eq!(error.failure.class, ErrorClass::TabCrash);
+    assert!(!error.tab_usable);
+    assert_eq!(one(&mut other, read_all("h1")).await.unwrap()[0], " The  Shop ");
+    tab.release().await;
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_browser_that_did_its_work_is_replaced_without_a_failure() {
+    let bench = Bench::with(ChromeOptions { pages_per_browser: 3, ..options() }).await;
+    let first = bench.driver.browser_pid().unwrap();
+    let mut held = bench.open().await;
+    bench.load(&mut held, "/plain").await.unwrap();
+    let deadline = soon();
+    while bench.driver.browser_pid() == Some(first) {
+        assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+        assert!(Instant::now() < deadline, "the browser was not replaced");
+    }
+    assert!(bench.driver.is_ready() && is_running(first));
+    assert_eq!(one(&mut held, read_all("h1")).await.unwrap()[0], "plain", "the old one serves its pages");
+    held.release().await;
+    eventually("the old browser is gone", || !is_running(first)).await;
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn idle_tabs_are_bounded() {
+    let bench = Bench::with(ChromeOptions { idle_tabs: 3, ..options() }).await;
+    for _ in 0..8 {
+        assert_eq!(bench.texts(&session(&[]), "/plain", "h1").await, ["plain"]);
+    }
+    let browser = bench.driver.current_browser().unwrap();
+    let targets = browser.launched.connection.call(None, &GetTargetsParams::default(), soon()).await;
+    let targets = targets.unwrap().target_infos;
+    let pages = targets.iter().filter(|target| target.url.contains("/plain")).count();
+    assert!(pages <= 4, "{pages} tabs are open");
+}
+
+#[tokio::test]
+async fn closing_leaves_no_process_and_no_profile_and_tabs_fail() {
+    let parent = tempfile::tempdir().unwrap();
+    let pass = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(parent.path(), pass).unwrap();
+    let options = ChromeOptions { profile_parent: Some(parent.path().to_owned()), ..options() };
+    let bench = Bench::with(options).await;
+    let mut tab = bench.open().await;
+    let pid = bench.driver.browser_pid().unwrap();
+    assert!(bench.driver.description().starts_with("Chromium "), "{}", bench.driver.description());
+    bench.driver.close().await;
+    assert!(!is_running(pid) && !bench.driver.is_ready());
+    assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    let error = bench.load(&mut tab, "/plain").await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+    let error = bench.driver.open(&bench.session, soon()).await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_start_is_an_error_of_the_start() {
+    let program = Some(Path::new("/bin/false").to_owned());
+    let error = ChromeDriver::start(ChromeOptions { program, ..options() }).await.unwrap_err();
+    assert!(matches!(&error, LaunchError::DoesNotStart { .. }), "{error}");
+}

@@ -1,0 +1,55 @@
+//! Keeping apart: our script from the page's, one execution from another.
+
+use crawlify_shared::domain::workflow::ElementState;
+use serde_json::json;
+
+use super::bench::{Bench, css, read_all, session, soon, step, wait_for};
+use crate::chrome::driver::DomOp;
+
+#[tokio::test]
+async fn a_hostile_page_cannot_disturb_what_is_read_from_it() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    let document = bench.load(&mut tab, "/hostile").await.unwrap();
+    assert_eq!(document.status, Some(200));
+    let before = chrono::Utc::now();
+    let steps =
+        [wait_for(".never", ElementState::Visible, 300), read_all("h1"), step(DomOp::Links(css("a")))];
+    let results = tab.run(&steps, soon()).await.unwrap();
+    assert_eq!(
+        results[0].output.clone().unwrap_err().message,
+        "selector \".never\" was not visible within 300 ms"
+    );
+    assert_eq!(results[1].output, Ok(json!(["victim"])));
+    assert_eq!(results[2].output, Ok(json!(["/a", "/b"])));
+    assert!(results[1].started_at - before >= chrono::TimeDelta::milliseconds(250));
+}
+
+#[tokio::test]
+async fn executions_share_no_cookies_and_their_own_pages_do() {
+    let bench = Bench::start().await;
+    let (first, second) = (session(&[]), session(&[]));
+    bench.texts(&first, "/cookie", "h1").await;
+    let has_cookie = |lines: Vec<String>| lines.iter().any(|line| line == "cookie: who=me");
+    assert!(has_cookie(bench.texts(&first, "/headers", "li").await));
+    assert!(!has_cookie(bench.texts(&second, "/headers", "li").await));
+}
+
+#[tokio::test]
+async fn the_headers_of_a_session_are_sent_and_those_of_others_are_not() {
+    let bench = Bench::start().await;
+    let named = session(&[("User-Agent", "Crawlify/1"), ("X-Shop", "blue"), ("Accept-Language", "de")]);
+    for _ in 0..2 {
+        // The second time in a tab that was used before.
+        let lines = bench.texts(&named, "/headers", "li").await;
+        for line in ["user-agent: Crawlify/1", "x-shop: blue", "accept-language: de"] {
+            assert_eq!(lines.iter().filter(|found| *found == line).count(), 1, "{line} in {lines:?}");
+        }
+    }
+    let partly = bench.texts(&session(&[("X-Shop", "red")]), "/headers", "li").await;
+    assert!(partly.iter().any(|line| line == "x-shop: red"));
+    assert!(partly.iter().any(|line| line.starts_with("user-agent: Mozilla/5.0")), "{partly:?}");
+    let plain = bench.texts(&session(&[]), "/headers", "li").await;
+    assert!(plain.iter().any(|line| line.starts_with("user-agent: Mozilla/5.0")), "{plain:?}");
+    assert!(!plain.iter().any(|line| line.starts_with("x-shop")));
+}

@@ -1,0 +1,95 @@
+//! Loading pages: what came, or why nothing did.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::WaitUntil;
+use tokio::time::Instant;
+
+use super::bench::{Bench, one, read_all, soon};
+
+#[tokio::test]
+async fn a_document_says_where_it_is_and_what_its_status_was() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    let document = bench.load(&mut tab, "/moved").await.unwrap();
+    assert_eq!(document.final_url.path(), "/deep/based");
+    assert_eq!(document.base_url.path(), "/other/");
+    assert_eq!(document.status, Some(200));
+    for (path, status) in
+        [("/missing", 404), ("/missing-empty", 404), ("/broken-empty", 500), ("/password", 401)]
+    {
+        let document = bench.load(&mut tab, path).await.unwrap();
+        assert_eq!((document.status, document.final_url.path()), (Some(status), path));
+    }
+    let other = Bench::start().await;
+    let document = bench.load(&mut tab, &format!("/other-port?{}", other.site.port())).await.unwrap();
+    assert_eq!((document.status, document.final_url.port()), (Some(200), Some(other.site.port())));
+}
+
+#[tokio::test]
+async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    let closed_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let elsewhere = |url: &str| PageUrl::parse(url).unwrap();
+    for (url, class) in [
+        (elsewhere("http://no-such-host.test/"), ErrorClass::Dns),
+        (elsewhere(&format!("http://{closed_port}/")), ErrorClass::Connect),
+        (elsewhere(&format!("https://{}/", bench.site)), ErrorClass::Tls),
+        (bench.url("/nothing"), ErrorClass::NotAPage),
+        (bench.url("/download"), ErrorClass::NotAPage),
+        (bench.url("/loop"), ErrorClass::NotAPage),
+    ] {
+        let began = Instant::now();
+        let error = tab.navigate(&url, WaitUntil::Load, soon()).await.unwrap_err();
+        assert_eq!(error.failure.class, class, "{url}: {}", error.failure.message);
+        assert!(error.tab_usable);
+        assert!(began.elapsed() < Duration::from_secs(1), "{url} took {:?}", began.elapsed());
+        bench.load(&mut tab, "/plain").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_load_that_does_not_end_ends_at_its_deadline() {
+    let bench = Bench::start().await;
+    for path in ["/endless", "/silent", "/busy", "/slow-picture"] {
+        let mut tab = bench.open().await;
+        let began = Instant::now();
+        let deadline = began + Duration::from_millis(1500);
+        let error = tab.navigate(&bench.url(path), WaitUntil::Load, deadline).await.unwrap_err();
+        assert_eq!(error.failure.class, ErrorClass::NavTimeout, "{path}: {}", error.failure.message);
+        assert!(!error.tab_usable);
+        assert!(began.elapsed() < Duration::from_secs(2), "{path} took {:?}", began.elapsed());
+    }
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_navigation_waits_for_what_it_is_told_to() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    tab.navigate(&bench.url("/slow-picture"), WaitUntil::DomContentLoaded, soon()).await.unwrap();
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "seen");
+    tab.navigate(&bench.url("/late-fetch"), WaitUntil::NetworkIdle, soon()).await.unwrap();
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "1");
+}
+
+#[tokio::test]
+async fn redirects_by_script_and_refresh_are_followed() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    for (path, arrives) in [
+        ("/script-redirect", "/plain"),
+        ("/load-redirect", "/plain"),
+        ("/refresh", "/plain"),
+        ("/script-download", "/script-download"),
+    ] {
+        let document = bench.load(&mut tab, path).await.unwrap();
+        assert_eq!(document.final_url.path(), arrives, "{path}");
+        assert_eq!(one(&mut tab, read_all("h1")).await.unwrap().as_array().unwrap().len(), 1);
+    }
+    let error = bench.load(&mut tab, "/redirects-for-ever").await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::NotAPage, "{}", error.failure.message);
+}

@@ -1,0 +1,7 @@
+//! The real browser against a site that misbehaves on purpose. A missing browser fails them, with the package's name.
+
+mod bench;
+mod faults;
+mod isolation;
+mod loading;
+mod steps;
