@@ -1,6 +1,7 @@
 //! What RabbitMQ and its operators can do to us: crash, freeze, run out of memory, lose or change a queue, refuse us,
 //! hand us rubbish. Tests that hurt the server have one of their own.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crawlify_shared::broker::{AmqpBroker, AmqpOptions, Broker, BrokerError, MAX_MESSAGE_BYTES};
@@ -41,6 +42,10 @@ async fn publishes(broker: &AmqpBroker) -> bool {
 #[tokio::test]
 async fn a_broker_that_freezes_or_crashes_loses_no_confirmed_page() {
     let mut rabbit = PrivateRabbitMq::start().await.unwrap();
+    // RabbitMQ 3.10 forgets a quorum queue that was made seconds before a crash: its name is known and nobody leads it.
+    // A gentle stop writes down what it has.
+    connect(&rabbit.url()).await.close().await;
+    rabbit.restart().await.unwrap();
     let options = AmqpOptions { heartbeat: Duration::from_secs(1), ..AmqpOptions::default() };
     let broker = connect_with(&rabbit.url(), options).await;
     let mut consumer = broker.consume(10);
@@ -66,13 +71,13 @@ async fn a_broker_that_freezes_or_crashes_loses_no_confirmed_page() {
     for delivery in in_hand {
         assert!(matches!(delivery.ack().await, Err(BrokerError::ChannelGone)));
     }
-    let mut delivered = Vec::new();
-    while delivered.len() < confirmed.len() {
+    // Pages of the time of the freeze, which nobody confirmed, may come too; those in hand come a second time.
+    let mut missing: HashSet<_> = ids_of(&confirmed).into_iter().collect();
+    while !missing.is_empty() {
         let delivery = take(&mut consumer).await;
-        delivered.push(delivery.message.clone());
+        missing.remove(&delivery.message.page_id);
         delivery.ack().await.unwrap();
     }
-    assert_eq!(ids_of(&delivered), ids_of(&confirmed));
     assert!(publishes(&broker).await);
     take(&mut consumer).await.ack().await.unwrap();
     broker.close().await;
