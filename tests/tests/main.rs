@@ -3,4 +3,5 @@
 
 mod api;
 mod broker;
+mod postgres;
 mod tidy;
