@@ -3,5 +3,4 @@
 
 mod api;
 mod broker;
-mod postgres;
 mod tidy;
