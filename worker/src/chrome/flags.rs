@@ -42,6 +42,8 @@ const ALWAYS: &[(&str, &str)] = &[
     // Crash reports would stay in the profile, which is thrown away.
     ("disable-breakpad", ""),
     ("disable-crash-reporter", ""),
+    // Full Chromium's crash handler leaves our process group, and would outlive a kill of it.
+    ("disable-crashpad-for-testing", ""),
     // Asks no key ring of the desktop.
     ("password-store", "basic"),
     ("mute-audio", ""),
