@@ -14,7 +14,7 @@ use crate::validate::report;
 ///
 /// # Errors
 /// Everything that keeps the crawl from running.
-pub async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
+pub(crate) async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
     let text = read(&args.file)?;
     let definition = parse_text(&text).map_err(|problems| {
         Failure::new(Code::Usage, report(&args.file.display().to_string(), &text, &problems, &[]))
