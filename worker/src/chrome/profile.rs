@@ -15,6 +15,9 @@ use crawlify_shared::child::Account;
 
 const PREFIX: &str = "crawlify-chrome-";
 const LOCK: &str = "lock";
+/// How often the removal of a profile is tried, and the pause after each try.
+const REMOVALS: u32 = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(25);
 /// A folder without a lock is swept when it is older than this.
 const UNLOCKED_AGE: Duration = Duration::from_secs(60);
 
@@ -73,9 +76,20 @@ impl Profile {
 
 impl Drop for Profile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "a browser profile was not removed");
+        // A crash handler outside the browser's group may write a moment longer than the browser lives.
+        for _ in 0..REMOVALS {
+            match fs::remove_dir_all(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::sleep(REMOVAL_PAUSE);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, path = %self.path.display(), "a browser profile was not removed");
+                    return;
+                }
+                Ok(()) => return,
+            }
         }
+        tracing::warn!(path = %self.path.display(), "a browser profile was not removed: it is still written to");
     }
 }
 

@@ -183,7 +183,7 @@ impl<'a> Columns<'a> {
                 Some((_, offset)) => *offset,
                 None => {
                     let offset = columns.add_definitions(&finished.table);
-                    tables.push((&finished.nodes, offset));
+                    tables.push((&finished.table, offset));
                     offset
                 }
             };

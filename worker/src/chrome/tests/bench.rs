@@ -93,7 +93,7 @@ pub(super) fn step(op: DomOp) -> DomStep {
 }
 
 pub(super) fn read(selector: Selector, read: Read, multiple: bool, fields: Vec<Field>) -> DomStep {
-    step(DomOp::Read { selector, read, multiple, fields })
+    step(DomOp::Read { selector, read, multiple, required: false, fields })
 }
 
 pub(super) fn read_all(query: &str) -> DomStep {
