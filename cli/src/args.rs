@@ -92,6 +92,9 @@ pub struct CrawlArgs {
     /// Keep the private database, and say how to look into it.
     #[arg(long)]
     pub keep: bool,
+    /// Keep it here instead of in the user's data folder.
+    #[arg(long, value_name = "DIR", requires = "keep")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// The arguments of `demo`.

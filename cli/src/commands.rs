@@ -6,14 +6,14 @@ use std::path::Path;
 use crawlify_shared::broker::BrokerError;
 use crawlify_shared::domain::workflow::parse_text;
 use crawlify_shared::signals::until_stopped;
-use crawlify_shared::store::{Store, StoreError};
+use crawlify_shared::store::StoreError;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Cli, Command, DoctorArgs, MigrateArgs, ValidateArgs};
 use crate::exit::{Code, Failure};
 use crate::run::read;
-use crate::system::unusable_database;
+use crate::system::open_store;
 use crate::validate::report;
 use crate::{demo, doctor, run, site, up};
 
@@ -77,10 +77,7 @@ fn role_code(error: &anyhow::Error) -> Code {
 
 async fn migrate(args: &MigrateArgs) -> Result<Code, Failure> {
     let url = &args.database_url;
-    let store = Store::connect(url, 1).map_err(|error| unusable_database(url, &error))?;
-    let migrated = store.migrate().await;
-    store.close().await;
-    migrated.map_err(|error| unusable_database(url, &error))?;
+    open_store(url, 1).await?.close().await;
     let _ = writeln!(std::io::stderr(), "the schema at {url} is up to date");
     Ok(Code::Ok)
 }

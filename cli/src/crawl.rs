@@ -1,6 +1,6 @@
 //! One crawl from start to end in this process: what `run` and `demo` share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
@@ -34,7 +34,11 @@ pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<E
     let signals = &mut StopSignals::listen()
         .map_err(|error| Failure::new(Code::Configuration, format!("cannot listen to signals: {error}")))?;
     let export = args.output.as_deref().map(Export::open).transpose()?;
-    let data_dir = if args.keep { Some(default_data_dir()?) } else { None };
+    let data_dir = match (&args.data_dir, args.keep) {
+        (_, false) => None,
+        (Some(folder), true) => Some(folder.clone()),
+        (None, true) => Some(default_data_dir()?),
+    };
     let mut display = ProgressDisplay::on_stderr();
     display.note("starting Postgres and Chrome ...");
     let foundation = tokio::select! {
@@ -182,7 +186,7 @@ async fn finish(
         Ok::<_, Failure>((output, summary))
     }
     .await;
-    let look_further = look_further(&system.foundation, execution, data_dir);
+    let look_further = look_further(&system.foundation, execution, data_dir.as_deref());
     display.finish();
     system.stop().await;
     let (output, summary) = outcome?;
@@ -214,15 +218,19 @@ fn code(summary: &Summary, interrupted: bool) -> Code {
     }
 }
 
-fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Option<PathBuf>) -> Vec<String> {
+fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Option<&Path>) -> Vec<String> {
     const QUERY: &str = "SELECT node_id, status, count(*) FROM node_executions WHERE execution_id = ";
     let query = format!("{QUERY}'{execution}' GROUP BY 1, 2 ORDER BY 1");
     match (&foundation.postgres, data_dir) {
         (None, _) => vec![format!("psql \"{}\" -c \"{query}\"", foundation.database_url)],
-        (Some(postgres), Some(_)) => vec![
-            "crawlify up      # starts the kept database again, with the REST API".to_owned(),
-            format!("psql \"{}\" -c \"{query}\"", postgres.url()),
-        ],
+        (Some(postgres), Some(folder)) => {
+            let is_usual = default_data_dir().is_ok_and(|usual| usual == folder);
+            let folder = if is_usual { String::new() } else { format!(" --data-dir {}", folder.display()) };
+            vec![
+                format!("crawlify up{folder}      # starts the kept database again, with the REST API"),
+                format!("psql \"{}\" -c \"{query}\"      # while it runs", postgres.url()),
+            ]
+        }
         (Some(_), None) => {
             vec!["the private database is gone; run with --keep to look into it afterwards".to_owned()]
         }

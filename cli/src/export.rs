@@ -38,6 +38,9 @@ impl Export {
             return Err(cannot(io::Error::other("it is a folder")));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(cannot(io::Error::other(format!("there is no folder {}", folder.display()))));
+        }
         let partial = tempfile::Builder::new()
             .prefix(".crawlify-")
             .suffix(".partial")

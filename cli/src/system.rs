@@ -17,11 +17,12 @@ use crawlify_shared::store::{POOL_SIZE, Store, StoreError};
 use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::Driver;
-use crawlify_worker::chrome::{ChromeDriver, ChromeOptions};
+use crawlify_worker::chrome::{ChromeDriver, ChromeOptions, find_browser};
 use crawlify_worker::role::{default_slots, host_name};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Servers;
+use crate::doctor;
 use crate::exit::{Code, Failure, chain};
 use crate::private_postgres::{self, PrivatePostgres};
 
@@ -71,11 +72,11 @@ impl Foundation {
         slots: Option<u16>,
     ) -> Result<Self, Failure> {
         let slots = slots.map_or_else(default_slots, usize::from);
+        find_programs(servers).await?;
         // Both take a moment, and neither needs the other.
         let database = async {
             let (url, postgres) = open_database(servers, data_dir).await?;
-            let store = Store::connect(&url, POOL_SIZE).map_err(|error| unusable_database(&url, &error))?;
-            store.migrate().await.map_err(|error| unusable_database(&url, &error))?;
+            let store = open_store(&url, POOL_SIZE).await?;
             Ok::<_, Failure>((url, postgres, store))
         };
         let browser = async {
@@ -112,10 +113,7 @@ impl Foundation {
                 messages
             }
         };
-        // All problems at once; the code is the first one's.
-        let code = failed.first().map_or(Code::Configuration, |failure| failure.code);
-        let message = failed.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n");
-        Err(Failure::new(code, message))
+        Err(together(failed))
     }
 
     /// Starts coordinator and worker; `only` narrows the dispatcher down to one execution.
@@ -188,6 +186,27 @@ impl System {
     }
 }
 
+/// Looks for the programs that will be started, which takes no time: what is missing is said before anything starts.
+async fn find_programs(servers: &Servers) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    if let Err(error) = find_browser() {
+        missing.push(Failure::of(Code::Configuration, &error));
+    }
+    if servers.database_url.is_none()
+        && let Err(error) = private_postgres::look(&private_postgres::Options::default()).await
+    {
+        missing.push(Failure::of(Code::Configuration, &error));
+    }
+    if missing.is_empty() { Ok(()) } else { Err(together(missing)) }
+}
+
+/// All problems at once; the code is the first one's.
+fn together(failed: Vec<Failure>) -> Failure {
+    let code = failed.first().map_or(Code::Configuration, |failure| failure.code);
+    let message = failed.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n");
+    Failure::new(code, message)
+}
+
 async fn open_database(
     servers: &Servers,
     data_dir: Option<PathBuf>,
@@ -220,10 +239,32 @@ async fn open_broker(servers: &Servers) -> Result<Arc<dyn Broker>, Failure> {
     }
 }
 
-/// Says which database cannot be used.
-pub(crate) fn unusable_database(url: &SecretUrl, error: &StoreError) -> Failure {
+/// Connects, and brings the schema up to date.
+///
+/// # Errors
+/// Says which database cannot be used, and why.
+pub(crate) async fn open_store(url: &SecretUrl, pool_size: u32) -> Result<Store, Failure> {
+    let store = match Store::connect(url, pool_size) {
+        Ok(store) => store,
+        Err(error) => return Err(unusable_database(url, &error).await),
+    };
+    match store.migrate().await {
+        Ok(()) => Ok(store),
+        Err(error) => {
+            store.close().await;
+            Err(unusable_database(url, &error).await)
+        }
+    }
+}
+
+async fn unusable_database(url: &SecretUrl, error: &StoreError) -> Failure {
     let code = if error.is_transient() { Code::Unreachable } else { Code::Configuration };
-    Failure::new(code, format!("cannot use the database at {url}: {}", chain(error)))
+    // The pool only knows that its time is over; why nobody answers is seen by knocking once more.
+    let why = match doctor::knock(url).await {
+        Err(why) if error.is_transient() => why,
+        _ => chain(error),
+    };
+    Failure::new(code, format!("cannot use the database at {url}: {why}"))
 }
 
 /// Where `up` and `--keep` keep the private database.

@@ -1,7 +1,11 @@
 //! The harness of the integration tests: private servers, one database and one virtual host for each test, and waiting
 //! for conditions. Nothing of it runs in production, and nothing touches a server that it did not start.
 
+pub mod chain_site;
 pub mod postgres;
+pub mod processes;
+pub mod program;
 pub mod rabbitmq;
+pub mod scratch;
 pub mod servers;
 pub mod wait;

@@ -72,7 +72,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let as_driver: Arc<dyn Driver> = driver.clone();
     let started = start(config, Arc::clone(&broker), as_driver, telemetry::registry(), stop).await;
     if let Ok(worker) = &started {
-        tracing::info!(worker.id = %worker.id, slots, browser = driver.description(), "the worker is ready");
+        let admin = worker.admin.map(tracing::field::display);
+        tracing::info!(worker.id = %worker.id, slots, admin, browser = driver.description(), "the worker is ready");
         worker.stopped().await;
     }
     driver.close().await;

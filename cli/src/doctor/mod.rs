@@ -102,13 +102,17 @@ async fn postgres_programs(options: &private_postgres::Options) -> Check {
 
 /// Connects and leaves; whether the schema is right is what `crawlify migrate` is for.
 async fn database(url: &SecretUrl) -> Check {
+    verdict::database(url, knock(url).await)
+}
+
+/// Connects to a database and leaves. Answers its version, or why it cannot be reached.
+pub(crate) async fn knock(url: &SecretUrl) -> Result<String, String> {
     let connect = async {
         let (_client, connection) =
             tokio_postgres::connect(url.expose(), tokio_postgres::NoTls).await.map_err(reason)?;
         Ok(connection.parameter("server_version").unwrap_or("of an unknown version").to_owned())
     };
-    let answer = tokio::time::timeout(PATIENCE, connect).await;
-    verdict::database(url, answer.unwrap_or_else(|_| Err(no_answer())))
+    tokio::time::timeout(PATIENCE, connect).await.unwrap_or_else(|_| Err(no_answer()))
 }
 
 async fn rabbitmq(url: &SecretUrl) -> Check {

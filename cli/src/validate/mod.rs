@@ -33,7 +33,10 @@ pub fn report(file: &str, text: &str, problems: &[Problem], warnings: &[Problem]
 }
 
 fn show(report: &mut String, text: &str, problem: &Problem, label: &str) {
-    let position = locate(text, &problem.pointer);
+    let position = match problem.code.as_str() {
+        "syntax" if problem.pointer.is_empty() => place_of_syntax_error(text, &problem.message),
+        _ => locate(text, &problem.pointer),
+    };
     let place =
         position.map_or_else(String::new, |position| format!("{}:{} ", position.line, position.column));
     let pointer = if problem.pointer.is_empty() { "(whole document)" } else { &problem.pointer };
@@ -44,10 +47,21 @@ fn show(report: &mut String, text: &str, problem: &Problem, label: &str) {
         one_line(&problem.message, MESSAGE_CHARACTERS),
         one_line(&problem.code, MESSAGE_CHARACTERS),
     );
-    // The whole document needs no excerpt: it begins with a brace.
-    if let Some(position) = position.filter(|_| !problem.pointer.is_empty()) {
+    // The whole document needs no excerpt: it begins with a brace. A syntax error is somewhere within.
+    if let Some(position) = position.filter(|_| !problem.pointer.is_empty() || problem.code == "syntax") {
         excerpt(report, text, position);
     }
+}
+
+/// Where the text ends to be a document: the parser's message ends with `at line 2 column 28`.
+fn place_of_syntax_error(text: &str, message: &str) -> Option<Position> {
+    let (_, place) = message.rsplit_once(" at line ")?;
+    let (line, column) = place.split_once(" column ")?;
+    let (line, column): (usize, usize) = (line.parse().ok()?, column.parse().ok()?);
+    // The parser counts bytes.
+    let before =
+        text.lines().nth(line.checked_sub(1)?)?.char_indices().take_while(|(byte, _)| byte + 1 < column);
+    Some(Position { line, column: before.count() + 1 })
 }
 
 /// The line of a place, with a caret under it.
@@ -129,6 +143,20 @@ mod tests {
         let expected =
             "x: 1 problem\n\n  1:1 (whole document)\n    expected value at line 1 column 1 [not_json]\n";
         assert_eq!(report("x", "hello", &problems, &[]), expected);
+    }
+
+    #[test]
+    fn a_syntax_error_is_shown_where_it_is() {
+        let text = "{\"name\": \"x\",\n \"config\": {\"start_urls\": [}\n}\n";
+        let error = serde_json::from_str::<serde_json::Value>(text).unwrap_err();
+        let problems = [problem("", "syntax", &format!("this is not JSON: {error}"))];
+        let expected = "x: 1 problem\n\n  2:28 (whole document)\n    this is not JSON: expected value at line 2 \
+             column 28 [syntax]\n    2 | \"config\": {\"start_urls\": [}\n      |                           ^\n";
+        assert_eq!(report("x", text, &problems, &[]), expected);
+        let cut = "{\"a\": 1,\n";
+        let error = serde_json::from_str::<serde_json::Value>(cut).unwrap_err();
+        let report = report("x", cut, &[problem("", "syntax", &format!("this is not JSON: {error}"))], &[]);
+        assert!(report.contains(" (whole document)"), "{report}");
     }
 
     #[test]
