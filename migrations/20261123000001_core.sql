@@ -47,8 +47,9 @@ CREATE TABLE workflow_executions (
     pages_admitted bigint NOT NULL DEFAULT 0,
     -- Least milliseconds between the starts of two pages of one host.
     host_delay_ms  integer NOT NULL DEFAULT 0,
+    -- No cascade: an execution that starts while its workflow is being deleted makes the deletion fail.
     CONSTRAINT workflow_executions_version_fkey FOREIGN KEY (workflow_id, version)
-        REFERENCES workflow_versions (workflow_id, version) ON DELETE CASCADE,
+        REFERENCES workflow_versions (workflow_id, version),
     CONSTRAINT workflow_executions_status_check
         CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
     CONSTRAINT workflow_executions_admitted_check CHECK (max_pages IS NULL OR pages_admitted <= max_pages)

@@ -89,9 +89,8 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
     };
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let workflow = &definition.workflow;
-    let started = store
-        .start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls)
-        .await?;
+    let started =
+        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls).await?;
     match started {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => {
@@ -101,7 +100,11 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
 }
 
 /// Shows the progress until the execution has ended.
-async fn watch(system: &System, execution: ExecutionId, display: &mut ProgressDisplay) -> Result<(), StoreError> {
+async fn watch(
+    system: &System,
+    execution: ExecutionId,
+    display: &mut ProgressDisplay,
+) -> Result<(), StoreError> {
     let store = &system.foundation.store;
     let begun = Instant::now();
     loop {
@@ -113,7 +116,9 @@ async fn watch(system: &System, execution: ExecutionId, display: &mut ProgressDi
                     return Ok(());
                 }
             }
-            Err(error) if error.is_transient() => display.note("the database does not answer; waiting for it"),
+            Err(error) if error.is_transient() => {
+                display.note("the database does not answer; waiting for it")
+            }
             Err(error) => return Err(error),
         }
         // On a huge frontier looking takes long; it may take a twentieth of the time.
@@ -159,15 +164,21 @@ async fn finish(
         ending.map_err(|error| Failure::of(Code::Unreachable, &error))?;
         if interrupted {
             let patience = DRAIN_DEADLINE.as_secs();
-            display.note(&format!("stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once"));
-            store.cancel_execution(execution).await.map_err(|error| Failure::of(Code::Unreachable, &error))?;
+            display.note(&format!(
+                "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once"
+            ));
+            store
+                .cancel_execution(execution)
+                .await
+                .map_err(|error| Failure::of(Code::Unreachable, &error))?;
             settle(&store, execution).await?;
         }
         let output = match export {
             Some(export) => export.write(&store, execution).await?,
             None => None,
         };
-        let summary = store.summary(execution).await.map_err(|error| Failure::of(Code::Unreachable, &error))?;
+        let summary =
+            store.summary(execution).await.map_err(|error| Failure::of(Code::Unreachable, &error))?;
         Ok::<_, Failure>((output, summary))
     }
     .await;
@@ -212,7 +223,9 @@ fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Optio
             "crawlify up      # starts the kept database again, with the REST API".to_owned(),
             format!("psql \"{}\" -c \"{query}\"", postgres.url()),
         ],
-        (Some(_), None) => vec!["the private database is gone; run with --keep to look into it afterwards".to_owned()],
+        (Some(_), None) => {
+            vec!["the private database is gone; run with --keep to look into it afterwards".to_owned()]
+        }
     }
 }
 

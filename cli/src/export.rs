@@ -29,19 +29,29 @@ impl Export {
             return Ok(Self { path: path.to_owned(), partial: None });
         }
         let cannot = |error: io::Error| {
-            Failure::new(Code::Usage, format!("cannot write {}: {error}; give another file with -o", path.display()))
+            Failure::new(
+                Code::Usage,
+                format!("cannot write {}: {error}; give another file with -o", path.display()),
+            )
         };
         if path.is_dir() {
             return Err(cannot(io::Error::other("it is a folder")));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let partial =
-            tempfile::Builder::new().prefix(".crawlify-").suffix(".partial").tempfile_in(folder).map_err(cannot)?;
+        let partial = tempfile::Builder::new()
+            .prefix(".crawlify-")
+            .suffix(".partial")
+            .tempfile_in(folder)
+            .map_err(cannot)?;
         Ok(Self { path: path.to_owned(), partial: Some(partial) })
     }
 
     /// Writes every item, in the order of extraction. Answers the file, or `None` for stdout.
-    pub(crate) async fn write(self, store: &Store, execution: ExecutionId) -> Result<Option<OutputFile>, Failure> {
+    pub(crate) async fn write(
+        self,
+        store: &Store,
+        execution: ExecutionId,
+    ) -> Result<Option<OutputFile>, Failure> {
         let cannot = |error: io::Error| {
             Failure::new(Code::Configuration, format!("cannot write {}: {error}", self.path.display()))
         };

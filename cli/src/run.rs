@@ -14,10 +14,11 @@ use crate::validate::report;
 ///
 /// # Errors
 /// Everything that keeps the crawl from running.
-pub async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
+pub(crate) async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
     let text = read(&args.file)?;
-    let definition = parse_text(&text)
-        .map_err(|problems| Failure::new(Code::Usage, report(&args.file.display().to_string(), &text, &problems, &[])))?;
+    let definition = parse_text(&text).map_err(|problems| {
+        Failure::new(Code::Usage, report(&args.file.display().to_string(), &text, &problems, &[]))
+    })?;
     let start_urls: Vec<String> = args.start_urls.iter().map(ToString::to_string).collect();
     let definition = with_overrides(definition, &start_urls, &args.crawl)?;
     let ended = crawl(&definition, &args.crawl).await?;
@@ -27,8 +28,7 @@ pub async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
 /// Reads a workflow file.
 pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(file).map_err(|error| {
-        let code =
-            if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Usage };
+        let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Usage };
         Failure::new(code, format!("cannot read {}: {error}", file.display()))
     })
 }
@@ -58,6 +58,9 @@ pub(crate) fn with_overrides(
     parse_document(&document).map_err(|problems| {
         let problems: Vec<_> =
             problems.iter().map(|problem| format!("{}: {}", problem.pointer, problem.message)).collect();
-        Failure::new(Code::Usage, format!("the command line does not fit the workflow: {}", problems.join("; ")))
+        Failure::new(
+            Code::Usage,
+            format!("the command line does not fit the workflow: {}", problems.join("; ")),
+        )
     })
 }

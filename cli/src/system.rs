@@ -122,7 +122,11 @@ impl Foundation {
     ///
     /// # Errors
     /// The address is taken.
-    pub async fn run(self, listen: Option<SocketAddr>, only: Option<ExecutionId>) -> Result<System, (Self, Failure)> {
+    pub async fn run(
+        self,
+        listen: Option<SocketAddr>,
+        only: Option<ExecutionId>,
+    ) -> Result<System, (Self, Failure)> {
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let lease = LeaseTimes::default();
         let registry = telemetry::registry();
@@ -150,7 +154,8 @@ impl Foundation {
         };
         let driver: Arc<dyn Driver> = self.driver.clone();
         let worker =
-            crawlify_worker::start(config, Arc::clone(&self.broker), driver, registry, stop_worker.clone()).await;
+            crawlify_worker::start(config, Arc::clone(&self.broker), driver, registry, stop_worker.clone())
+                .await;
         match worker {
             Ok(worker) => Ok(System { foundation: self, coordinator, worker, stop_coordinator, stop_worker }),
             Err(error) => {

@@ -31,7 +31,8 @@ pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
     announce(&system, args.port, &mut stderr).map_err(cannot)?;
     signals.next().await;
     let patience = DRAIN_DEADLINE.as_secs();
-    let _ = writeln!(stderr, "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once");
+    let _ =
+        writeln!(stderr, "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once");
     tokio::select! {
         () = system.stop() => Ok(Code::Ok),
         () = signals.next() => Ok(Code::Interrupted),

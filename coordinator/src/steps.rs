@@ -21,7 +21,12 @@ pub(crate) trait Step: Send {
 }
 
 /// Repeats a step until the stop; `wake` ends a pause early.
-pub(crate) async fn repeat(name: &'static str, mut step: impl Step, stop: CancellationToken, wake: Arc<Notify>) {
+pub(crate) async fn repeat(
+    name: &'static str,
+    mut step: impl Step,
+    stop: CancellationToken,
+    wake: Arc<Notify>,
+) {
     let mut failures = 0_u32;
     while !stop.is_cancelled() {
         let pause = match step.once().await {

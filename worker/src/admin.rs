@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use crawlify_shared::telemetry;
 
-use crate::worker::Shared;
+use crate::Shared;
 
 pub(crate) fn router(worker: Arc<Shared>) -> Router {
     Router::new()

@@ -5,8 +5,8 @@
 
 use chrono::Utc;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::workflow::PhaseKind;
-use crawlify_shared::store::hot::ClaimedPage;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

@@ -7,11 +7,11 @@ use chrono::Utc;
 use crawlify_shared::domain::outcome::{
     DiscoveredUrl, ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome,
 };
+use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::storable::storable_json;
 use crawlify_shared::domain::transform::{Transform, apply_all};
 use crawlify_shared::domain::workflow::{Extract, Field};
-use crawlify_shared::store::hot::ClaimedPage;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -56,7 +56,7 @@ impl<'p> Gathered<'p> {
             program,
             base_url: document.base_url.clone(),
             hosts: [page.url.host().to_owned(), final_host],
-            nodes: Vec::with_capacity(program.record.nodes.len()),
+            nodes: Vec::with_capacity(program.table.nodes.len()),
             item: Map::new(),
             links: Vec::new(),
         }
@@ -175,7 +175,7 @@ impl<'p> Gathered<'p> {
             .map(|link| DiscoveredUrl { url: link.url, discovered_by: link.node_id })
             .collect();
         let item = (!self.item.is_empty()).then(|| storable_json(Value::Object(self.item), MAX_ITEM_BYTES));
-        debug_assert!(self.nodes.len() <= self.program.record.nodes.len());
+        debug_assert!(self.nodes.len() <= self.program.table.nodes.len());
         PageOutcome {
             end,
             nodes: self.nodes,

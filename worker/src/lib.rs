@@ -1,23 +1,193 @@
 //! The worker: pulls pages, executes their nodes in headless Chrome, records what happened. Stateless: everything
 //! that it knows about a crawl is a row or a message.
 //!
-//! To read it in order: `worker` (how it starts and drains), `consumer`, `page` (the spine), `claims`, `execute` and
-//! `program` (what runs), `chrome` (how), `gather`, `recorder`.
+//! To read it in order: this file (how a worker starts and drains), `consumer`, `page` (the spine), `page::claims`,
+//! `execute` and `program` (what runs), `chrome` (how), `gather`, `recorder`.
 
 mod admin;
 pub mod chrome;
-mod claims;
 mod consumer;
 mod execute;
 mod gather;
 mod group_commit;
-mod leases;
 mod metrics;
 mod page;
 mod program;
-mod programs;
 mod recorder;
 pub mod role;
-mod worker;
 
-pub use worker::{Config, StartError, Worker, start};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::broker::Broker;
+use crawlify_shared::config::{LeaseTimes, SecretUrl};
+use crawlify_shared::domain::id::WorkerId;
+use crawlify_shared::store::StoreError;
+use crawlify_shared::store::hot::HotStore;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use chrome::driver::Driver;
+use consumer::leases::Leases;
+use metrics::Metrics;
+use page::claims::Claims;
+use page::programs::Programs;
+use recorder::Recorder;
+
+/// How a worker runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For people: the host's or the pod's name.
+    pub name: String,
+    /// Pages executed at once.
+    pub slots: usize,
+    /// Where the frontier is.
+    pub database_url: SecretUrl,
+    /// Where `/metrics`, `/livez` and `/readyz` are served; `None` is nowhere.
+    pub admin: Option<SocketAddr>,
+    /// What leases are made of; the coordinators must use the same.
+    pub lease: LeaseTimes,
+    /// How long pages in hand may go on after the stop, before they are given back.
+    pub drain_deadline: Duration,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Where the admin port listens.
+    pub admin: Option<SocketAddr>,
+    /// This life's id.
+    pub id: WorkerId,
+    finished: TaskTracker,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The admin address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database's address is no URL of one.
+    #[error("the database URL is not valid")]
+    Database(#[from] StoreError),
+    /// A metric is registered twice in the given registry.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What every task of a worker reads. Nothing here is written after the start.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) slots: usize,
+    pub(crate) lease: LeaseTimes,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) claims: Claims,
+    pub(crate) recorder: Recorder,
+    pub(crate) programs: Programs,
+    pub(crate) leases: Leases,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    /// Take no more pages.
+    pub(crate) draining: CancellationToken,
+    /// Give the pages in hand back.
+    pub(crate) abandon: CancellationToken,
+}
+
+/// Starts a worker. It drains when `stop` is cancelled: it takes nothing more, ends the pages in hand within the
+/// drain deadline, gives the others back uncharged, and then ends. The caller closes driver and broker afterwards.
+///
+/// # Errors
+/// The address is taken, the database's URL does not parse, or the metrics are registered already.
+pub async fn start(
+    config: Config,
+    broker: Arc<dyn Broker>,
+    driver: Arc<dyn Driver>,
+    registry: Registry,
+    stop: CancellationToken,
+) -> Result<Worker, StartError> {
+    let id = WorkerId::generate();
+    let store = HotStore::connect(&config.database_url, id)?;
+    let metrics = Arc::new(Metrics::register(&registry, config.slots)?);
+    let listener = match config.admin {
+        Some(address) => {
+            let listen = |source| StartError::Listen { address, source };
+            Some(TcpListener::bind(address).await.map_err(listen)?)
+        }
+        None => None,
+    };
+    let admin = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (end, last) = (CancellationToken::new(), TaskTracker::new());
+    let lease = config.lease.page_deadline + config.lease.deadline_slack;
+    let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
+    let (recorder, recording) = Recorder::new(store.clone(), Arc::clone(&metrics), end.clone());
+    let (leases, beating) =
+        Leases::new(store.clone(), config.lease, config.name, config.slots, stop.clone(), end.clone());
+    last.spawn(claiming);
+    last.spawn(recording);
+    last.spawn(beating);
+    let shared = Arc::new(Shared {
+        slots: config.slots,
+        lease: config.lease,
+        broker,
+        driver,
+        claims,
+        recorder,
+        programs: Programs::new(store.clone()),
+        leases,
+        metrics,
+        registry,
+        draining: stop.clone(),
+        abandon: CancellationToken::new(),
+    });
+    if let Some(listener) = listener {
+        let router = admin::router(Arc::clone(&shared));
+        let ended = end.clone().cancelled_owned();
+        last.spawn(async move {
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(ended).await {
+                tracing::error!(%error, "the admin port ended");
+            }
+        });
+    }
+    last.close();
+    let finished = TaskTracker::new();
+    finished.spawn(async move {
+        let pages = TaskTracker::new();
+        consumer::run(Arc::clone(&shared), pages.clone()).await;
+        pages.close();
+        drain(&shared, &pages, config.drain_deadline).await;
+        end.cancel();
+        last.wait().await;
+        store.close();
+    });
+    finished.close();
+    Ok(Worker { admin, id, finished })
+}
+
+/// Waits for the pages in hand, then gives back what is left.
+async fn drain(shared: &Shared, pages: &TaskTracker, deadline: Duration) {
+    /// How long a page may take to be given back; after that the lease's end does it.
+    const GIVE_BACK: Duration = Duration::from_secs(5);
+    if tokio::time::timeout(deadline, pages.wait()).await.is_err() {
+        tracing::info!(pages = pages.len(), "the drain deadline has passed: giving pages back");
+        shared.abandon.cancel();
+        if tokio::time::timeout(GIVE_BACK, pages.wait()).await.is_err() {
+            tracing::warn!(pages = pages.len(), "some pages could not be given back");
+        }
+    }
+}
+
+impl Worker {
+    /// Waits until the worker has ended, after the stop.
+    pub async fn stopped(&self) {
+        self.finished.wait().await;
+    }
+}

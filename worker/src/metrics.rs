@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crawlify_shared::domain::id::PageId;
 use crawlify_shared::domain::outcome::{ErrorClass, NodeEnd};
+use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::NODE_TYPES;
-use crawlify_shared::store::hot::{FinishedPage, NextStatus};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
@@ -168,9 +168,11 @@ impl Metrics {
                 continue;
             }
             rows += finished.outcome.nodes.len();
-            for (record, definition) in finished.outcome.nodes.iter().filter_map(|record| {
-                Some((record, finished.program.nodes.get(usize::from(record.position))?))
-            }) {
+            for (record, definition) in
+                finished.outcome.nodes.iter().filter_map(|record| {
+                    Some((record, finished.table.nodes.get(usize::from(record.position))?))
+                })
+            {
                 let node_type = definition.node_type;
                 let seconds = (record.completed_at - record.started_at).as_seconds_f64().max(0.0);
                 let status = match &record.end {

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::domain::page::{NodeDefinition, NodeTable};
 use crawlify_shared::domain::url_filter::UrlFilter;
 use crawlify_shared::domain::workflow::{Action, Extract, Node, Phase, PhaseKind, Workflow};
-use crawlify_shared::store::hot;
 
 use crate::chrome::driver::{DomOp, DomStep};
 
@@ -19,7 +19,7 @@ pub(crate) struct Program {
     /// In the order of execution.
     pub(crate) phases: Vec<PhaseProgram>,
     /// What the records of its nodes have in common.
-    pub(crate) record: Arc<hot::Program>,
+    pub(crate) table: Arc<NodeTable>,
 }
 
 /// One phase's nodes.
@@ -93,11 +93,11 @@ pub(crate) enum Run {
 impl Program {
     /// Compiles a workflow.
     pub(crate) fn compile(workflow: Workflow) -> Self {
-        let mut record = hot::Program { nodes: Vec::new() };
+        let mut table = NodeTable { nodes: Vec::new() };
         let mut phases = Vec::new();
         for phase in &workflow.phases {
-            let first_position = u16::try_from(record.nodes.len()).unwrap_or(u16::MAX);
-            record.nodes.extend(phase.nodes.iter().map(|node| hot::NodeDefinition {
+            let first_position = u16::try_from(table.nodes.len()).unwrap_or(u16::MAX);
+            table.nodes.extend(phase.nodes.iter().map(|node| NodeDefinition {
                 node_id: node.id.clone(),
                 node_type: node.action.node_type(),
                 phase: phase.id.clone(),
@@ -105,7 +105,7 @@ impl Program {
             }));
             phases.push(compile_phase(phase, first_position));
         }
-        Self { workflow, phases, record: Arc::new(record) }
+        Self { workflow, phases, table: Arc::new(table) }
     }
 }
 

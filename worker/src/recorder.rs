@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crawlify_shared::domain::id::PageId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
+use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::store::StoreError;
-use crawlify_shared::store::hot::{FinishedPage, HotStore, NextStatus};
+use crawlify_shared::store::hot::HotStore;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

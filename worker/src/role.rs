@@ -59,7 +59,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     .await
     .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
-    let driver = ChromeDriver::start(ChromeOptions { idle_tabs: slots, ..ChromeOptions::from_environment() }).await?;
+    let driver =
+        ChromeDriver::start(ChromeOptions { idle_tabs: slots, ..ChromeOptions::from_environment() }).await?;
     let config = Config {
         name: host_name(),
         slots,

@@ -45,6 +45,7 @@ pub struct PrivatePostgres {
     server: Option<ChildProcess>,
     folder: Folder,
     /// Where the socket is when the path into `folder` would be too long for one.
+    #[expect(dead_code, reason = "it is kept to be removed when this is dropped")]
     short_folder: Option<Folder>,
 }
 
@@ -90,7 +91,7 @@ impl PrivatePostgres {
             folder.socket_path_is_too_long().then(|| Folder::ephemeral(account)).transpose()?;
         let socket = short_folder.as_ref().unwrap_or(&folder).socket_folder();
         let server = spawn(&binaries, &data, &socket, &folder, account)?;
-        let postgres = Self { binaries, socket, server: Some(server), folder, short_folder: short_folder };
+        let postgres = Self { binaries, socket, server: Some(server), folder, short_folder };
         // From here on, an error drops `postgres`, which stops the server.
         let server = postgres.server.as_ref().expect("just started");
         ready::wait(server, &postgres.socket, &postgres.folder).await?;

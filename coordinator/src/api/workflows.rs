@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::WorkflowId;
-use crawlify_shared::domain::workflow::{Definition, Problem, parse_document};
+use crawlify_shared::domain::workflow::{Definition, parse_document};
 use crawlify_shared::store::workflows::{DeleteWorkflow, WorkflowRow, WorkflowStatus, WorkflowText};
 use serde::Serialize;
 use serde_json::Value;
@@ -85,11 +85,11 @@ pub(super) async fn create(
     _: Query<()>,
     Document(document): Document,
 ) -> Result<impl IntoResponse, ApiError> {
-    let checked = check(&document).map_err(ApiError::invalid_workflow)?;
-    let status = checked.status.unwrap_or(WorkflowStatus::Draft);
-    let row = state.store.create_workflow(checked.text(), status).await?;
+    let definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
+    let status = status(&definition).unwrap_or(WorkflowStatus::Draft);
+    let row = state.store.create_workflow(text(&definition), status).await?;
     let location = format!("/api/v1/workflows/{}", row.id);
-    let body = WorkflowBody::new(row, Some(checked.into_compat()));
+    let body = WorkflowBody::new(row, Some(compat(definition)));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)))
 }
 
@@ -180,10 +180,10 @@ pub(super) async fn replace(
     _: Query<()>,
     Document(document): Document,
 ) -> Result<Json<WorkflowBody>, ApiError> {
-    let checked = check(&document).map_err(ApiError::invalid_workflow)?;
-    let row = state.store.update_workflow(id, checked.text(), checked.status).await?;
+    let definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
+    let row = state.store.update_workflow(id, text(&definition), status(&definition)).await?;
     let row = row.ok_or_else(ApiError::no_workflow)?;
-    Ok(Json(WorkflowBody::new(row, Some(checked.into_compat()))))
+    Ok(Json(WorkflowBody::new(row, Some(compat(definition)))))
 }
 
 /// Deletes a workflow, its executions and all their data. Refused while one of them runs.
@@ -242,7 +242,12 @@ pub(super) async fn set_status(
 ) -> Result<Json<StatusBody>, ApiError> {
     let wanted = document.get("status").and_then(Value::as_str).and_then(WorkflowStatus::parse);
     let Some(status) = wanted else {
-        let mistake = Mistake::from(status_problem());
+        let mistake = Mistake {
+            pointer: Some("/status".to_owned()),
+            parameter: None,
+            code: "invalid_status".to_owned(),
+            message: format!("`status` must be {STATUSES}"),
+        };
         return Err(ApiError::of_mistakes(
             StatusCode::BAD_REQUEST,
             "invalid_status",
@@ -279,8 +284,8 @@ pub(super) async fn validate(
     _: Query<()>,
     Document(document): Document,
 ) -> Result<Json<ValidationBody>, ApiError> {
-    Ok(Json(match check(&document) {
-        Ok(checked) => ValidationBody { valid: true, problems: Vec::new(), compat: checked.into_compat() },
+    Ok(Json(match parse_document(&document) {
+        Ok(definition) => ValidationBody { valid: true, problems: Vec::new(), compat: compat(definition) },
         Err(problems) => ValidationBody {
             valid: false,
             problems: problems.into_iter().map(Mistake::from).collect(),
@@ -289,40 +294,16 @@ pub(super) async fn validate(
     }))
 }
 
-/// A document that is a workflow.
-struct Checked {
-    definition: Definition,
-    status: Option<WorkflowStatus>,
+/// What the store keeps of a definition.
+fn text(definition: &Definition) -> WorkflowText<'_> {
+    WorkflowText { name: &definition.name, description: &definition.description, config: &definition.config }
 }
 
-impl Checked {
-    fn text(&self) -> WorkflowText<'_> {
-        WorkflowText {
-            name: &self.definition.name,
-            description: &self.definition.description,
-            config: &self.definition.config,
-        }
-    }
-
-    fn into_compat(self) -> Compat {
-        Compat { warnings: self.definition.workflow.warnings.into_iter().map(Mistake::from).collect() }
-    }
+/// The status that the author gave, which the parser has found to be one.
+fn status(definition: &Definition) -> Option<WorkflowStatus> {
+    definition.status.as_deref().and_then(WorkflowStatus::parse)
 }
 
-/// Parses a document; the status, which the domain knows nothing of, is checked here.
-fn check(document: &Value) -> Result<Checked, Vec<Problem>> {
-    let definition = parse_document(document)?;
-    let status = match definition.status.as_deref() {
-        None => None,
-        Some(name) => Some(WorkflowStatus::parse(name).ok_or_else(|| vec![status_problem()])?),
-    };
-    Ok(Checked { definition, status })
-}
-
-fn status_problem() -> Problem {
-    Problem {
-        pointer: "/status".to_owned(),
-        code: "invalid_status".to_owned(),
-        message: format!("`status` must be {STATUSES}"),
-    }
+fn compat(definition: Definition) -> Compat {
+    Compat { warnings: definition.workflow.warnings.into_iter().map(Mistake::from).collect() }
 }

@@ -2,6 +2,7 @@
 
 pub mod id;
 pub mod outcome;
+pub mod page;
 pub mod page_url;
 pub mod regex_dialect;
 pub mod selector;

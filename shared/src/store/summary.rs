@@ -237,7 +237,8 @@ impl Store {
             r#"
             SELECT error_class, COALESCE(error, '') AS "message!", COUNT(*) AS "count!", MIN(url) AS sample_url
             FROM url_queue
-            WHERE execution_id = $1 AND status <> 'completed' AND (error IS NOT NULL OR error_class IS NOT NULL)
+            WHERE execution_id = $1 AND status NOT IN ('completed', 'skipped', 'cancelled')
+                AND (error IS NOT NULL OR error_class IS NOT NULL)
             GROUP BY error_class, error
             ORDER BY COUNT(*) DESC, error_class, error
             LIMIT $2

@@ -10,7 +10,7 @@ use super::{Api, assert_keys};
 
 impl Api {
     /// Writes what one worker counted of a node whose runs took these microseconds.
-    async fn count_node(&self, execution: Uuid, node_id: &str, node_type: &str, durations: &[i64]) {
+    async fn count_node(&self, execution: Uuid, phase: &str, node_id: &str, durations: &[i64]) {
         let mut counts = vec![0_i64; DURATION_BUCKETS];
         for &duration in durations {
             counts[bucket(duration)] += 1;
@@ -18,11 +18,11 @@ impl Api {
         sqlx::query(
             "INSERT INTO node_counters
                  (execution_id, worker_id, phase, node_id, node_type, completed, failed, retries, duration_us, durations)
-             VALUES ($1, gen_random_uuid(), 'p', $2, $3, $4, 1, 2, $5, $6)",
+             VALUES ($1, gen_random_uuid(), $2, $3, 'extract', $4, 1, 2, $5, $6)",
         )
         .bind(execution)
+        .bind(phase)
         .bind(node_id)
-        .bind(node_type)
         .bind(durations.len() as i64)
         .bind(durations.iter().sum::<i64>())
         .bind(counts)
@@ -50,9 +50,9 @@ async fn figures_of_all_workers_are_added_up() {
     ] {
         api.change(statement, id).await;
     }
-    api.count_node(id, "links", "extract_links", &[600; 10]).await;
-    api.count_node(id, "links", "extract_links", &[800; 30]).await;
-    api.count_node(id, "title", "extract", &[]).await;
+    api.count_node(id, "url_discovery", "links", &[600; 10]).await;
+    api.count_node(id, "url_discovery", "links", &[800; 30]).await;
+    api.count_node(id, "data_extraction", "title", &[]).await;
 
     let stats = api.get(&format!("{execution}/stats")).await;
     assert_keys(&stats, &["execution_id", "stats", "pending_count"]);
@@ -71,6 +71,7 @@ async fn figures_of_all_workers_are_added_up() {
     }
     assert_eq!(stats["attempts"], json!([{"attempt": 1, "pages": 1}, {"attempt": 4, "pages": 1}]));
 
+    // In the order of execution, which is not that of the alphabet.
     let links = &stats["nodes"][0];
     assert_eq!(links["node_id"], "links");
     assert_eq!(

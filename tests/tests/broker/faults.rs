@@ -176,7 +176,8 @@ async fn wrong_credentials_and_hosts_are_refused_at_once_without_showing_the_pas
     let other_password = url.expose().replace(":harness@", ":hunter2@");
     let other_vhost = format!("{}-not-there", url.expose());
     for url in [other_password, other_vhost] {
-        let connecting = AmqpBroker::connect(&SecretUrl::new(url), AmqpOptions::default());
+        let url = SecretUrl::new(url);
+        let connecting = AmqpBroker::connect(&url, AmqpOptions::default());
         let error = tokio::time::timeout(Duration::from_secs(20), connecting).await.unwrap().unwrap_err();
         assert!(matches!(error, BrokerError::Refused(_)), "{error:?}");
         let text = format!("{error} {error:?}");

@@ -43,7 +43,7 @@ struct Arrow {
 }
 
 const SQL: &[&str] = &["sqlx", "tokio_postgres", "deadpool_postgres"];
-const WIRING: [&str; 2] = ["lib.rs", "main.rs"];
+const WIRING: [&str; 3] = ["lib.rs", "main.rs", "role.rs"];
 
 const ARROWS: [Arrow; 9] = [
     Arrow {

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::browser::{Browser, Upkeep};
 use super::driver::{Driver, Session, Tab, TabError};
 use super::failure;
-use super::find::{FindBrowserError, FoundBrowser, find_browser};
+use super::find::{FindBrowserError, find_browser_or};
 use super::launch::{Confinement, LaunchOptions};
 use super::profile::ProfileFolders;
 use super::supervisor::{Current, Supervisor};
@@ -99,11 +99,7 @@ impl ChromeDriver {
     /// # Errors
     /// There is no browser, or it does not start at all.
     pub async fn start(options: ChromeOptions) -> Result<Arc<Self>, LaunchError> {
-        let program = match options.program {
-            Some(path) => FoundBrowser { path },
-            None => find_browser()?,
-        }
-        .path;
+        let program = find_browser_or(options.program)?.path;
         let does_not_start =
             |reason: String| LaunchError::DoesNotStart { program: program.display().to_string(), reason };
         let parent = options.profile_parent.unwrap_or_else(std::env::temp_dir);
@@ -131,6 +127,9 @@ impl ChromeDriver {
         let first = supervisor.launch().await.map_err(|error| does_not_start(error.to_string()))?;
         let description = describe(&first);
         tracing::info!(browser = %description, "browser started");
+        if !first.launched.confinement.sandbox {
+            tracing::warn!("chrome runs without its sandbox: it did not start with it on this machine");
+        }
         current.send_replace(Some(first.clone()));
         let tasks = TaskTracker::new();
         tasks.spawn(supervisor.run(first));

@@ -125,7 +125,8 @@ pub struct StepResult {
     pub started_at: DateTime<Utc>,
     /// Not before `started_at`.
     pub completed_at: DateTime<Utc>,
-    /// The raw output, or why there is none.
+    /// The raw output, or why there is none. One that is too long is cut to `{"truncated": true, "length": N, "value":
+    /// PART}`, where `N` counts the UTF-16 units of a string or the matches of an array.
     pub output: Result<Value, Failure>,
     /// How many times it was run again.
     pub retries: u16,

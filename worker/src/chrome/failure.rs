@@ -94,7 +94,7 @@ pub(super) fn browser_lost() -> TabError {
 
 /// The renderer crashed, or the tab was closed.
 pub(super) fn tab_crashed() -> TabError {
-    unusable(ErrorClass::TabCrash, "the tab crashed")
+    unusable(ErrorClass::TabCrash, "the tab crashed, or its page closed it")
 }
 
 /// The deadline passed. What the tab does now is not known, so it is closed.

@@ -41,7 +41,7 @@ pub enum FindBrowserError {
     NotInstalled,
     /// The program that was asked for does not exist or may not be run.
     #[error(
-        "`{}`, which {} names, is not a program that can be run; run `apt-get install chromium-headless-shell` and unset it",
+        "`{}` is not a program that can be run; run `apt-get install chromium-headless-shell` and unset {}",
         .0.display(),
         config::CHROME
     )]
@@ -53,12 +53,17 @@ pub enum FindBrowserError {
 /// # Errors
 /// There is none; the message says how to install one.
 pub fn find_browser() -> Result<FoundBrowser, FindBrowserError> {
-    let named = config::variable(config::CHROME).map(PathBuf::from);
+    find_browser_or(None)
+}
+
+/// Finds the browser: `chosen`, or as [`find_browser`] does.
+pub(super) fn find_browser_or(chosen: Option<PathBuf>) -> Result<FoundBrowser, FindBrowserError> {
+    let named = chosen.or_else(|| config::variable(config::CHROME).map(PathBuf::from));
     find(named.as_deref(), &config::variable("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned()))
 }
 
 /// Finds the browser: `named`, or the best one that is installed under the folders of `search_path`.
-pub(super) fn find(named: Option<&Path>, search_path: &str) -> Result<FoundBrowser, FindBrowserError> {
+fn find(named: Option<&Path>, search_path: &str) -> Result<FoundBrowser, FindBrowserError> {
     if let Some(named) = named {
         return resolve(named, search_path)
             .map(|path| FoundBrowser { path })

@@ -39,7 +39,9 @@ const ALWAYS: &[(&str, &str)] = &[
     ("disable-field-trial-config", ""),
     ("metrics-recording-only", ""),
     ("no-pings", ""),
-    // Crash reports would stay in the profile, which is thrown away.
+    // Crash reports would stay in the profile, which is thrown away. Full Chromium starts its crash handler all the
+    // same, outside our process group; it goes by itself when its browser is gone. (`disable-crashpad-for-testing`
+    // would prevent it, and every renderer in the sandbox too.)
     ("disable-breakpad", ""),
     ("disable-crash-reporter", ""),
     // Asks no key ring of the desktop.

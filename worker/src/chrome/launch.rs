@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Connection;
+use super::connection::{CallError, Connection};
 use super::flags::{FlagChoices, arguments};
 use super::profile::{Profile, ProfileFolders};
 
@@ -76,11 +76,19 @@ pub(super) enum LaunchFailure {
     /// Its folder, pipes or process could not be made.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It ended, or did not answer in time.
-    #[error("{reason}; it printed: {printed}")]
+    /// It ended before it answered.
+    #[error("it ended with {status}; it printed: {printed}")]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its standard error.
+        printed: String,
+    },
+    /// It runs, but does not answer.
+    #[error("{cause}; it printed: {printed}")]
     NoAnswer {
-        /// How it went.
-        reason: String,
+        /// What came of the first command.
+        cause: CallError,
         /// The end of its standard error.
         printed: String,
     },
@@ -105,32 +113,30 @@ impl Confinement {
     }
 }
 
-/// Launches with the first of `choices` that works, and leaves that one first for the next time.
+/// Launches with the first of `choices` that works, and leaves only that one: what worked once is never given up for
+/// something less safe because of a bad moment.
 pub(super) async fn launch(
     options: &LaunchOptions,
     profiles: &ProfileFolders,
     choices: &mut Vec<Confinement>,
 ) -> Result<Launched, LaunchFailure> {
-    let mut failure = None;
-    for (index, confinement) in choices.iter().enumerate() {
+    let mut first_failure = None;
+    for confinement in choices.iter() {
         match launch_confined(options, profiles, confinement).await {
             Ok(launched) => {
-                if !confinement.sandbox && choices.len() > 1 {
-                    tracing::warn!(
-                        cause = failure.as_ref().map(tracing::field::display),
-                        "chrome runs without its sandbox: it did not start with it"
-                    );
-                }
-                if index > 0 {
-                    *choices = vec![confinement.clone()];
-                }
+                *choices = vec![confinement.clone()];
                 return Ok(launched);
             }
+            // A slow machine is no reason to do without the sandbox: where that does not work, Chrome ends at once.
+            Err(error @ LaunchFailure::NoAnswer { .. }) => return Err(error),
             // The first failure tells most: the later ones come from what was tried instead.
-            Err(error) => failure = failure.or(Some(error)),
+            Err(error) => {
+                tracing::debug!(%error, ?confinement, "browser did not start");
+                first_failure.get_or_insert(error);
+            }
         }
     }
-    Err(failure.unwrap_or_else(|| io::Error::other("there is no way to launch it").into()))
+    Err(first_failure.unwrap_or_else(|| io::Error::other("there is no way to launch it").into()))
 }
 
 async fn launch_confined(
@@ -187,22 +193,26 @@ async fn launch_confined(
         tasks,
     };
     let version = GetVersionParams {};
-    let reason = tokio::select! {
-        answer = launched.connection.call(None, &version, Instant::now() + LAUNCH_PATIENCE) => match answer {
-            Ok(version) => {
-                launched.product = version.product;
-                return Ok(launched);
-            }
-            // The end of its pipe comes a moment before its exit status.
-            Err(error) => match tokio::time::timeout(Duration::from_secs(1), launched.child.exited()).await {
-                Ok(status) => format!("it ended with {status}"),
-                Err(_) => error.to_string(),
-            },
-        },
-        status = launched.child.exited() => format!("it ended with {status}"),
+    let answer = tokio::select! {
+        answer = launched.connection.call(None, &version, Instant::now() + LAUNCH_PATIENCE) => answer,
+        _ = launched.child.exited() => Err(CallError::Lost),
     };
-    launched.close().await;
-    Err(LaunchFailure::NoAnswer { reason, printed: printed.text() })
+    match answer {
+        Ok(version) => {
+            launched.product = version.product;
+            Ok(launched)
+        }
+        Err(cause) => {
+            // The end of its pipe comes a moment before its exit status.
+            let ended = tokio::time::timeout(Duration::from_secs(1), launched.child.exited()).await;
+            launched.close().await;
+            let printed = printed.text();
+            Err(match ended {
+                Ok(status) => LaunchFailure::Ended { status, printed },
+                Err(_) => LaunchFailure::NoAnswer { cause, printed },
+            })
+        }
+    }
 }
 
 impl Launched {
@@ -283,18 +293,16 @@ mod tests {
         launched.profile.lock().unwrap().as_ref().unwrap().path().to_owned()
     }
 
-    async fn launch_here(program: PathBuf) -> (tempfile::TempDir, Result<Launched, LaunchFailure>) {
-        let parent = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
-        let profiles = ProfileFolders::create(parent.path()).unwrap();
+    async fn launch_here(program: PathBuf) -> (ProfileFolders, Result<Launched, LaunchFailure>) {
+        let profiles = ProfileFolders::create(&std::env::temp_dir()).unwrap();
         let options = LaunchOptions { program, extra_flags: Vec::new(), proxy_server: None };
         let launched = launch(&options, &profiles, &mut Confinement::choices()).await;
-        (parent, launched)
+        (profiles, launched)
     }
 
     #[tokio::test]
     async fn the_flags_that_chrome_got_are_each_there_once_with_two_dashes() {
-        let (_parent, launched) = launch_here(find_browser().unwrap().path).await;
+        let (_profiles, launched) = launch_here(find_browser().unwrap().path).await;
         let launched = launched.unwrap();
         let command_line = std::fs::read_to_string(format!("/proc/{}/cmdline", launched.id())).unwrap();
         let arguments: Vec<&str> = command_line.split('\0').skip(1).filter(|flag| !flag.is_empty()).collect();
@@ -316,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_leaves_no_process_and_no_profile() {
-        let (_parent, launched) = launch_here(find_browser().unwrap().path).await;
+        let (_profiles, launched) = launch_here(find_browser().unwrap().path).await;
         let launched = launched.unwrap();
         let (id, profile) = (launched.id(), profile_path(&launched));
         assert!(profile.exists() && group_exists(id));
@@ -331,7 +339,7 @@ mod tests {
         let program = folder.path().join("chrome");
         std::fs::write(&program, "#!/bin/sh\necho cannot open display >&2\nexit 3\n").unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let (_parent, launched) = launch_here(program).await;
+        let (_profiles, launched) = launch_here(program).await;
         let message = launched.unwrap_err().to_string();
         assert!(message.contains("exit status: 3") && message.contains("cannot open display"), "{message}");
     }

@@ -9,11 +9,17 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crawlify_shared::child::Account;
 
 const PREFIX: &str = "crawlify-chrome-";
 const LOCK: &str = "lock";
+/// How often the removal of a profile is tried, and the pause after each try.
+const REMOVALS: u32 = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(25);
+/// A folder without a lock is swept when it is older than this.
+const UNLOCKED_AGE: Duration = Duration::from_secs(60);
 
 /// The folder of this worker's profiles. Removed when dropped.
 #[derive(Debug)]
@@ -70,9 +76,20 @@ impl Profile {
 
 impl Drop for Profile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "a browser profile was not removed");
+        // A crash handler outside the browser's group may write a moment longer than the browser lives.
+        for _ in 0..REMOVALS {
+            match fs::remove_dir_all(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::sleep(REMOVAL_PAUSE);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, path = %self.path.display(), "a browser profile was not removed");
+                    return;
+                }
+                Ok(()) => return,
+            }
         }
+        tracing::warn!(path = %self.path.display(), "a browser profile was not removed: it is still written to");
     }
 }
 
@@ -82,13 +99,32 @@ fn sweep(parent: &Path) {
     for entry in entries.flatten() {
         let is_candidate = entry.file_name().to_string_lossy().starts_with(PREFIX)
             && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == ours);
-        if is_candidate && let Ok(lock) = File::open(entry.path().join(LOCK)) {
-            // Nobody alive holds it. It is kept until the folder is gone.
-            if lock.try_lock().is_ok() {
-                let _ = fs::remove_dir_all(entry.path());
+        if !is_candidate {
+            continue;
+        }
+        match File::open(entry.path().join(LOCK)) {
+            // Where it can be locked, nobody alive holds it. The lock is kept until the folder is gone.
+            Ok(lock) => {
+                if lock.try_lock().is_ok() {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
+            }
+            // It is being made, or its removal was not completed.
+            Err(_) => {
+                if entry.metadata().is_ok_and(|metadata| is_old(&metadata)) {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
             }
         }
     }
+}
+
+fn is_old(metadata: &fs::Metadata) -> bool {
+    metadata
+        .modified()
+        .ok()
+        .and_then(|modified| modified.elapsed().ok())
+        .is_some_and(|age| age > UNLOCKED_AGE)
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {
@@ -108,18 +144,23 @@ mod tests {
         let dead = parent.path().join(format!("{PREFIX}dead"));
         fs::create_dir_all(dead.join("launch-0/Default")).unwrap();
         fs::write(dead.join(LOCK), "").unwrap();
+        let unlocked = parent.path().join(format!("{PREFIX}unlocked"));
+        fs::create_dir(&unlocked).unwrap();
+        File::open(&unlocked).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let being_made = parent.path().join(format!("{PREFIX}new"));
+        fs::create_dir(&being_made).unwrap();
         let stranger = parent.path().join("something-else");
         fs::create_dir(&stranger).unwrap();
         let first = ProfileFolders::create(parent.path()).unwrap();
         let profile = first.profile(None).unwrap();
         let second = ProfileFolders::create(parent.path()).unwrap();
-        assert!(!dead.exists());
-        assert!(stranger.exists() && profile.path().exists());
+        assert!(!dead.exists() && !unlocked.exists());
+        assert!(being_made.exists() && stranger.exists() && profile.path().exists());
         assert_ne!(profile.path(), second.profile(None).unwrap().path());
         let path = profile.path().to_owned();
         drop(profile);
         assert!(!path.exists());
         drop((first, second));
-        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "only the stranger is left");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2, "only those that are not ours are left");
     }
 }

@@ -34,8 +34,12 @@ struct Step<'a> {
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 enum Op<'a> {
-    WaitFor { wait_for: &'a WaitFor },
-    Links { selector: &'a Selector },
+    WaitFor {
+        wait_for: &'a WaitFor,
+    },
+    Links {
+        selector: &'a Selector,
+    },
     Read {
         selector: &'a Selector,
         read: &'a Read,
@@ -109,7 +113,14 @@ pub(super) fn results(
 ) -> serde_json::Result<Vec<StepResult>> {
     let answers: Vec<Answer> = serde_json::from_str(answer)?;
     let ended = ended.max(began);
-    let within = |ms: f64, earliest| at(ms).unwrap_or(earliest).clamp(earliest, ended);
+    let within = |ms: f64, earliest: DateTime<Utc>| {
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "a float that is too large becomes the largest integer"
+        )]
+        let micros = ((ms * 1000.0) as i64).clamp(earliest.timestamp_micros(), ended.timestamp_micros());
+        DateTime::from_timestamp_micros(micros).unwrap_or(earliest).clamp(earliest, ended)
+    };
     Ok(answers
         .into_iter()
         .map(|answer| {
@@ -133,11 +144,6 @@ fn class(name: &str) -> ErrorClass {
     } else {
         ErrorClass::Script
     }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "a float that is too large becomes the largest integer")]
-fn at(ms: f64) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_micros((ms * 1000.0) as i64)
 }
 
 #[cfg(test)]

@@ -68,8 +68,13 @@ struct Attached(Mutex<HashMap<String, Arc<PageEvents>>>);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct TargetEvent {
-    target_info: Option<TargetInfo>,
+struct Created {
+    target_info: TargetInfo,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Gone {
     target_id: Option<String>,
     session_id: Option<String>,
 }
@@ -337,10 +342,9 @@ impl Attached {
 
 impl Listener for Attached {
     fn event(&self, connection: &Connection, method: &str, params: &RawValue) {
-        let Ok(event) = serde_json::from_str::<TargetEvent>(params.get()) else { return };
         match method {
             "Target.targetCreated" => {
-                if let Some(target) = event.target_info
+                if let Ok(Created { target_info: target }) = serde_json::from_str(params.get())
                     && target.kind == "page"
                     && (target.opener_id.is_some() || target.opener_frame_id.is_some())
                 {
@@ -348,7 +352,8 @@ impl Listener for Attached {
                 }
             }
             "Target.targetCrashed" | "Target.targetDestroyed" | "Target.detachedFromTarget" => {
-                let name = event.session_id.or(event.target_id).unwrap_or_default();
+                let Ok(gone) = serde_json::from_str::<Gone>(params.get()) else { return };
+                let name = gone.session_id.or(gone.target_id).unwrap_or_default();
                 if let Some(tab) = self.lock().get(&name) {
                     tab.mark_gone();
                 }

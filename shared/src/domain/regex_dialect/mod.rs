@@ -5,6 +5,7 @@
 //! Syntax: <https://github.com/google/re2/wiki/Syntax>. Never backtracks and never compiles beyond a fixed size, so
 //! that a pattern may come from a stranger.
 
+mod class;
 mod translate;
 
 use regex::{Regex, RegexBuilder};
@@ -13,8 +14,10 @@ use translate::Translator;
 
 /// The longest pattern, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4096;
-/// The largest compiled pattern, in bytes.
-const MAX_COMPILED_BYTES: usize = 1 << 20;
+/// Sizes of compiled patterns, in bytes; the last one is the largest that is accepted.
+const COMPILED_BYTES: [usize; 3] = [1 << 15, 1 << 18, 1 << 20];
+/// What matching may cache for each pattern, in bytes.
+const MAX_CACHE_BYTES: usize = 1 << 20;
 /// How deep groups may nest.
 const MAX_NESTING: u32 = 100;
 
@@ -55,16 +58,32 @@ pub enum DialectError {
 /// # Errors
 /// Says what in the pattern is wrong or not supported.
 pub fn compile(pattern: &str) -> Result<Regex, DialectError> {
+    compile_measured(pattern).map(|(regex, _)| regex)
+}
+
+/// Compiles a pattern written for Go, and says how many bytes the compiled form takes at most, so that whoever holds
+/// many patterns of a stranger can bound their sum.
+///
+/// # Errors
+/// Says what in the pattern is wrong or not supported.
+pub fn compile_measured(pattern: &str) -> Result<(Regex, usize), DialectError> {
     if pattern.len() > MAX_PATTERN_BYTES {
         return Err(DialectError::TooLong);
     }
     let translated = Translator::new(pattern).run()?;
-    RegexBuilder::new(&translated)
-        .size_limit(MAX_COMPILED_BYTES)
-        .dfa_size_limit(MAX_COMPILED_BYTES)
-        .nest_limit(MAX_NESTING)
-        .build()
-        .map_err(refusal)
+    // The engine does not tell the size, only that it is beyond a limit.
+    for limit in COMPILED_BYTES {
+        let built = RegexBuilder::new(&translated)
+            .size_limit(limit)
+            .dfa_size_limit(MAX_CACHE_BYTES)
+            .nest_limit(MAX_NESTING)
+            .build();
+        match built.map_err(refusal) {
+            Err(DialectError::TooBig) => {}
+            result => return result.map(|regex| (regex, limit)),
+        }
+    }
+    Err(DialectError::TooBig)
 }
 
 fn refusal(error: regex::Error) -> DialectError {
@@ -182,6 +201,13 @@ mod tests {
         assert_eq!(compile("(?:a{1000}){1000}").unwrap_err(), DialectError::TooBig);
         assert_eq!(compile(&("(".repeat(500) + &")".repeat(500))).unwrap_err(), DialectError::TooBig);
         assert_eq!(compile(&"a".repeat(MAX_PATTERN_BYTES + 1)).unwrap_err(), DialectError::TooLong);
+    }
+
+    #[test]
+    fn larger_patterns_measure_larger() {
+        let size = |pattern| compile_measured(pattern).unwrap().1;
+        assert_eq!(size("[£$€]"), COMPILED_BYTES[0]);
+        assert!(size(r"\p{L}{20}") > size(r"\d+"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod css;
 mod foreign;
+mod token;
 mod xpath;
 
 use super::workflow::Selector;

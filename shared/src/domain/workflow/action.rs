@@ -152,8 +152,14 @@ fn read_patterns(params: &mut Object<'_>, key: &'static str, report: &mut Report
 
 /// Compiles a pattern of the document.
 pub(super) fn read_regex(pattern: &str, at: &Pointer, report: &mut Report) -> Option<Regex> {
-    match regex_dialect::compile(pattern) {
-        Ok(regex) => Some(regex),
+    if !report.affords_patterns() {
+        return None;
+    }
+    match regex_dialect::compile_measured(pattern) {
+        Ok((regex, bytes)) => {
+            report.spend_on_pattern(bytes, at);
+            Some(regex)
+        }
         Err(error) => {
             let message = format!("the pattern `{}` cannot be used: {error}", shorten(pattern));
             report.problem(at, "bad_regex", message);
@@ -189,5 +195,24 @@ pub(super) fn read_selector(
             report.problem(&params.at(key), "bad_selector", message);
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_compiled_until_they_are_too_large_together() {
+        let mut report = Report::default();
+        let at = Pointer::default();
+        report.spend_on_pattern(64 << 20, &at);
+        assert!(read_regex("a", &at, &mut report).is_some(), "the one that is too much is told of");
+        assert!(read_regex("b", &at, &mut report).is_none(), "further ones cost nothing");
+        let problems = report.finish(Some(())).unwrap_err();
+        assert_eq!(
+            problems.iter().map(|problem| problem.code.as_str()).collect::<Vec<_>>(),
+            ["too_many_patterns"]
+        );
     }
 }

@@ -22,6 +22,10 @@ const MAX_DELAY_MS: u64 = 24 * 60 * 60 * 1000;
 const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 8192;
 
+/// The lists of nodes, each of which is a phase, in the order of execution.
+const LISTS: [(&str, PhaseKind); 2] =
+    [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
+
 /// Every setting that a configuration may have.
 pub(super) const CONFIG_KEYS: [&str; 15] = [
     "start_urls",
@@ -79,7 +83,6 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
 }
 
 fn read_start_urls(config: &mut Object<'_>, report: &mut Report) -> Vec<PageUrl> {
-    let given = config.list("start_urls", report).len();
     let mut urls = Vec::new();
     let mut seen = HashSet::new();
     for (at, text) in config.texts("start_urls", report) {
@@ -99,8 +102,11 @@ fn read_start_urls(config: &mut Object<'_>, report: &mut Report) -> Vec<PageUrl>
             }
         }
     }
-    let was_list = config.value("start_urls").is_none_or(Value::is_array);
-    if given == 0 && was_list {
+    let nothing_given = match config.value("start_urls") {
+        None => true,
+        Some(given) => given.as_array().is_some_and(Vec::is_empty),
+    };
+    if nothing_given {
         let message = "there is no start URL: give at least one";
         report.problem(&config.at("start_urls"), "no_start_url", message);
     }
@@ -260,8 +266,7 @@ fn read_phases(config: &mut Object<'_>, report: &mut Report) -> Option<Vec<Phase
              write the nodes into `url_discovery` and `data_extraction`";
         report.problem(&config.at("phases"), "unsupported_format", message);
     }
-    let lists = [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
-    let counts = lists.map(|(id, _)| match config.value(id) {
+    let counts = LISTS.map(|(id, _)| match config.value(id) {
         Some(Value::Array(nodes)) => Some(nodes.len()),
         None => Some(0),
         // The wrong type, which reading the list reports.
@@ -277,8 +282,8 @@ fn read_phases(config: &mut Object<'_>, report: &mut Report) -> Option<Vec<Phase
     }
     let mut phases = Vec::new();
     let mut complete = true;
-    for (id, kind) in lists {
-        let other = lists.iter().find(|(other, _)| *other != id).map_or(id, |(other, _)| other);
+    for (id, kind) in LISTS {
+        let other = LISTS.iter().find(|(other, _)| *other != id).map_or(id, |(other, _)| other);
         let ids_elsewhere = node_ids(config.value(other));
         let nodes = config.list(id, report);
         match read_nodes(nodes, &config.at(id), (other, &ids_elsewhere), report) {
@@ -288,6 +293,7 @@ fn read_phases(config: &mut Object<'_>, report: &mut Report) -> Option<Vec<Phase
         }
     }
     warn_of_saved_discovery_keys(config, &phases, report);
+    warn_of_idle_filters(config, &phases, report);
     complete.then_some(phases)
 }
 
@@ -311,5 +317,27 @@ fn warn_of_saved_discovery_keys(config: &Object<'_>, phases: &[Phase], report: &
             keys.join(", ")
         );
         report.warn(&config.at("url_discovery"), "discovery_keys_saved", message);
+    }
+}
+
+fn warn_of_idle_filters(config: &mut Object<'_>, phases: &[Phase], report: &mut Report) {
+    for (id, _) in LISTS {
+        let declared = node_ids(config.value(id));
+        let nodes = phases
+            .iter()
+            .find(|phase| phase.id == id)
+            .map(|phase| phase.nodes.as_slice())
+            .unwrap_or_default();
+        for node in nodes.iter().filter(|node| matches!(node.action, Action::FilterUrls(_))) {
+            let finds_links = |needed: &usize| {
+                matches!(nodes[*needed].action, Action::ExtractLinks(_) | Action::FilterUrls(_))
+            };
+            let place = declared.iter().position(|declared| *declared == node.id);
+            if let (false, Some(place)) = (node.dependencies.iter().any(finds_links), place) {
+                let message =
+                    "the filter depends on no `extract_links` node: there are no links for it to filter";
+                report.warn(&config.at(id).index(place).key("dependencies"), "filter_without_links", message);
+            }
+        }
     }
 }

@@ -83,6 +83,8 @@ fn read_document(document: &Value, report: &mut Report) -> Option<Definition> {
         }
         None => match inline_config(document) {
             Some(config) => {
+                envelope.ignore(&CONFIG_KEYS);
+                envelope.warn_of_unknown("a workflow", report);
                 let workflow = config::read(&config, &root, report);
                 (config, workflow)
             }

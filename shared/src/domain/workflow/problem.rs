@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// More problems than this help nobody; the rest is counted.
 const MAX_PROBLEMS: usize = 100;
 
+/// What all compiled patterns of a document may take together, in bytes.
+const MAX_PATTERN_BYTES: usize = 64 << 20;
+
 /// One thing wrong with, or worth saying about, a user's document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -49,6 +52,7 @@ impl Pointer {
 pub(super) struct Report {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    pattern_bytes: usize,
 }
 
 impl Report {
@@ -62,21 +66,38 @@ impl Report {
         self.warnings.push(note(at, code, message));
     }
 
-    /// Ends with what was read and the warnings, or with the problems.
-    pub(super) fn finish<T>(mut self, read: Option<T>) -> Result<(T, Vec<Problem>), Vec<Problem>> {
-        match read {
-            Some(read) if self.problems.is_empty() => Ok((read, self.warnings)),
-            _ => {
-                let found = self.problems.len();
-                self.problems.truncate(MAX_PROBLEMS);
-                if found > MAX_PROBLEMS {
-                    let message = format!("there are {} problems more", found - MAX_PROBLEMS);
-                    self.problem(&Pointer::default(), "too_many_problems", message);
-                }
-                Err(self.problems)
-            }
+    /// Whether another pattern may be compiled.
+    pub(super) fn affords_patterns(&self) -> bool {
+        self.pattern_bytes <= MAX_PATTERN_BYTES
+    }
+
+    /// Adds a compiled pattern to those of the document; the one that is too much is a problem.
+    pub(super) fn spend_on_pattern(&mut self, bytes: usize, at: &Pointer) {
+        self.pattern_bytes += bytes;
+        if !self.affords_patterns() {
+            let message =
+                "the patterns of this workflow are too large together; shorten their counted repetitions";
+            self.problem(at, "too_many_patterns", message);
         }
     }
+
+    /// Ends with what was read and the warnings, or with the problems.
+    pub(super) fn finish<T>(self, read: Option<T>) -> Result<(T, Vec<Problem>), Vec<Problem>> {
+        match read {
+            Some(read) if self.problems.is_empty() => Ok((read, bounded(self.warnings))),
+            _ => Err(bounded(self.problems)),
+        }
+    }
+}
+
+fn bounded(mut notes: Vec<Problem>) -> Vec<Problem> {
+    let found = notes.len();
+    notes.truncate(MAX_PROBLEMS);
+    if found > MAX_PROBLEMS {
+        let message = format!("there are {} more of these", found - MAX_PROBLEMS);
+        notes.push(note(&Pointer::default(), "too_many_problems", message));
+    }
+    notes
 }
 
 fn note(at: &Pointer, code: &str, message: impl Into<String>) -> Problem {

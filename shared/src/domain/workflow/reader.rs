@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use super::problem::{Pointer, Report};
 use super::suggest::did_you_mean;
 
+/// Of how many unknown members an object is told.
+const MAX_UNKNOWN: usize = 50;
+
 /// One object of the document, and the names that were asked of it.
 pub(super) struct Object<'v> {
     members: &'v Map<String, Value>,
@@ -149,7 +152,9 @@ impl<'v> Object<'v> {
 
     /// Warns of every member that nobody asked for. `owner` says whose settings these are.
     pub(super) fn warn_of_unknown(&self, owner: &str, report: &mut Report) {
-        for key in self.members.keys().filter(|key| !self.known.contains(&key.as_str())) {
+        let unknown = self.members.keys().filter(|key| !self.known.contains(&key.as_str()));
+        // A stranger's object may have very many; the first ones tell enough.
+        for key in unknown.take(MAX_UNKNOWN) {
             let suggestion = did_you_mean(key, self.known.iter().copied());
             let message = format!("`{}` is no setting of {owner} and is ignored{suggestion}", shorten(key));
             report.warn(&self.at(key), "unknown_setting", message);

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use super::HotStore;
 use crate::domain::id::{ExecutionId, PageId};
+use crate::domain::page::ClaimedPage;
 use crate::domain::page_url::PageUrl;
 use crate::store::StoreError;
 
@@ -16,29 +15,6 @@ pub struct ClaimRequest {
     pub page_id: PageId,
     /// The dispatch that the message speaks for.
     pub epoch: i32,
-}
-
-/// A page that is ours until its lease ends.
-#[derive(Clone, Debug)]
-pub struct ClaimedPage {
-    /// The frontier row.
-    pub page_id: PageId,
-    /// Its execution.
-    pub execution_id: ExecutionId,
-    /// The page's address.
-    pub url: PageUrl,
-    /// Links followed from a start URL.
-    pub depth: u32,
-    /// Higher ones are dispatched first.
-    pub priority: i32,
-    /// This attempt's number, from 1: the fence of the record.
-    pub attempt: i32,
-    /// In the database's clock.
-    pub created_at: DateTime<Utc>,
-    /// In the database's clock.
-    pub claimed_at: DateTime<Utc>,
-    /// How long to wait before asking the host for the page.
-    pub start_in: Duration,
 }
 
 /// Takes rows by primary key. A row that another worker took, or whose execution does not run, is not returned.

@@ -14,9 +14,8 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, T
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
-pub use claim::{ClaimRequest, ClaimedPage};
+pub use claim::ClaimRequest;
 pub use lease::Standing;
-pub use record::{FinishedPage, NextStatus, NodeDefinition, Program};
 
 use super::StoreError;
 use crate::config::SecretUrl;

@@ -9,57 +9,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio_postgres::types::{Json, ToSql};
 
-use super::{ClaimedPage, HotStore};
+use super::HotStore;
 use crate::domain::id::{ItemId, NodeExecutionId, PageId};
-use crate::domain::outcome::{Failure, NodeEnd, PageOutcome};
+use crate::domain::outcome::NodeEnd;
+use crate::domain::page::{FinishedPage, NextStatus, NodeTable};
 use crate::store::StoreError;
 use crate::store::counters::{DURATION_BUCKETS_US, bucket};
-
-/// What the records of one workflow version's nodes have in common.
-#[derive(Debug)]
-pub struct Program {
-    /// In the order of execution, over all phases: indexed by `NodeRecord::position`.
-    pub nodes: Vec<NodeDefinition>,
-}
-
-/// What the records of one node have in common.
-#[derive(Debug)]
-pub struct NodeDefinition {
-    /// Its id in the workflow.
-    pub node_id: String,
-    /// Its type.
-    pub node_type: &'static str,
-    /// The id of its phase.
-    pub phase: String,
-    /// Its params, recorded as input.
-    pub params: Map<String, Value>,
-}
-
-/// What becomes of the page's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextStatus {
-    /// The end: it was loaded.
-    Completed,
-    /// The end: it could not be loaded.
-    Failed(Failure),
-    /// Another attempt, not before the delay is over.
-    Retry(Failure, Duration),
-    /// Given back unharmed: the attempt is not charged.
-    Released,
-}
-
-/// A page to record.
-#[derive(Clone, Debug)]
-pub struct FinishedPage {
-    /// As it was claimed.
-    pub page: ClaimedPage,
-    /// The nodes that its records speak of.
-    pub program: Arc<Program>,
-    /// What it produced.
-    pub outcome: PageOutcome,
-    /// What becomes of its row.
-    pub next: NextStatus,
-}
 
 /// Guard first, then everything that depends on it. `$1` is the worker.
 static RECORD: LazyLock<String> = LazyLock::new(|| {
@@ -221,14 +176,14 @@ impl HotStore {
 impl<'a> Columns<'a> {
     fn of(pages: &'a [FinishedPage]) -> Self {
         let mut columns = Self::default();
-        // Each program's definitions are sent once; a node's record points into them, from 1.
-        let mut programs: Vec<(&Arc<Program>, i64)> = Vec::new();
+        // Each table's definitions are sent once; a node's record points into them, from 1.
+        let mut tables: Vec<(&Arc<NodeTable>, i64)> = Vec::new();
         for finished in pages {
-            let offset = match programs.iter().find(|(program, _)| Arc::ptr_eq(program, &finished.program)) {
+            let offset = match tables.iter().find(|(table, _)| Arc::ptr_eq(table, &finished.table)) {
                 Some((_, offset)) => *offset,
                 None => {
-                    let offset = columns.add_definitions(&finished.program);
-                    programs.push((&finished.program, offset));
+                    let offset = columns.add_definitions(&finished.table);
+                    tables.push((&finished.table, offset));
                     offset
                 }
             };
@@ -237,9 +192,9 @@ impl<'a> Columns<'a> {
         columns
     }
 
-    fn add_definitions(&mut self, program: &'a Program) -> i64 {
+    fn add_definitions(&mut self, table: &'a NodeTable) -> i64 {
         let offset = i64::try_from(self.definition_node_id.len()).unwrap_or(i64::MAX) + 1;
-        for node in &program.nodes {
+        for node in &table.nodes {
             self.definition_node_id.push(&node.node_id);
             self.definition_node_type.push(node.node_type);
             self.definition_phase.push(&node.phase);

@@ -93,7 +93,7 @@ pub(super) fn step(op: DomOp) -> DomStep {
 }
 
 pub(super) fn read(selector: Selector, read: Read, multiple: bool, fields: Vec<Field>) -> DomStep {
-    step(DomOp::Read { selector, read, multiple, fields })
+    step(DomOp::Read { selector, read, multiple, required: false, fields })
 }
 
 pub(super) fn read_all(query: &str) -> DomStep {
@@ -165,7 +165,8 @@ async fn answer(request: Request) -> Response {
         .into_response(),
         "/busy" => Html("<h1>busy</h1><script>while (true) {}</script>").into_response(),
         "/busy-later" => {
-            Html("<h1>busy</h1><script>setTimeout(() => { while (true) {} }, 200)</script>").into_response()
+            Html("<h1>busy</h1><script>onload = () => setTimeout(() => { while (true) {} }, 1000)</script>")
+                .into_response()
         }
         "/script-redirect" => Html("<script>location = '/plain'</script>").into_response(),
         "/load-redirect" => Html("<script>onload = () => { location = '/plain' }</script>").into_response(),
@@ -176,9 +177,13 @@ async fn answer(request: Request) -> Response {
         "/redirects-for-ever" => {
             Html("<script>location = '/redirects-for-ever?' + Math.random()</script>").into_response()
         }
-        "/leaves" => Html("<h1>here</h1><script>setTimeout(() => { location = '/plain' }, 500)</script>")
-            .into_response(),
-        "/dialogs" => Html("<script>alert(1); confirm(2); prompt(3)</script><h1>after</h1>").into_response(),
+        "/leaves" => Html(
+            "<h1>here</h1><script>onload = () => setTimeout(() => { location = '/plain' }, 1000)</script>",
+        )
+        .into_response(),
+        "/dialogs" => {
+            Html("<script>alert(1); confirm(2); prompt(3); print()</script><h1>after</h1>").into_response()
+        }
         "/dialog-loop" => Html("<script>while (true) alert(1)</script>").into_response(),
         "/unload" => {
             Html("<h1>stay</h1><script>onbeforeunload = (e) => { e.preventDefault(); return 'no' }</script>")

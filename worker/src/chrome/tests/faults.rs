@@ -169,8 +169,33 @@ async fn closing_leaves_no_process_and_no_profile_and_tabs_fail() {
 }
 
 #[tokio::test]
+async fn renderers_are_confined_as_the_description_says() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/plain").await.unwrap();
+    let group = bench.driver.browser_pid().unwrap();
+    let mut renderers = 0;
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let about = |file: &str| std::fs::read_to_string(process.path().join(file)).unwrap_or_default();
+        let stat = about("stat");
+        // After the name in brackets: state, parent, group.
+        let its_group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
+        if its_group == Some(&group.to_string()) && about("cmdline").contains("--type=renderer") {
+            renderers += 1;
+            let is_filtered = about("status").lines().any(|line| line == "Seccomp:\t2");
+            assert_eq!(is_filtered, bench.driver.description().contains("sandbox on"));
+        }
+    }
+    assert!(renderers > 0);
+}
+
+#[tokio::test]
 async fn a_program_that_does_not_start_is_an_error_of_the_start() {
-    let program = Some(Path::new("/bin/false").to_owned());
-    let error = ChromeDriver::start(ChromeOptions { program, ..options() }).await.unwrap_err();
+    let start = |program: &str| {
+        ChromeDriver::start(ChromeOptions { program: Some(Path::new(program).to_owned()), ..options() })
+    };
+    let error = start("/bin/false").await.unwrap_err();
     assert!(matches!(&error, LaunchError::DoesNotStart { .. }), "{error}");
+    let error = start("/no/such/chrome").await.unwrap_err();
+    assert!(matches!(&error, LaunchError::NoBrowser(_)), "{error}");
 }

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use crawlify_shared::broker::PageMessage;
-use crawlify_shared::store::hot::{ClaimRequest, ClaimedPage, HotStore};
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 

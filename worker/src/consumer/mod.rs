@@ -1,14 +1,16 @@
 //! The consumer: a free slot first, then a delivery. It takes nothing while there is no browser or no lease, so that
 //! a broken worker does not drain the queue into failures.
 
+pub(crate) mod leases;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::Shared;
 use crate::page;
-use crate::worker::Shared;
 
 /// How often it looks whether it may still consume, while no delivery comes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -2,21 +2,24 @@
 //!
 //! The steps' numbers are those of ARCHITECTURE's walkthrough. Everything else in this crate serves this function.
 
+pub(crate) mod claims;
+pub(crate) mod programs;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::broker::Delivery;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, MAX_ATTEMPTS, PageEnd, PageOutcome};
-use crawlify_shared::store::hot::{ClaimedPage, FinishedPage, NextStatus, Program as RecordProgram};
+use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::claims::Claim;
+use crate::Shared;
 use crate::execute::execute;
 use crate::recorder::Recorded;
-use crate::worker::Shared;
+use claims::Claim;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: Arc<Shared>) {
@@ -29,7 +32,7 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
     // 5. Executed: whatever happens is an outcome.
     let busy = worker.metrics.slot_busy();
     let begun = Instant::now();
-    let Some((outcome, program)) = execute_within_lease(&page, &worker).await else {
+    let Some((outcome, table)) = execute_within_lease(&page, &worker).await else {
         // The lease is lost: the page is others' now, and nothing of it may be written.
         return delivery.requeue().await;
     };
@@ -38,7 +41,7 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, begun.elapsed());
-    let recorded = worker.recorder.record(FinishedPage { page, program, outcome, next }).await;
+    let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
     // 7. Acknowledged, only after the commit.
     match recorded {
         Recorded::Settled => acknowledge(delivery).await,
@@ -47,15 +50,12 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
 }
 
 /// `None`: the worker's lease was lost on the way.
-async fn execute_within_lease(
-    page: &ClaimedPage,
-    worker: &Shared,
-) -> Option<(PageOutcome, Arc<RecordProgram>)> {
+async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> Option<(PageOutcome, Arc<NodeTable>)> {
     let released = PageOutcome {
         end: PageEnd::Released,
         ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
     };
-    let nothing = || Arc::new(RecordProgram { nodes: Vec::new() });
+    let nothing = || Arc::new(NodeTable { nodes: Vec::new() });
     let work = async {
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
@@ -78,7 +78,7 @@ async fn execute_within_lease(
                 format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),
             )),
         };
-        (outcome, Arc::clone(&program.record))
+        (outcome, Arc::clone(&program.table))
     };
     tokio::select! {
         done = work => Some(done),

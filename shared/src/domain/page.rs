@@ -1,0 +1,80 @@
+//! A page in a worker's hands: as it was claimed, and as it is handed to the recorder.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+use super::id::{ExecutionId, PageId};
+use super::outcome::{Failure, PageOutcome};
+use super::page_url::PageUrl;
+
+/// A page that is ours until its lease ends.
+#[derive(Clone, Debug)]
+pub struct ClaimedPage {
+    /// The frontier row.
+    pub page_id: PageId,
+    /// Its execution.
+    pub execution_id: ExecutionId,
+    /// The page's address.
+    pub url: PageUrl,
+    /// Links followed from a start URL.
+    pub depth: u32,
+    /// Higher ones are dispatched first.
+    pub priority: i32,
+    /// This attempt's number, from 1: the fence of the record.
+    pub attempt: i32,
+    /// In the database's clock.
+    pub created_at: DateTime<Utc>,
+    /// In the database's clock.
+    pub claimed_at: DateTime<Utc>,
+    /// How long to wait before asking the host for the page.
+    pub start_in: Duration,
+}
+
+/// What the records of one workflow version's nodes have in common.
+#[derive(Debug)]
+pub struct NodeTable {
+    /// In the order of execution, over all phases: indexed by `NodeRecord::position`.
+    pub nodes: Vec<NodeDefinition>,
+}
+
+/// What the records of one node have in common.
+#[derive(Debug)]
+pub struct NodeDefinition {
+    /// Its id in the workflow.
+    pub node_id: String,
+    /// Its type.
+    pub node_type: &'static str,
+    /// The id of its phase.
+    pub phase: String,
+    /// Its params, recorded as input.
+    pub params: Map<String, Value>,
+}
+
+/// What becomes of the page's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStatus {
+    /// The end: it was loaded.
+    Completed,
+    /// The end: it could not be loaded.
+    Failed(Failure),
+    /// Another attempt, not before the delay is over.
+    Retry(Failure, Duration),
+    /// Given back unharmed: the attempt is not charged.
+    Released,
+}
+
+/// A page to record.
+#[derive(Clone, Debug)]
+pub struct FinishedPage {
+    /// As it was claimed.
+    pub page: ClaimedPage,
+    /// The nodes that its records speak of.
+    pub table: Arc<NodeTable>,
+    /// What it produced.
+    pub outcome: PageOutcome,
+    /// What becomes of its row.
+    pub next: NextStatus,
+}
