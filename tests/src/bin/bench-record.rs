@@ -15,13 +15,12 @@ use crawlify_cli::demo_site::WORKFLOW;
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
 use crawlify_shared::domain::id::{ExecutionId, NodeExecutionId, PageId, WorkerId, WorkflowId};
 use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{Workflow, parse_text};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::StartExecution;
-use crawlify_shared::store::hot::{
-    ClaimedPage, FinishedPage, HotStore, NextStatus, NodeDefinition, Program,
-};
+use crawlify_shared::store::hot::HotStore;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
 use serde_json::{Value, json};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
@@ -40,7 +39,8 @@ const LINKS: usize = 20;
 /// URLs that are in the frontier already. As each page is found once, 19 of 20 links lead to one of them.
 const KNOWN_URLS: usize = 1_000;
 
-const COPY: &str = "COPY node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output,
+const COPY: &str =
+    "COPY node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output,
     error, retry_count, page_id, node_type, phase, attempt, worker_id, error_class, position)
     FROM STDIN (FORMAT binary)";
 const COPY_TYPES: [Type; 17] = [
@@ -74,7 +74,7 @@ struct Bench {
     client: Client,
     execution: ExecutionId,
     worker: WorkerId,
-    program: Arc<Program>,
+    table: Arc<NodeTable>,
     /// How many pages were made, so that each has a URL of its own.
     pages_made: usize,
 }
@@ -108,7 +108,7 @@ async fn measure(postgres: &PrivatePostgres) -> Result<()> {
         client,
         execution,
         worker,
-        program: Arc::new(program(&definition.workflow)),
+        table: Arc::new(node_table(&definition.workflow)),
         pages_made: 0,
     };
     bench.insert_known_urls().await?;
@@ -125,7 +125,7 @@ async fn measure(postgres: &PrivatePostgres) -> Result<()> {
         writeln!(std::io::stderr(), "round {round} of {ROUNDS} done")?;
     }
     let bytes_a_row = bench.bytes_a_row().await?;
-    report(&results, bench.program.nodes.len(), bytes_a_row, &mut std::io::stdout())?;
+    report(&results, bench.table.nodes.len(), bytes_a_row, &mut std::io::stdout())?;
     bench.hot.close();
     store.close().await;
     drop(bench);
@@ -142,16 +142,15 @@ async fn start_execution(store: &Store) -> Result<ExecutionId> {
     };
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let workflow = &definition.workflow;
-    let started = store
-        .start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls)
-        .await?;
+    let started =
+        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls).await?;
     match started {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => anyhow::bail!("no execution was started"),
     }
 }
 
-fn program(workflow: &Workflow) -> Program {
+fn node_table(workflow: &Workflow) -> NodeTable {
     let nodes = workflow.phases.iter().flat_map(|phase| {
         phase.nodes.iter().map(|node| NodeDefinition {
             node_id: node.id.clone(),
@@ -160,7 +159,7 @@ fn program(workflow: &Workflow) -> Program {
             params: node.params.clone(),
         })
     });
-    Program { nodes: nodes.collect() }
+    NodeTable { nodes: nodes.collect() }
 }
 
 impl Bench {
@@ -213,7 +212,7 @@ impl Bench {
         for finished in group {
             let page = &finished.page;
             for node in &finished.outcome.nodes {
-                let definition = &self.program.nodes[usize::from(node.position)];
+                let definition = &self.table.nodes[usize::from(node.position)];
                 let at_ms = page.claimed_at.timestamp_millis();
                 let id = NodeExecutionId::derive(page.page_id, page.attempt, node.position, at_ms).0;
                 let NodeEnd::Completed(output) = &node.end else { continue };
@@ -249,7 +248,7 @@ impl Bench {
         (0..count)
             .map(|_| {
                 self.pages_made += 1;
-                finished_page(self.execution, self.pages_made, &self.program)
+                finished_page(self.execution, self.pages_made, &self.table)
             })
             .collect()
     }
@@ -280,7 +279,13 @@ impl Bench {
                 .execute(
                     "INSERT INTO url_queue (id, execution_id, url, url_hash, host, status, attempt)
                      VALUES ($1, $2, $3, $4, $5, 'completed', 1)",
-                    &[&PageId::generate().0, &self.execution.0, &url.as_str(), &url.hash().to_vec(), &url.host()],
+                    &[
+                        &PageId::generate().0,
+                        &self.execution.0,
+                        &url.as_str(),
+                        &url.hash().to_vec(),
+                        &url.host(),
+                    ],
                 )
                 .await?;
         }
@@ -321,7 +326,7 @@ impl Bench {
     }
 
     fn rows(&self, pages: usize) -> u64 {
-        (pages * self.program.nodes.len()) as u64
+        (pages * self.table.nodes.len()) as u64
     }
 
     fn measured(&self, pages: usize, statements: Vec<Duration>, spent: Duration) -> Measured {
@@ -330,7 +335,7 @@ impl Bench {
     }
 }
 
-fn finished_page(execution_id: ExecutionId, number: usize, program: &Arc<Program>) -> Result<FinishedPage> {
+fn finished_page(execution_id: ExecutionId, number: usize, table: &Arc<NodeTable>) -> Result<FinishedPage> {
     let now = Utc::now();
     let page = ClaimedPage {
         page_id: PageId::generate(),
@@ -343,12 +348,18 @@ fn finished_page(execution_id: ExecutionId, number: usize, program: &Arc<Program
         claimed_at: now,
         start_in: Duration::ZERO,
     };
-    let mut nodes = Vec::with_capacity(program.nodes.len());
+    let mut nodes = Vec::with_capacity(table.nodes.len());
     let mut started_at = now;
-    for (position, node) in program.nodes.iter().enumerate() {
+    for (position, node) in table.nodes.iter().enumerate() {
         let completed_at = started_at + Duration::from_micros(300);
         let end = NodeEnd::Completed(output(&node.node_id, number));
-        nodes.push(NodeRecord { position: u16::try_from(position)?, started_at, completed_at, end, retries: 0 });
+        nodes.push(NodeRecord {
+            position: u16::try_from(position)?,
+            started_at,
+            completed_at,
+            end,
+            retries: 0,
+        });
         started_at = completed_at;
     }
     let item = json!({
@@ -372,7 +383,7 @@ fn finished_page(execution_id: ExecutionId, number: usize, program: &Arc<Program
         discovered,
         final_url: Some(page.url.as_str().to_owned()),
     };
-    Ok(FinishedPage { page, program: Arc::clone(program), outcome, next: NextStatus::Completed })
+    Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
 }
 
 fn known_url(number: usize) -> Result<PageUrl> {
@@ -406,12 +417,7 @@ fn links(count: usize) -> Value {
     (0..count).map(|link| format!("/book/a-book-that-is-known-{link}/")).collect::<Vec<_>>().into()
 }
 
-fn report(
-    results: &[[Vec<Measured>; 2]],
-    nodes: usize,
-    bytes_a_row: f64,
-    to: &mut impl Write,
-) -> Result<()> {
+fn report(results: &[[Vec<Measured>; 2]], nodes: usize, bytes_a_row: f64, to: &mut impl Write) -> Result<()> {
     writeln!(to, "medians of {ROUNDS} rounds of {} s, one connection", MEASURED.as_secs())?;
     writeln!(
         to,
