@@ -123,7 +123,9 @@ fn pages(summary: &RunSummary) -> String {
     if shown.is_empty() {
         return "none".to_owned();
     }
-    let total: u64 = summary.pages.iter().map(|(_, count)| count).sum();
+    // Skipped and cancelled pages cost no time.
+    let loaded = summary.pages.iter().filter(|(result, _)| matches!(result.as_str(), "completed" | "failed"));
+    let total: u64 = loaded.map(|(_, count)| count).sum();
     let seconds = summary.duration.as_secs_f64();
     let rate = if seconds >= 1.0 {
         format!(" · {:.0} p/min", total as f64 / seconds * 60.0)

@@ -92,11 +92,8 @@ impl PrivateRabbitMq {
         let started = tokio::time::Instant::now();
         while !access.answers().await {
             if server.exit_status().is_some() || started.elapsed() > BOOT_WITHIN {
-                let text = std::fs::read_to_string(self.folder.path().join("out.log")).unwrap_or_default();
-                let end = text.lines().rev().take(30).collect::<Vec<_>>();
-                let end = end.into_iter().rev().collect::<Vec<_>>().join("\n");
                 self.server = None;
-                bail!("RabbitMQ did not start within {:.0?}; it said:\n{end}", started.elapsed());
+                bail!("RabbitMQ did not start within {:.0?}; it said:\n{}", started.elapsed(), self.said());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -160,6 +157,20 @@ impl PrivateRabbitMq {
         self.folder.path().join("out.log")
     }
 
+    /// The end of its logs.
+    fn said(&self) -> String {
+        let mut said = String::new();
+        let logs = std::fs::read_dir(self.folder.path().join("log")).into_iter().flatten().flatten();
+        for log in logs.map(|entry| entry.path()).chain([self.log()]) {
+            let text = std::fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            said.push_str(&lines[lines.len().saturating_sub(60)..].join("\n"));
+            said.push('\n');
+        }
+        said
+    }
+
     /// A program of RabbitMQ's, in this server's own small world.
     fn command(&self, program: &str) -> Command {
         let folder = self.folder.path();
@@ -179,6 +190,14 @@ impl PrivateRabbitMq {
             .env("ERL_EPMD_ADDRESS", "127.0.0.1");
         command.current_dir(folder);
         command
+    }
+}
+
+impl Drop for PrivateRabbitMq {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("RabbitMQ said:\n{}", self.said());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one integration test binary.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
-#[cfg(test)]
 mod api;
 mod broker;
 mod tidy;

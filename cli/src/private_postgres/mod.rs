@@ -45,7 +45,7 @@ pub struct PrivatePostgres {
     server: Option<ChildProcess>,
     folder: Folder,
     /// Where the socket is when the path into `folder` would be too long for one.
-    #[expect(dead_code, reason = "it is kept to be removed when this is dropped")]
+    #[allow(dead_code, reason = "it is kept to be removed when this is dropped")]
     short_folder: Option<Folder>,
 }
 

@@ -1,17 +1,18 @@
 //! What RabbitMQ and its operators can do to us: crash, freeze, run out of memory, lose or change a queue, refuse us,
 //! hand us rubbish. Tests that hurt the server have one of their own.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crawlify_shared::broker::{AmqpBroker, AmqpOptions, Broker, BrokerError, MAX_MESSAGE_BYTES};
 use crawlify_shared::config::SecretUrl;
 use harness::rabbitmq::{PrivateRabbitMq, TestVhost};
-use harness::wait::{wait_for, wait_for_value};
+use harness::wait::wait_for;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-use super::{SOON, connect, ids, ids_of, page, pages, take, take_many};
+use super::{SOON, connect, connect_with, ids_of, page, pages, take, take_many};
 
 const QUEUE: &str = "crawlify.pages";
 const DEAD_QUEUE: &str = "crawlify.pages.dead";
@@ -41,14 +42,22 @@ async fn publishes(broker: &AmqpBroker) -> bool {
 #[tokio::test]
 async fn a_broker_that_freezes_or_crashes_loses_no_confirmed_page() {
     let mut rabbit = PrivateRabbitMq::start().await.unwrap();
+    // RabbitMQ 3.10 forgets a quorum queue that was made seconds before a crash: its name is known and nobody leads it.
+    // A gentle stop writes down what it has.
+    connect(&rabbit.url()).await.close().await;
+    rabbit.restart().await.unwrap();
     let options = AmqpOptions { heartbeat: Duration::from_secs(1), ..AmqpOptions::default() };
-    let broker = AmqpBroker::connect(&rabbit.url(), options).await.unwrap();
+    let broker = connect_with(&rabbit.url(), options).await;
     let mut consumer = broker.consume(10);
+    wait_for("all links are up", SOON, async || broker.is_connected().await).await;
 
     // Nothing tells us that it froze, but the missing heartbeats.
     rabbit.freeze();
     wait_for("the frozen broker is noticed", SOON, async || !broker.is_connected().await).await;
-    assert!(matches!(broker.publish(&pages(1)).await, Err(BrokerError::Disconnected)));
+    wait_for("publishing fails at once", SOON, async || {
+        matches!(broker.publish(&pages(1)).await, Err(BrokerError::Disconnected))
+    })
+    .await;
     rabbit.thaw();
     wait_for("all links are up again", AFTER_A_CRASH, async || broker.is_connected().await).await;
 
@@ -62,13 +71,13 @@ async fn a_broker_that_freezes_or_crashes_loses_no_confirmed_page() {
     for delivery in in_hand {
         assert!(matches!(delivery.ack().await, Err(BrokerError::ChannelGone)));
     }
-    let mut delivered = Vec::new();
-    while delivered.len() < confirmed.len() {
+    // Pages of the time of the freeze, which nobody confirmed, may come too; those in hand come a second time.
+    let mut missing: HashSet<_> = ids_of(&confirmed).into_iter().collect();
+    while !missing.is_empty() {
         let delivery = take(&mut consumer).await;
-        delivered.push(delivery.message.clone());
+        missing.remove(&delivery.message.page_id);
         delivery.ack().await.unwrap();
     }
-    assert_eq!(ids_of(&delivered), ids_of(&confirmed));
     assert!(publishes(&broker).await);
     take(&mut consumer).await.ack().await.unwrap();
     broker.close().await;
@@ -131,14 +140,13 @@ async fn a_consumer_whose_queue_was_deleted_declares_it_again_and_goes_on() {
 
     let (_connection, channel) = operator(&vhost.url()).await;
     delete_queue(&channel).await;
-    let later = wait_for_value("a page is published again", SOON, async || {
-        let later = pages(1);
-        matches!(broker.publish(&later).await.as_deref(), Ok([true])).then_some(later)
+    // A page that is published while the queue goes may go with it, confirmed or not.
+    wait_for("pages flow again", SOON, async || {
+        publishes(&broker).await;
+        let next = tokio::time::timeout(Duration::from_secs(1), consumer.next()).await;
+        if let Ok(Some(delivery)) = next { delivery.ack().await.is_ok() } else { false }
     })
     .await;
-    let delivery = take(&mut consumer).await;
-    assert_eq!(ids([&delivery]), ids_of(&later));
-    delivery.ack().await.unwrap();
     broker.close().await;
 }
 
@@ -175,8 +183,7 @@ async fn wrong_credentials_and_hosts_are_refused_at_once_without_showing_the_pas
     let url = vhost.url();
     let other_password = url.expose().replace(":harness@", ":hunter2@");
     let other_vhost = format!("{}-not-there", url.expose());
-    for url in [other_password, other_vhost] {
-        let url = SecretUrl::new(url);
+    for url in [other_password, other_vhost].map(SecretUrl::new) {
         let connecting = AmqpBroker::connect(&url, AmqpOptions::default());
         let error = tokio::time::timeout(Duration::from_secs(20), connecting).await.unwrap().unwrap_err();
         assert!(matches!(error, BrokerError::Refused(_)), "{error:?}");

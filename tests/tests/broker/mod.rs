@@ -9,6 +9,7 @@ use crawlify_shared::broker::{AmqpBroker, AmqpOptions, Consumer, Delivery, MESSA
 use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::{ExecutionId, PageId};
 use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::telemetry::{self, LogFormat};
 
 /// How long anything may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -28,7 +29,13 @@ fn pages(count: usize) -> Vec<PageMessage> {
 }
 
 async fn connect(url: &SecretUrl) -> AmqpBroker {
-    AmqpBroker::connect(url, AmqpOptions::default()).await.unwrap()
+    connect_with(url, AmqpOptions::default()).await
+}
+
+async fn connect_with(url: &SecretUrl, options: AmqpOptions) -> AmqpBroker {
+    // Shown when a test fails.
+    telemetry::init_logging("info", LogFormat::Text);
+    AmqpBroker::connect(url, options).await.unwrap()
 }
 
 /// The next delivery, which must come soon.

@@ -35,6 +35,8 @@ pub(super) enum LinkError {
     Ended,
     #[error("the consumer was cancelled by the broker")]
     ConsumerCancelled,
+    #[error("messages wait in the queue and do not come")]
+    PassedOver,
     #[error("an acknowledgement was not taken")]
     AcknowledgementLost,
     #[error("the broker takes messages again")]

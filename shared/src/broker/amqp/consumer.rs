@@ -1,11 +1,15 @@
 //! A consuming link: one task for each consumer, which owns a connection that never publishes, so that
 //! acknowledgements pass even while the broker takes no messages.
 //!
+//! RabbitMQ does not always tell a consumer that its queue was deleted: not when somebody declares it again at once. So
+//! an idle consumer looks now and then whether messages wait that it does not get.
+//!
 //! What cannot be read is rejected into the dead queue, once, and counted. Permits bound the deliveries in the
 //! consumer's hands, those of a connection that is gone included; the channel's prefetch bounds what the broker sends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -25,6 +29,10 @@ use super::super::{BrokerError, PageMessage};
 use super::AmqpShared;
 use super::connection::{LinkError, Opened, Within};
 use super::supervisor::{Link, Work};
+
+/// How long a consumer that could work is idle before it looks at the queue. The second look in a row that finds
+/// messages tells that they do not come to it.
+const IDLE_LOOK_AFTER: Duration = Duration::from_secs(3);
 
 /// What a consumer's task works with, over all its connections.
 #[derive(Debug)]
@@ -90,6 +98,8 @@ impl<'a> Session<'a> {
     /// Passes deliveries on until the consumer is stopped.
     async fn receive(&mut self, link: &Link) -> Result<(), LinkError> {
         let mut held: Option<PageDelivery> = None;
+        let mut idle_looks = tokio::time::interval(IDLE_LOOK_AFTER);
+        let mut passed_over = false;
         loop {
             tokio::select! {
                 biased;
@@ -109,9 +119,24 @@ impl<'a> Session<'a> {
                 received = self.stream.next(), if held.is_none() => {
                     let received = received.ok_or(LinkError::ConsumerCancelled)??;
                     held = self.read(received).await?;
+                    idle_looks.reset();
+                    passed_over = false;
+                }
+                _ = idle_looks.tick() => {
+                    let waits = self.consuming.permits.available_permits() > 0 && self.messages_wait().await?;
+                    if waits && passed_over {
+                        return Err(LinkError::PassedOver);
+                    }
+                    passed_over = waits;
                 }
             }
         }
+    }
+
+    /// Whether the queue holds messages that nobody has. A queue that is gone is an error, which ends the session.
+    async fn messages_wait(&self) -> Result<bool, LinkError> {
+        let shared = &self.consuming.shared;
+        Ok(shared.queues.waiting_pages(self.channel, shared.answer_within).await? > 0)
     }
 
     /// Reads a message; one that is no page's message goes to the dead queue.

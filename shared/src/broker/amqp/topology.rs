@@ -31,6 +31,13 @@ impl Queues {
         self.declare_one(channel, within, &self.pages, self.page_arguments()).await
     }
 
+    /// How many pages wait in the queue, in nobody's hands. A missing queue is an error that ends the channel.
+    pub(super) async fn waiting_pages(&self, channel: &Channel, within: Within) -> Result<u32, LinkError> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let look = channel.queue_declare(self.pages.as_str().into(), passive, FieldTable::default());
+        Ok(within.answer(look).await?.message_count())
+    }
+
     async fn declare_one(
         &self,
         channel: &Channel,
