@@ -3,30 +3,37 @@
 //!
 //! The Postgres is a private one with fsync on, as it is in earnest. One connection each, one statement after the
 //! other; only the statements are timed, not the making of the rows. Never touches another database.
+//!
+//! With `--plans FILE` it measures nothing, but writes Postgres' log with the plan of every statement to that file.
+
+mod pages;
+mod report;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chrono::Utc;
 use crawlify_cli::demo_site::WORKFLOW;
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
 use crawlify_shared::domain::id::{ExecutionId, NodeExecutionId, PageId, WorkerId, WorkflowId};
-use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome};
-use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
-use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Workflow, parse_text};
+use crawlify_shared::domain::outcome::NodeEnd;
+use crawlify_shared::domain::page::{FinishedPage, NodeTable};
+use crawlify_shared::domain::workflow::parse_text;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::StartExecution;
 use crawlify_shared::store::hot::HotStore;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::task::TaskTracker;
+
+use pages::{KNOWN_URLS, finished_page, known_url, node_table};
+use report::{Measured, report};
 
 /// Pages of one statement; each has as many node rows as the demo workflow has nodes, which is 20.
 const GROUPS: [usize; 3] = [1, 10, 100];
@@ -35,9 +42,6 @@ const ROUNDS: usize = 5;
 const MEASURED: Duration = Duration::from_secs(3);
 /// Pages that are prepared at a time.
 const PREPARED: usize = 1_000;
-const LINKS: usize = 20;
-/// URLs that are in the frontier already. As each page is found once, 19 of 20 links lead to one of them.
-const KNOWN_URLS: usize = 1_000;
 
 const COPY: &str =
     "COPY node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output,
@@ -63,12 +67,6 @@ const COPY_TYPES: [Type; 17] = [
     Type::INT2,
 ];
 
-/// What one series of statements took.
-struct Measured {
-    rows_a_second: f64,
-    statements: Vec<Duration>,
-}
-
 struct Bench {
     hot: HotStore,
     client: Client,
@@ -87,31 +85,47 @@ async fn main() -> Result<()> {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let options = Options { data_dir: Some(folder.path().join("data")), ..Options::default() };
     let postgres = PrivatePostgres::start(&options).await?;
-    let measured = measure(&postgres).await;
+    let measured = match plans_file()? {
+        Some(file) => explain(&postgres, &file).await,
+        None => measure(&postgres).await,
+    };
     postgres.stop().await;
     measured
 }
 
+fn plans_file() -> Result<Option<PathBuf>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => Ok(None),
+        [flag, file] if flag == "--plans" => Ok(Some(PathBuf::from(file))),
+        _ => anyhow::bail!("usage: bench-record [--plans FILE]"),
+    }
+}
+
+/// Has Postgres log its plans, for long enough that it has chosen between plans for these parameters and for any.
+async fn explain(postgres: &PrivatePostgres, file: &Path) -> Result<()> {
+    let (mut bench, store, connections) = prepare(postgres).await?;
+    bench
+        .client
+        .batch_execute(
+            "ALTER ROLE CURRENT_USER SET session_preload_libraries = 'auto_explain';
+             ALTER ROLE CURRENT_USER SET auto_explain.log_min_duration = 0;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_analyze = on;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_buffers = on;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_parameter_max_length = 0;",
+        )
+        .await?;
+    for pages in GROUPS {
+        bench.record(pages, Duration::from_secs(2)).await?;
+    }
+    bench.close(store, connections).await;
+    std::fs::copy(postgres.folder().join("postgres.log"), file)
+        .with_context(|| format!("cannot copy the log of {}", postgres.folder().display()))?;
+    Ok(())
+}
+
 async fn measure(postgres: &PrivatePostgres) -> Result<()> {
-    let store = Store::connect(&postgres.url(), 2)?;
-    store.migrate().await?;
-    store.create_partitions(1).await?;
-    let definition = parse_text(WORKFLOW).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-    let execution = start_execution(&store).await?;
-    let (client, connection) = tokio_postgres::connect(postgres.url().expose(), NoTls).await?;
-    let connections = TaskTracker::new();
-    connections.spawn(connection);
-    connections.close();
-    let worker = WorkerId::generate();
-    let mut bench = Bench {
-        hot: HotStore::connect(&postgres.url(), worker)?,
-        client,
-        execution,
-        worker,
-        table: Arc::new(node_table(&definition.workflow)),
-        pages_made: 0,
-    };
-    bench.insert_known_urls().await?;
+    let (mut bench, store, connections) = prepare(postgres).await?;
     bench.explain_fsync(&mut std::io::stdout()).await?;
     // The first statements find cold caches and statements that are not prepared.
     bench.record(10, Duration::from_millis(500)).await?;
@@ -126,11 +140,32 @@ async fn measure(postgres: &PrivatePostgres) -> Result<()> {
     }
     let bytes_a_row = bench.bytes_a_row().await?;
     report(&results, bench.table.nodes.len(), bytes_a_row, &mut std::io::stdout())?;
-    bench.hot.close();
-    store.close().await;
-    drop(bench);
-    connections.wait().await;
+    bench.close(store, connections).await;
     Ok(())
+}
+
+/// Migrates, starts an execution, and connects.
+async fn prepare(postgres: &PrivatePostgres) -> Result<(Bench, Store, TaskTracker)> {
+    let store = Store::connect(&postgres.url(), 2)?;
+    store.migrate().await?;
+    store.create_partitions(1).await?;
+    let definition = parse_text(WORKFLOW).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+    let execution = start_execution(&store).await?;
+    let (client, connection) = tokio_postgres::connect(postgres.url().expose(), NoTls).await?;
+    let connections = TaskTracker::new();
+    connections.spawn(connection);
+    connections.close();
+    let worker = WorkerId::generate();
+    let bench = Bench {
+        hot: HotStore::connect(&postgres.url(), worker)?,
+        client,
+        execution,
+        worker,
+        table: Arc::new(node_table(&definition.workflow)),
+        pages_made: 0,
+    };
+    bench.insert_known_urls().await?;
+    Ok((bench, store, connections))
 }
 
 async fn start_execution(store: &Store) -> Result<ExecutionId> {
@@ -150,19 +185,14 @@ async fn start_execution(store: &Store) -> Result<ExecutionId> {
     }
 }
 
-fn node_table(workflow: &Workflow) -> NodeTable {
-    let nodes = workflow.phases.iter().flat_map(|phase| {
-        phase.nodes.iter().map(|node| NodeDefinition {
-            node_id: node.id.clone(),
-            node_type: node.action.node_type(),
-            phase: phase.id.clone(),
-            params: node.params.clone(),
-        })
-    });
-    NodeTable { nodes: nodes.collect() }
-}
-
 impl Bench {
+    async fn close(self, store: Store, connections: TaskTracker) {
+        self.hot.close();
+        store.close().await;
+        drop(self);
+        connections.wait().await;
+    }
+
     /// Records groups of `pages` pages until `time` was spent in statements.
     async fn record(&mut self, pages: usize, time: Duration) -> Result<Measured> {
         let mut statements = Vec::new();
@@ -333,122 +363,4 @@ impl Bench {
         let rows = statements.len() as f64 * self.rows(pages) as f64;
         Measured { rows_a_second: rows / spent.as_secs_f64(), statements }
     }
-}
-
-fn finished_page(execution_id: ExecutionId, number: usize, table: &Arc<NodeTable>) -> Result<FinishedPage> {
-    let now = Utc::now();
-    let page = ClaimedPage {
-        page_id: PageId::generate(),
-        execution_id,
-        url: PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-title-of-usual-length-{number}/"))?,
-        depth: 3,
-        priority: -30,
-        attempt: 1,
-        created_at: now,
-        claimed_at: now,
-        start_in: Duration::ZERO,
-    };
-    let mut nodes = Vec::with_capacity(table.nodes.len());
-    let mut started_at = now;
-    for (position, node) in table.nodes.iter().enumerate() {
-        let completed_at = started_at + Duration::from_micros(300);
-        let end = NodeEnd::Completed(output(&node.node_id, number));
-        nodes.push(NodeRecord {
-            position: u16::try_from(position)?,
-            started_at,
-            completed_at,
-            end,
-            retries: 0,
-        });
-        started_at = completed_at;
-    }
-    let item = json!({
-        "title": output("extract_book_title", number), "price": 51.77, "currency": "GBP", "rating": "Three",
-        "availability": "In stock (22 available)", "image_url": output("extract_book_image", number),
-        "description": output("extract_description", number), "upc": output("extract_upc", number),
-        "product_type": "Books", "price_excl_tax": 51.77, "price_incl_tax": 51.77, "tax": 0, "num_reviews": 0,
-        "category": "Poetry",
-    });
-    // One link of each page is new.
-    let links = (1..LINKS).map(|link| known_url((number * 7 + link * 13) % KNOWN_URLS));
-    let new = PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-new-link-of-page-{number}/"));
-    let discovered = links
-        .chain([new.map_err(Into::into)])
-        .map(|url| Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned() }))
-        .collect::<Result<_>>()?;
-    let outcome = PageOutcome {
-        end: PageEnd::Completed,
-        nodes,
-        item: Some(item),
-        discovered,
-        final_url: Some(page.url.as_str().to_owned()),
-    };
-    Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
-}
-
-fn known_url(number: usize) -> Result<PageUrl> {
-    Ok(PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-book-that-is-known-{number}/"))?)
-}
-
-/// A node's output, as long as the demo shop's outputs are on average.
-fn output(node_id: &str, number: usize) -> Value {
-    const SENTENCE: &str = "A lonely lighthouse keeper finds a letter that was never meant for him. ";
-    match node_id {
-        "extract_category_links" => links(6),
-        "extract_book_links" => links(14),
-        "extract_pagination_next" => json!([]),
-        "filter_discovered_urls" => json!({"kept": 20, "dropped": 2, "dropped_urls": []}),
-        "extract_book_title" => json!(format!("The Quiet Harbour, volume {number}")),
-        "extract_book_price" | "extract_price_excl_tax" | "extract_price_incl_tax" => json!(51.77),
-        "extract_tax" | "extract_num_reviews" => json!(0),
-        "extract_currency" => json!("GBP"),
-        "extract_rating" => json!("Three"),
-        "extract_availability" => json!("In stock (22 available)"),
-        "extract_book_image" => json!(format!("http://127.0.0.1:8090/media/{number:08}.png")),
-        "extract_description" => json!(format!("{number}. {}", SENTENCE.repeat(8))),
-        "extract_upc" => json!(format!("a897fe39b10{number:05}")),
-        "extract_product_type" => json!("Books"),
-        "extract_category" => json!("Poetry"),
-        _ => Value::Null,
-    }
-}
-
-fn links(count: usize) -> Value {
-    (0..count).map(|link| format!("/book/a-book-that-is-known-{link}/")).collect::<Vec<_>>().into()
-}
-
-fn report(results: &[[Vec<Measured>; 2]], nodes: usize, bytes_a_row: f64, to: &mut impl Write) -> Result<()> {
-    writeln!(to, "medians of {ROUNDS} rounds of {} s, one connection", MEASURED.as_secs())?;
-    writeln!(
-        to,
-        "{:>14} {:>12} {:>12} {:>9} {:>14} {:>12}  rows/s of each round (record / COPY)",
-        "rows/statement", "record rows/s", "COPY rows/s", "of COPY", "record p50", "COPY p50"
-    )?;
-    for (pages, [recorded, copied]) in GROUPS.iter().zip(results) {
-        let [record, copy] = [recorded, copied].map(|rounds| median(rounds.iter().map(|r| r.rows_a_second)));
-        let [record_p50, copy_p50] = [recorded, copied].map(|rounds| {
-            let statements = rounds.iter().flat_map(|round| &round.statements);
-            median(statements.map(|took| took.as_secs_f64() * 1000.0))
-        });
-        let rounds: Vec<String> = recorded
-            .iter()
-            .zip(copied)
-            .map(|(record, copy)| format!("{:.0}/{:.0}", record.rows_a_second, copy.rows_a_second))
-            .collect();
-        writeln!(
-            to,
-            "{:>14} {record:>13.0} {copy:>12.0} {:>8.0}% {record_p50:>11.2} ms {copy_p50:>9.2} ms  {}",
-            pages * nodes,
-            record / copy * 100.0,
-            rounds.join(" ")
-        )?;
-    }
-    writeln!(to, "{bytes_a_row:.0} bytes a row of node_executions, indexes included")?;
-    Ok(())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
