@@ -3,4 +3,7 @@
 #[cfg(test)]
 mod api;
 mod broker;
+mod frontier;
+mod store;
 mod tidy;
+mod worker;
