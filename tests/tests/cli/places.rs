@@ -143,7 +143,7 @@ async fn the_doctor_has_a_line_for_everything() {
     let mut command = crawlify(CRAWLIFY, &scratch);
     command.arg("doctor").env("CRAWLIFY_CHROME", "/nonexistent");
     let ended = Program::start(command).end(AT_ONCE).await.with_code(78);
-    for line in ["fail  Chrome", "ok    Postgres", "port", "open files", "temporary files", "clock"] {
+    for line in ["FAIL  Chrome", "ok    Postgres", "port", "open files", "temporary files", "clock"] {
         assert!(ended.stdout.contains(line), "{line}: {}", ended.stdout);
     }
 }
