@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench-record
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -48,3 +48,8 @@ sqlx: ## Write .sqlx/ anew, after a query or a migration has changed
 
 check-sqlx: ## Say whether .sqlx/ is as the queries and migrations want it
 	deploy/local/sqlx-data --check
+
+# In the release profile: a debug build would measure its own encoding.
+bench-record: ## Measure the recorder against bare COPY, on a private Postgres
+	@deploy/local/setup demo
+	cargo run --locked --release --package crawlify-tests --bin bench-record

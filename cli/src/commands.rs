@@ -34,7 +34,7 @@ pub async fn run(cli: Cli) -> Result<Code, Failure> {
         _ => "debug",
     };
     let format = if cli.log_json { LogFormat::Json } else { LogFormat::Text };
-    init_logging(&format!("{level},sqlx=warn,lapin=warn,tokio_postgres=warn"), format);
+    init_logging(&format!("{level},sqlx=warn,lapin=off,tokio_postgres=warn"), format);
     match cli.command {
         Command::Run(args) => show(run::run(&args).await?),
         Command::Demo(args) => show(demo::run(&args).await?),

@@ -11,7 +11,7 @@ pub const AMQP_URL: &str = "CRAWLIFY_AMQP_URL";
 pub const CHROME: &str = "CRAWLIFY_CHROME";
 /// The environment variable that names the folder of Postgres' programs.
 pub const PG_BIN: &str = "CRAWLIFY_PG_BIN";
-/// The environment variable with further command-line flags for Chrome, separated by white space.
+/// The environment variable with further command-line flags for Chrome, each beginning with two dashes.
 pub const CHROME_FLAGS: &str = "CRAWLIFY_CHROME_FLAGS";
 
 /// Reads a variable; an empty one counts as not set.

@@ -77,3 +77,19 @@ fn database_of(server: &SecretUrl, name: &str) -> SecretUrl {
     let (server, _) = server.expose().rsplit_once('/').expect("a Postgres URL ends with its database");
     SecretUrl::new(format!("{server}/{name}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_test_has_a_migrated_database_of_its_own_which_goes_with_it() {
+        let (first, second) = (TestDatabase::create().await, TestDatabase::create().await);
+        execute(&first.url(), "SELECT id FROM url_queue").await.expect("the schema is there");
+        execute(&first.url(), "CREATE TABLE mine ()").await.expect("it can be changed");
+        execute(&second.url(), "SELECT FROM mine").await.expect_err("another test sees nothing of it");
+        let url = first.url();
+        drop(first);
+        execute(&url, "SELECT 1").await.expect_err("it was dropped");
+    }
+}

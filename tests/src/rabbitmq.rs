@@ -4,6 +4,7 @@
 //! run. It is our child and dies with us, and its folder is removed with it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -108,10 +109,13 @@ impl PrivateRabbitMq {
         }
     }
 
-    /// Stops it gently; it can be restarted.
+    /// Stops it gently, so that everything is written down; it can be restarted.
     pub async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
-            server.stop(Signal::TERM, Duration::from_secs(20)).await;
+            let status = server.stop(Signal::TERM, Duration::from_secs(60)).await;
+            if status.signal().is_some() {
+                eprintln!("RabbitMQ had to be killed: {status}");
+            }
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) fn router(worker: Arc<Shared>) -> Router {
 }
 
 async fn metrics(State(worker): State<Arc<Shared>>) -> impl IntoResponse {
+    worker.metrics.set_messages_rejected(worker.broker.rejected_messages());
     match telemetry::encode(&worker.registry) {
         Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text),
         Err(error) => {

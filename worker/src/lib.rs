@@ -68,7 +68,7 @@ pub struct Worker {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The admin address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Which address.
         address: SocketAddr,

@@ -17,7 +17,7 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    init_logging("info,sqlx=warn,lapin=warn", LogFormat::Json);
+    init_logging("info,sqlx=warn,lapin=off", LogFormat::Json);
     let stop = CancellationToken::new();
     match until_stopped(stop.clone(), role::run(Cli::parse().args, stop)).await {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     record_duration: Histogram,
     items: IntCounter,
     leases_lost: IntCounter,
+    messages_rejected: IntCounter,
     last_page: IntGauge,
 }
 
@@ -114,6 +115,10 @@ impl Metrics {
                 "crawlify_duplicates_dropped_total",
                 "Finished pages that were not recorded, because their lease was lost.",
             )?,
+            messages_rejected: counter(
+                "crawlify_messages_rejected_total",
+                "Messages that were none of ours, put aside into the dead queue.",
+            )?,
             last_page: gauge(
                 "crawlify_last_page_finished_timestamp_seconds",
                 "When a page was last recorded, in Unix time.",
@@ -141,6 +146,11 @@ impl Metrics {
                 self.node_errors.with_label_values(&[node_type, class.as_str()]);
             }
         }
+    }
+
+    /// Takes over the broker's own count, just before it is scraped.
+    pub(crate) fn set_messages_rejected(&self, total: u64) {
+        self.messages_rejected.inc_by(total.saturating_sub(self.messages_rejected.get()));
     }
 
     pub(crate) fn slot_busy(&self) -> BusySlot {

@@ -81,7 +81,6 @@ async fn a_broker_that_freezes_or_crashes_loses_no_confirmed_page() {
     assert!(publishes(&broker).await);
     take(&mut consumer).await.ack().await.unwrap();
     broker.close().await;
-    rabbit.stop().await;
 }
 
 #[tokio::test]

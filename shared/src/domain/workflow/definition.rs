@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::config::{self, CONFIG_KEYS};
 use super::model::Workflow;
 use super::problem::{Pointer, Problem, Report};
 use super::reader::{Object, shorten};
+use super::settings::{self, CONFIG_KEYS};
 use super::suggest::did_you_mean;
 use super::text;
 
@@ -78,14 +78,14 @@ fn read_document(document: &Value, report: &mut Report) -> Option<Definition> {
             let at = root.key("config");
             let config = text::embedded(config, &at, report)?.into_owned();
             let bounded = text::is_bounded(&config, &at, report);
-            let workflow = if bounded { config::read(&config, &at, report) } else { None };
+            let workflow = if bounded { settings::read(&config, &at, report) } else { None };
             (config, workflow)
         }
         None => match inline_config(document) {
             Some(config) => {
                 envelope.ignore(&CONFIG_KEYS);
                 envelope.warn_of_unknown("a workflow", report);
-                let workflow = config::read(&config, &root, report);
+                let workflow = settings::read(&config, &root, report);
                 (config, workflow)
             }
             None => {

@@ -4,7 +4,6 @@
 //! is valid by construction: parsing reports every problem at once, each with a JSON pointer (RFC 6901).
 
 mod action;
-mod config;
 mod definition;
 mod extract;
 mod model;
@@ -12,13 +11,14 @@ mod node;
 mod order;
 mod problem;
 mod reader;
+mod settings;
 mod suggest;
 mod text;
 
-pub use config::{MAX_NODES, parse_config};
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use model::*;
 pub use problem::Problem;
+pub use settings::{MAX_NODES, parse_config};
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,360 @@
+//! Measures the recorder's statement: node rows a second at 20, 200 and 2,000 rows a statement, against bare binary
+//! COPY of the same rows into the same table. `make bench-record` runs it; ARCHITECTURE.md has the numbers.
+//!
+//! The Postgres is a private one with fsync on, as it is in earnest. One connection each, one statement after the
+//! other; only the statements are timed, not the making of the rows. Never touches another database.
+//!
+//! With `--plans FILE` it measures nothing, but writes Postgres' log with the plan of every statement to that file.
+
+mod pages;
+mod report;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crawlify_cli::demo_site::WORKFLOW;
+use crawlify_cli::private_postgres::{Options, PrivatePostgres};
+use crawlify_shared::domain::id::{ExecutionId, NodeExecutionId, PageId, WorkerId, WorkflowId};
+use crawlify_shared::domain::outcome::NodeEnd;
+use crawlify_shared::domain::page::{FinishedPage, NodeTable};
+use crawlify_shared::domain::workflow::parse_text;
+use crawlify_shared::store::Store;
+use crawlify_shared::store::executions::StartExecution;
+use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
+use serde_json::Value;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, NoTls};
+use tokio_util::task::TaskTracker;
+
+use pages::{KNOWN_URLS, finished_page, known_url, node_table};
+use report::{Measured, report};
+
+/// Pages of one statement; each has as many node rows as the demo workflow has nodes, which is 20.
+const GROUPS: [usize; 3] = [1, 10, 100];
+const ROUNDS: usize = 3;
+/// How long one measurement takes, counting only what is measured.
+const MEASURED: Duration = Duration::from_secs(3);
+/// Pages that are prepared at a time, all of which are then recorded: as many as a fleet has in its hands.
+const PREPARED: usize = 100;
+
+const COPY: &str =
+    "COPY node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output,
+    error, retry_count, page_id, node_type, phase, attempt, worker_id, error_class, position)
+    FROM STDIN (FORMAT binary)";
+const COPY_TYPES: [Type; 17] = [
+    Type::UUID,
+    Type::UUID,
+    Type::VARCHAR,
+    Type::VARCHAR,
+    Type::TIMESTAMPTZ,
+    Type::TIMESTAMPTZ,
+    Type::JSONB,
+    Type::JSONB,
+    Type::TEXT,
+    Type::INT4,
+    Type::UUID,
+    Type::VARCHAR,
+    Type::VARCHAR,
+    Type::INT4,
+    Type::UUID,
+    Type::VARCHAR,
+    Type::INT2,
+];
+
+struct Bench {
+    hot: HotStore,
+    client: Client,
+    execution: ExecutionId,
+    worker: WorkerId,
+    table: Arc<NodeTable>,
+    /// How many pages were made, so that each has a URL of its own.
+    pages_made: usize,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    // Postgres, under an account of its own where we are root, must pass through it.
+    #[cfg(unix)]
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let options = Options { data_dir: Some(folder.path().join("data")), ..Options::default() };
+    let postgres = PrivatePostgres::start(&options).await?;
+    let measured = match plans_file()? {
+        Some(file) => explain(&postgres, &file).await,
+        None => measure(&postgres).await,
+    };
+    postgres.stop().await;
+    measured
+}
+
+fn plans_file() -> Result<Option<PathBuf>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => Ok(None),
+        [flag, file] if flag == "--plans" => Ok(Some(PathBuf::from(file))),
+        _ => anyhow::bail!("usage: bench-record [--plans FILE]"),
+    }
+}
+
+/// Has Postgres log its plans, for long enough that it has chosen between plans for these parameters and for any.
+async fn explain(postgres: &PrivatePostgres, file: &Path) -> Result<()> {
+    let (mut bench, store, connections) = prepare(postgres).await?;
+    bench
+        .client
+        .batch_execute(
+            "ALTER ROLE CURRENT_USER SET session_preload_libraries = 'auto_explain';
+             ALTER ROLE CURRENT_USER SET auto_explain.log_min_duration = 0;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_analyze = on;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_buffers = on;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_parameter_max_length = 0;",
+        )
+        .await?;
+    for pages in GROUPS {
+        bench.record(pages, Duration::from_secs(2)).await?;
+    }
+    bench.close(store, connections).await;
+    std::fs::copy(postgres.folder().join("postgres.log"), file)
+        .with_context(|| format!("cannot copy the log of {}", postgres.folder().display()))?;
+    Ok(())
+}
+
+async fn measure(postgres: &PrivatePostgres) -> Result<()> {
+    let (mut bench, store, connections) = prepare(postgres).await?;
+    bench.explain_fsync(&mut std::io::stdout()).await?;
+    // The first statements find cold caches and statements that are not prepared.
+    bench.record(10, Duration::from_millis(500)).await?;
+    bench.copy(10, Duration::from_millis(500)).await?;
+    let mut results: Vec<[Vec<Measured>; 2]> = GROUPS.iter().map(|_| Default::default()).collect();
+    for round in 1..=ROUNDS {
+        for (group, [recorded, copied]) in GROUPS.iter().zip(&mut results) {
+            recorded.push(bench.record(*group, MEASURED).await?);
+            copied.push(bench.copy(*group, MEASURED).await?);
+        }
+        writeln!(std::io::stderr(), "round {round} of {ROUNDS} done")?;
+    }
+    let bytes_a_row = bench.bytes_a_row().await?;
+    report(&results, bench.table.nodes.len(), bytes_a_row, &mut std::io::stdout())?;
+    bench.close(store, connections).await;
+    Ok(())
+}
+
+/// Migrates, starts an execution, and connects.
+async fn prepare(postgres: &PrivatePostgres) -> Result<(Bench, Store, TaskTracker)> {
+    let store = Store::connect(&postgres.url(), 2)?;
+    store.migrate().await?;
+    store.create_partitions(1).await?;
+    let definition = parse_text(WORKFLOW).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+    let execution = start_execution(&store).await?;
+    let (client, connection) = tokio_postgres::connect(postgres.url().expose(), NoTls).await?;
+    let connections = TaskTracker::new();
+    connections.spawn(connection);
+    connections.close();
+    let worker = WorkerId::generate();
+    let bench = Bench {
+        hot: HotStore::connect(&postgres.url(), worker)?,
+        client,
+        execution,
+        worker,
+        table: Arc::new(node_table(&definition.workflow)),
+        pages_made: 0,
+    };
+    bench.insert_known_urls().await?;
+    Ok((bench, store, connections))
+}
+
+async fn start_execution(store: &Store) -> Result<ExecutionId> {
+    let definition = parse_text(WORKFLOW).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+    let text = WorkflowText {
+        name: &definition.name,
+        description: &definition.description,
+        config: &definition.config,
+    };
+    let row = store.create_workflow(text, WorkflowStatus::Active).await?;
+    let workflow = &definition.workflow;
+    let started =
+        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls).await?;
+    match started {
+        StartExecution::Started(execution) => Ok(execution),
+        StartExecution::NotActive(_) | StartExecution::NotFound => anyhow::bail!("no execution was started"),
+    }
+}
+
+impl Bench {
+    async fn close(self, store: Store, connections: TaskTracker) {
+        self.hot.close();
+        store.close().await;
+        drop(self);
+        connections.wait().await;
+    }
+
+    /// Records groups of `pages` pages until `time` was spent in statements.
+    async fn record(&mut self, pages: usize, time: Duration) -> Result<Measured> {
+        let mut statements = Vec::new();
+        let mut spent = Duration::ZERO;
+        while spent < time {
+            let prepared = self.finished_pages(PREPARED.max(pages))?;
+            self.insert_claimed(&prepared).await?;
+            for group in prepared.chunks(pages) {
+                let begun = Instant::now();
+                let written = self.hot.record(group).await?;
+                let took = begun.elapsed();
+                ensure!(written.len() == group.len(), "{} of {} pages were recorded", written.len(), pages);
+                spent += took;
+                statements.push(took);
+            }
+        }
+        Ok(self.measured(pages, statements, spent))
+    }
+
+    /// Copies the node rows of groups of `pages` pages until `time` was spent.
+    async fn copy(&mut self, pages: usize, time: Duration) -> Result<Measured> {
+        let mut statements = Vec::new();
+        let mut spent = Duration::ZERO;
+        while spent < time {
+            let prepared = self.finished_pages(PREPARED.max(pages))?;
+            for group in prepared.chunks(pages) {
+                let begun = Instant::now();
+                let rows = self.copy_group(group).await?;
+                let took = begun.elapsed();
+                ensure!(rows == self.rows(group.len()), "{rows} rows were copied");
+                spent += took;
+                statements.push(took);
+            }
+        }
+        Ok(self.measured(pages, statements, spent))
+    }
+
+    async fn copy_group(&self, group: &[FinishedPage]) -> Result<u64> {
+        let sink = self.client.copy_in(COPY).await?;
+        let mut writer = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
+        for finished in group {
+            let page = &finished.page;
+            for node in &finished.outcome.nodes {
+                let definition = &self.table.nodes[usize::from(node.position)];
+                let at_ms = page.claimed_at.timestamp_millis();
+                let id = NodeExecutionId::derive(page.page_id, page.attempt, node.position, at_ms).0;
+                let NodeEnd::Completed(output) = &node.end else { continue };
+                let output = (!output.is_null()).then_some(output);
+                let input = Value::Object(definition.params.clone());
+                let row: [&(dyn ToSql + Sync); 17] = [
+                    &id,
+                    &page.execution_id.0,
+                    &definition.node_id,
+                    &"completed",
+                    &node.started_at,
+                    &node.completed_at,
+                    &input,
+                    &output,
+                    &None::<&str>,
+                    &0_i32,
+                    &page.page_id.0,
+                    &definition.node_type,
+                    &definition.phase,
+                    &page.attempt,
+                    &self.worker.0,
+                    &None::<&str>,
+                    &i16::try_from(node.position)?,
+                ];
+                writer.as_mut().write(&row).await?;
+            }
+        }
+        Ok(writer.finish().await?)
+    }
+
+    /// Makes finished pages as the demo shop gives them.
+    fn finished_pages(&mut self, count: usize) -> Result<Vec<FinishedPage>> {
+        (0..count)
+            .map(|_| {
+                self.pages_made += 1;
+                finished_page(self.execution, self.pages_made, &self.table)
+            })
+            .collect()
+    }
+
+    /// Writes their rows, as if this worker had claimed them.
+    async fn insert_claimed(&self, pages: &[FinishedPage]) -> Result<()> {
+        let ids: Vec<_> = pages.iter().map(|finished| finished.page.page_id.0).collect();
+        let urls: Vec<_> = pages.iter().map(|finished| finished.page.url.as_str()).collect();
+        let hashes: Vec<_> = pages.iter().map(|finished| finished.page.url.hash().to_vec()).collect();
+        self.client
+            .execute(
+                "INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, status, attempt, epoch, admitted,
+                    locked_at, locked_by, locked_until)
+                 SELECT p.id, $4, p.url, p.url_hash, '127.0.0.1', 3, 'processing', 1, 0, true, now(), $5,
+                    now() + interval '3 minutes'
+                 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS p (id, url, url_hash)",
+                &[&ids, &urls, &hashes, &self.execution.0, &self.worker.0],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Writes the pages that most links lead to.
+    async fn insert_known_urls(&self) -> Result<()> {
+        for number in 0..KNOWN_URLS {
+            let url = known_url(number)?;
+            self.client
+                .execute(
+                    "INSERT INTO url_queue (id, execution_id, url, url_hash, host, status, attempt)
+                     VALUES ($1, $2, $3, $4, $5, 'completed', 1)",
+                    &[
+                        &PageId::generate().0,
+                        &self.execution.0,
+                        &url.as_str(),
+                        &url.hash().to_vec(),
+                        &url.host(),
+                    ],
+                )
+                .await?;
+        }
+        self.client.batch_execute("ANALYZE url_queue").await?;
+        Ok(())
+    }
+
+    async fn explain_fsync(&self, to: &mut impl Write) -> Result<()> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT version(), current_setting('fsync'), current_setting('synchronous_commit'),
+                    current_setting('shared_buffers')",
+                &[],
+            )
+            .await?;
+        let (version, fsync): (String, String) = (row.get(0), row.get(1));
+        ensure!(fsync == "on", "fsync is {fsync}");
+        let (commit, buffers): (String, String) = (row.get(2), row.get(3));
+        let version = version.split(" on ").next().unwrap_or(&version);
+        writeln!(to, "{version}, fsync {fsync}, synchronous_commit {commit}, shared_buffers {buffers}")?;
+        Ok(())
+    }
+
+    /// Bytes of `node_executions` with its indexes, for each row.
+    async fn bytes_a_row(&self) -> Result<f64> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT (SELECT sum(pg_total_relation_size(relid))::int8
+                         FROM pg_partition_tree('node_executions') WHERE isleaf),
+                    (SELECT count(*) FROM node_executions)",
+                &[],
+            )
+            .await?;
+        let (bytes, rows): (i64, i64) = (row.get(0), row.get(1));
+        Ok(bytes as f64 / rows as f64)
+    }
+
+    fn rows(&self, pages: usize) -> u64 {
+        (pages * self.table.nodes.len()) as u64
+    }
+
+    fn measured(&self, pages: usize, statements: Vec<Duration>, spent: Duration) -> Measured {
+        let rows = statements.len() as f64 * self.rows(pages) as f64;
+        Measured { rows_a_second: rows / spent.as_secs_f64(), statements }
+    }
+}
