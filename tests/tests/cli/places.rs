@@ -99,7 +99,8 @@ async fn a_coordinator_says_that_its_port_is_taken() {
     command.args(["coordinator", "--port", &address.port().to_string()]);
     command.arg("--database-url").arg(database.url().expose()).arg("--amqp-url").arg(vhost.url().expose());
     let ended = Program::start(command).end(AT_ONCE).await.with_code(78);
-    let _ = ended.saying(&[&format!("cannot listen on {address}"), "--port"]);
+    let said = format!("cannot listen on {address}: Address already in use (os error 98)\n");
+    let _ = ended.saying(&["choose another with --port", &said]);
 }
 
 #[tokio::test]
