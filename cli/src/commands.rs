@@ -11,7 +11,7 @@ use crawlify_shared::telemetry::{LogFormat, init_logging};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Cli, Command, DoctorArgs, MigrateArgs, ValidateArgs};
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, chain};
 use crate::run::read;
 use crate::system::open_store;
 use crate::validate::report;
@@ -60,7 +60,7 @@ async fn role<R: Future<Output = anyhow::Result<()>>>(
     let stop = CancellationToken::new();
     match until_stopped(stop.clone(), role(stop)).await {
         Ok(Some(Ok(()))) => Ok(Code::Ok),
-        Ok(Some(Err(error))) => Err(Failure::new(role_code(&error), format!("{error:#}"))),
+        Ok(Some(Err(error))) => Err(Failure::new(role_code(&error), chain(error.as_ref()))),
         Ok(None) => Ok(Code::Interrupted),
         Err(error) => Err(Failure::of(Code::Configuration, &error)),
     }

@@ -12,7 +12,7 @@ use crawlify_shared::store::{POOL_SIZE, Store};
 use crawlify_shared::telemetry;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, start};
+use crate::{Config, StartError, start};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -64,7 +64,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     }
     broker.close().await;
     store.close().await;
-    started.map(drop).map_err(Into::into)
+    started.map(drop).map_err(|error| match error {
+        StartError::Listen { .. } => anyhow::Error::new(error)
+            .context("the REST API has no port: choose another with --port, or 0 for any free one"),
+        StartError::Metrics(_) => error.into(),
+    })
 }
 
 /// Migrates; waits for a database that is still starting.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chrome::driver::Driver;
 use crate::chrome::{ChromeDriver, ChromeOptions};
-use crate::{Config, start};
+use crate::{Config, StartError, start};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -78,7 +78,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     }
     driver.close().await;
     broker.close().await;
-    started.map(drop).map_err(Into::into)
+    started.map(drop).map_err(|error| match error {
+        StartError::Listen { .. } => anyhow::Error::new(error)
+            .context("the admin port cannot be had: choose another with --admin-port, or 0 for any free one"),
+        StartError::Database(_) | StartError::Metrics(_) => error.into(),
+    })
 }
 
 /// The machine's or the pod's name, for people.

@@ -99,7 +99,8 @@ async fn a_coordinator_says_that_its_port_is_taken() {
     command.args(["coordinator", "--port", &address.port().to_string()]);
     command.arg("--database-url").arg(database.url().expose()).arg("--amqp-url").arg(vhost.url().expose());
     let ended = Program::start(command).end(AT_ONCE).await.with_code(78);
-    let _ = ended.saying(&[&format!("cannot listen on {address}"), "--port"]);
+    let said = format!("cannot listen on {address}: Address already in use (os error 98)\n");
+    let _ = ended.saying(&["choose another with --port", &said]);
 }
 
 #[tokio::test]
@@ -143,7 +144,7 @@ async fn the_doctor_has_a_line_for_everything() {
     let mut command = crawlify(CRAWLIFY, &scratch);
     command.arg("doctor").env("CRAWLIFY_CHROME", "/nonexistent");
     let ended = Program::start(command).end(AT_ONCE).await.with_code(78);
-    for line in ["fail  Chrome", "ok    Postgres", "port", "open files", "temporary files", "clock"] {
+    for line in ["FAIL  Chrome", "ok    Postgres", "port", "open files", "temporary files", "clock"] {
         assert!(ended.stdout.contains(line), "{line}: {}", ended.stdout);
     }
 }
