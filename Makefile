@@ -16,7 +16,7 @@ help: ## List these commands
 # A debug build: who tries this for the first time waits for the compiler, and the time of the crawl is Chrome's.
 demo: ## Install what is missing, build, and crawl the built-in shop; leaves nothing running
 	@deploy/local/setup demo
-	cargo run --locked --package crawlify-cli --bin crawlify -- demo
+	cargo run --locked --package crawlify-cli --bin crawlify -- demo --keep
 
 test: ## Install what the tests need, and run them all
 	@deploy/local/setup test

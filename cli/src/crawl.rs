@@ -111,10 +111,12 @@ async fn watch(
 ) -> Result<(), StoreError> {
     let store = &system.foundation.store;
     let begun = Instant::now();
+    let mut errors = LastError::default();
     loop {
         let looked = Instant::now();
         match look(store, execution, begun).await {
-            Ok((snapshot, ended)) => {
+            Ok((mut snapshot, ended)) => {
+                snapshot.last_error = errors.of(store, execution, &snapshot).await?;
                 display.update(&snapshot);
                 if ended {
                     return Ok(());
@@ -151,6 +153,31 @@ async fn look(
         last_error: None,
     };
     Ok((snapshot, status.is_none_or(ExecutionStatus::has_ended)))
+}
+
+/// The most frequent failure so far, asked for only when there is a new one: grouping them takes longer than counting.
+#[derive(Debug, Default)]
+struct LastError {
+    failed: u64,
+    text: Option<String>,
+}
+
+impl LastError {
+    async fn of(
+        &mut self,
+        store: &Store,
+        execution: ExecutionId,
+        snapshot: &ProgressSnapshot,
+    ) -> Result<Option<String>, StoreError> {
+        if snapshot.failed > self.failed {
+            self.failed = snapshot.failed;
+            let summary = store.summary(execution).await?;
+            self.text = summary.and_then(|summary| summary.page_errors.into_iter().next()).map(|group| {
+                format!("{} × {} {}", group.count, group.message, group.sample_url.unwrap_or_default())
+            });
+        }
+        Ok(self.text.clone())
+    }
 }
 
 /// Writes the items, sums up, and ends the system.
