@@ -36,12 +36,13 @@ impl Step for Rescuer {
     type Error = StoreError;
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
+        self.step(self.message_lost_after).await?;
+        self.message_lost_after = MESSAGE_LOST_AFTER;
+        // Pages come first: partitions cannot be made while somebody reads for long, and are made days ahead.
         if self.partitions_made.is_none_or(|made| made.elapsed() > PARTITIONS_EVERY) {
             self.store.create_partitions(DAYS_AHEAD).await?;
             self.partitions_made = Some(Instant::now());
         }
-        self.step(self.message_lost_after).await?;
-        self.message_lost_after = MESSAGE_LOST_AFTER;
         Ok(EVERY)
     }
 }

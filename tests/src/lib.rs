@@ -2,6 +2,7 @@
 //! for conditions. Nothing of it runs in production, and nothing touches a server that it did not start.
 
 pub mod chain_site;
+pub mod crawl;
 pub mod postgres;
 pub mod processes;
 pub mod program;

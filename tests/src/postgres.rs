@@ -35,6 +35,20 @@ impl TestDatabase {
         Self { name, server }
     }
 
+    /// Creates one on a server of the caller's, who may stop it.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn on(server: &SecretUrl) -> Self {
+        let name = format!("test_{}", uuid::Uuid::now_v7().simple());
+        execute(server, &format!("CREATE DATABASE {name}")).await.expect("Postgres creates a database");
+        let database = Self { name, server: server.clone() };
+        let store = Store::connect(&database.url(), 1).expect("the URL is valid");
+        store.migrate().await.expect("the schema is made");
+        store.close().await;
+        database
+    }
+
     /// Its address.
     pub fn url(&self) -> SecretUrl {
         database_of(&self.server, &self.name)

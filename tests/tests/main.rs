@@ -3,15 +3,14 @@
 
 mod api;
 mod broker;
-#[cfg(test)]
 mod cli;
-#[cfg(test)]
 mod crawl;
-#[cfg(test)]
 mod fleet;
-#[cfg(test)]
+mod frontier;
 mod recorded;
+mod store;
 mod tidy;
+mod worker;
 
 /// The program `crawlify`, as this build has it.
 const CRAWLIFY: &str = env!("CARGO_BIN_EXE_crawlify-under-test");

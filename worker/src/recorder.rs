@@ -3,13 +3,14 @@
 //! It never gives a page up while the worker lives: a store that is down is waited for. A page whose data the store
 //! refuses is found by halving its group, and is recorded as failed without that data.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::id::PageId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
-use crawlify_shared::domain::page::{FinishedPage, NextStatus};
+use crawlify_shared::domain::page::{FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
 use tokio::sync::{mpsc, oneshot};
@@ -94,7 +95,11 @@ async fn run(store: HotStore, metrics: Arc<Metrics>, mut jobs: mpsc::Receiver<Jo
 async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage>) {
     let mut open = vec![pages];
     let mut ambiguous = false;
+    let mut stripped = HashSet::new();
     while let Some(mut group) = open.pop() {
+        if group.is_empty() {
+            continue;
+        }
         let begun = Instant::now();
         match store.record(&group).await {
             Ok(written) => {
@@ -108,9 +113,10 @@ async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage
                     open.push(group.split_off(group.len() / 2));
                     open.push(group);
                 } else {
-                    let without_data =
-                        group.into_iter().map(|page| refused(page, &error)).collect::<Vec<_>>();
-                    open.push(without_data);
+                    // One that is refused without its data as well comes back at the end of its lease, and fails
+                    // after its last attempt.
+                    group.retain(|page| stripped.insert(page.page.page_id));
+                    open.push(group.into_iter().map(|page| refused(page, &error)).collect());
                 }
             }
             Err(error) => {
@@ -138,5 +144,10 @@ fn refused(page: FinishedPage, error: &StoreError) -> FinishedPage {
     let cause = error.source().map(ToString::to_string).unwrap_or_default();
     tracing::error!(page.id = %page.page.page_id, cause, "the store refuses the page's data");
     let failure = Failure::new(ErrorClass::Internal, "the page's data could not be stored");
-    FinishedPage { outcome: PageOutcome::failed(failure.clone()), next: NextStatus::Failed(failure), ..page }
+    FinishedPage {
+        page: page.page,
+        table: Arc::new(NodeTable { nodes: Vec::new() }),
+        outcome: PageOutcome::failed(failure.clone()),
+        next: NextStatus::Failed(failure),
+    }
 }

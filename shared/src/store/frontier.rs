@@ -97,12 +97,13 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<ReservedPage>, StoreError> {
         // Locks the execution's row (so that the page limit is exact; another coordinator goes on to the next one
-        // meanwhile) and the picked rows, found through url_queue_pending_idx.
+        // meanwhile) and the picked rows, found through url_queue_pending_idx. Not `FOR UPDATE`: whoever records
+        // pages holds the row's key, and a busy fleet always does.
         let rows = sqlx::query!(
             r#"WITH execution AS (
                 SELECT id, host_delay_ms, max_pages - pages_admitted AS remaining
                 FROM workflow_executions WHERE id = $1 AND status = 'running'
-                FOR UPDATE SKIP LOCKED
+                FOR NO KEY UPDATE SKIP LOCKED
             ), due AS (
                 SELECT q.id, q.host, q.admitted, q.priority, q.created_at
                 FROM execution e JOIN url_queue q ON q.execution_id = e.id
@@ -147,28 +148,62 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(ReservedPage {
+        let (mut pages, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            match PageUrl::parse(&row.url) {
+                Ok(url) => pages.push(ReservedPage {
                     page_id: PageId(row.id),
                     execution_id: ExecutionId(row.execution_id),
                     epoch: row.epoch,
-                    url: PageUrl::parse(&row.url).map_err(|error| StoreError::BadData(error.into()))?,
-                })
-            })
-            .collect()
+                    url,
+                }),
+                Err(error) => {
+                    tracing::error!(page.id = %row.id, %error, "the page's URL cannot be read: the page fails");
+                    unreadable.push(row.id);
+                }
+            }
+        }
+        if !unreadable.is_empty() {
+            self.fail_unreadable_pages(&unreadable).await?;
+        }
+        Ok(pages)
     }
 
-    /// Marks published pages `queued`. One that a worker has claimed already stays as it is.
+    /// Ends reserved pages whose URL another version has written, so that they hold nothing up.
+    async fn fail_unreadable_pages(&self, pages: &[uuid::Uuid]) -> Result<(), StoreError> {
+        // By primary key; the reservation keeps other dispatchers away. Counted under the nil worker.
+        sqlx::query!(
+            "WITH failed AS (
+                UPDATE url_queue SET status = 'failed', processed_at = now(), reserved_until = NULL,
+                    error = 'the URL cannot be read by this version', error_class = 'internal'
+                WHERE id = ANY($1) AND status = 'pending'
+                RETURNING execution_id
+            )
+            INSERT INTO page_counters AS c (execution_id, worker_id, failed)
+            SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FROM failed
+            GROUP BY execution_id ORDER BY execution_id
+            ON CONFLICT (execution_id, worker_id) DO UPDATE SET failed = c.failed + excluded.failed",
+            pages,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Marks published pages `queued`. One that a worker has claimed already, or is claiming now, stays as it is.
     ///
     /// # Errors
     /// As every statement of the store; the reservation then runs out, and the pages are published again, harmlessly.
     pub async fn mark_queued(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
+        // Workers claim many of these rows in one statement at this very moment: it waits for none of them, so that
+        // the two cannot deadlock.
         let (ids, epochs) = keys(pages);
         sqlx::query!(
-            "UPDATE url_queue q SET status = 'queued', queued_at = now(), reserved_until = NULL
-             FROM unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
-             WHERE q.id = p.id AND q.epoch = p.epoch AND q.status = 'pending'",
+            "UPDATE url_queue SET status = 'queued', queued_at = now(), reserved_until = NULL
+             WHERE id IN (
+                SELECT q.id FROM url_queue q JOIN unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
+                    ON q.id = p.id AND q.epoch = p.epoch
+                WHERE q.status = 'pending' FOR UPDATE OF q SKIP LOCKED)",
             &ids,
             &epochs,
         )
@@ -182,11 +217,14 @@ impl Store {
     /// # Errors
     /// As every statement of the store; the reservation then runs out by itself.
     pub async fn end_reservation(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
+        // As for `mark_queued`: what was not confirmed may have been published, and may be claimed now.
         let (ids, epochs) = keys(pages);
         sqlx::query!(
-            "UPDATE url_queue q SET reserved_until = NULL
-             FROM unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
-             WHERE q.id = p.id AND q.epoch = p.epoch AND q.status = 'pending'",
+            "UPDATE url_queue SET reserved_until = NULL
+             WHERE id IN (
+                SELECT q.id FROM url_queue q JOIN unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
+                    ON q.id = p.id AND q.epoch = p.epoch
+                WHERE q.status = 'pending' FOR UPDATE OF q SKIP LOCKED)",
             &ids,
             &epochs,
         )
@@ -305,7 +343,7 @@ impl Store {
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FILTER (WHERE status = 'failed'),
                     count(*) FILTER (WHERE status = 'pending')
-                FROM returned GROUP BY execution_id
+                FROM returned GROUP BY execution_id ORDER BY execution_id
                 ON CONFLICT (execution_id, worker_id) DO UPDATE
                     SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried
             )
@@ -337,11 +375,14 @@ impl Store {
     /// Makes the partitions of `node_executions` for today and the days to come.
     ///
     /// # Errors
-    /// As every statement of the store.
+    /// As every statement of the store; among them, that somebody has been reading the table for long. The default
+    /// partition takes the rows meanwhile.
     pub async fn create_partitions(&self, days_ahead: i32) -> Result<(), StoreError> {
+        // A new partition locks the whole table. Whoever records waits behind us while we wait for that, so it is
+        // not for long.
         sqlx::query_scalar!(
             "SELECT count(create_node_executions_partition((now() AT TIME ZONE 'UTC')::date + day))
-             FROM generate_series(0, $1) AS day",
+             FROM set_config('lock_timeout', '2s', true), generate_series(0, $1) AS day",
             days_ahead,
         )
         .fetch_one(&self.pool)

@@ -11,10 +11,21 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// The longest pause after a heartbeat that failed.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Whether the lease holds. The heartbeat's task writes it, pages and consumer read it.
 #[derive(Clone, Debug)]
 pub(crate) struct Leases {
-    held: watch::Receiver<bool>,
+    lease: watch::Receiver<Lease>,
+}
+
+/// The lease as far as we know.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lease {
+    held: bool,
+    /// How often it was lost: a loss that lasted a moment counts too.
+    losses: u64,
 }
 
 impl Leases {
@@ -27,36 +38,44 @@ impl Leases {
         draining: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (set_held, held) = watch::channel(false);
+        let (set, lease) = watch::channel(Lease::default());
         let beat = async move {
-            let mut last_success = None;
+            // When the last heartbeat that succeeded was sent: the database counts from then, or later.
+            let mut last_success: Option<Instant> = None;
             loop {
-                let beaten =
-                    beat(&store, &name, slots, draining.is_cancelled(), last_success.is_some(), times).await;
-                match beaten {
-                    Ok(standing) => {
-                        last_success = Some(Instant::now());
-                        if standing == Standing::WasLost {
-                            tracing::warn!(
-                                "this worker was given up by the fleet; its pages are others' now"
-                            );
-                            set_held.send_replace(false);
-                        }
-                        set_held.send_replace(true);
+                let begun = Instant::now();
+                let mut fence_at = last_success.map(|last| last + times.fence_after);
+                if fence_at.is_some_and(|fence_at| fence_at <= begun) {
+                    if lose(&set) {
+                        tracing::error!("no heartbeat for too long: the pages in hand are given up");
                     }
-                    Err(error) => {
-                        tracing::warn!(error, "the heartbeat failed");
-                        let fenced = last_success.is_none_or(|last| last.elapsed() >= times.fence_after);
-                        if fenced && set_held.send_replace(false) {
-                            tracing::error!("no heartbeat for too long: the pages in hand are given up");
-                        }
-                    }
+                    fence_at = None;
                 }
-                // After a failure it tries more often, so that one lost packet does not end a lease.
-                let healthy = last_success.is_some_and(|last| last.elapsed() < times.heartbeat_every);
-                let pause = if healthy { times.heartbeat_every } else { Duration::from_secs(1) };
+                let not_after_fence =
+                    |wanted: Instant| fence_at.map_or(wanted, |fence_at| wanted.min(fence_at));
+                let deadline = not_after_fence(begun + times.heartbeat_every);
+                let announced = last_success.is_some();
+                let next =
+                    match beat(&store, &name, slots, draining.is_cancelled(), announced, deadline).await {
+                        Ok(standing) => {
+                            last_success = Some(begun);
+                            if standing == Standing::WasLost {
+                                tracing::warn!(
+                                    "this worker was given up by the fleet; its pages are others' now"
+                                );
+                                lose(&set);
+                            }
+                            set.send_if_modified(|lease| !std::mem::replace(&mut lease.held, true));
+                            begun + times.heartbeat_every
+                        }
+                        Err(error) => {
+                            tracing::warn!(error, "the heartbeat failed");
+                            // More often than usual, so that one lost packet does not end a lease.
+                            not_after_fence(Instant::now() + times.heartbeat_every.min(RETRY_PAUSE))
+                        }
+                    };
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep_until(next) => {}
                     () = stop.cancelled() => break,
                 }
             }
@@ -65,43 +84,48 @@ impl Leases {
                 tracing::info!("could not say goodbye; the lease will run out");
             }
         };
-        (Self { held }, beat)
+        (Self { lease }, beat)
     }
 
     /// Waits until the lease is held.
     pub(crate) async fn held(&self) {
-        let mut held = self.held.clone();
-        if held.wait_for(|held| *held).await.is_err() {
+        if self.lease.clone().wait_for(|lease| lease.held).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits until the lease, now held, is lost.
+    /// Waits until the lease is lost; one that is not held is lost already.
     pub(crate) async fn lost(&self) {
-        let mut held = self.held.clone();
-        // A loss that lasted a moment counts too, so the change is waited for, not the value.
-        held.mark_unchanged();
-        while *held.borrow_and_update() {
-            if held.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        let mut lease = self.lease.clone();
+        let before = *lease.borrow();
+        if before.held && lease.wait_for(|now| now.losses != before.losses).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
     /// Whether the lease is held now.
     pub(crate) fn is_held(&self) -> bool {
-        *self.held.borrow()
+        self.lease.borrow().held
     }
 }
 
-/// One heartbeat, within the time that leaves room for another before the lease is gone.
+/// Takes the lease away; answers whether it was held.
+fn lose(lease: &watch::Sender<Lease>) -> bool {
+    lease.send_if_modified(|lease| {
+        let lost = std::mem::replace(&mut lease.held, false);
+        lease.losses += u64::from(lost);
+        lost
+    })
+}
+
+/// One heartbeat, until the deadline.
 async fn beat(
     store: &HotStore,
     name: &str,
     slots: usize,
     draining: bool,
     announced: bool,
-    times: LeaseTimes,
+    deadline: Instant,
 ) -> Result<Standing, String> {
     let beat = async {
         if announced {
@@ -110,7 +134,7 @@ async fn beat(
             store.announce(name, slots).await.map(|()| Standing::Alive)
         }
     };
-    match tokio::time::timeout(times.heartbeat_every, beat).await {
+    match tokio::time::timeout_at(deadline, beat).await {
         Ok(Ok(standing)) => Ok(standing),
         Ok(Err(error)) => Err(match error.source() {
             Some(cause) => format!("{error}: {cause}"),

@@ -54,6 +54,11 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker, slots: &Arc<Semaphor
             tokio::time::sleep(LOOK_EVERY).await;
             return;
         };
+        // The browser may have gone while we waited; the next look says so, and waits for another.
+        if !worker.driver.is_ready() || !worker.leases.is_held() {
+            delivery.requeue().await;
+            continue;
+        }
         pages.spawn(page::run(delivery, slot, Arc::clone(worker)));
     }
 }

@@ -32,10 +32,7 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
     // 5. Executed: whatever happens is an outcome.
     let busy = worker.metrics.slot_busy();
     let begun = Instant::now();
-    let Some((outcome, table)) = execute_within_lease(&page, &worker).await else {
-        // The lease is lost: the page is others' now, and nothing of it may be written.
-        return delivery.requeue().await;
-    };
+    let (outcome, table) = execute_within_lease(&page, &worker).await;
     drop(busy);
     drop(slot);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
@@ -49,8 +46,10 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
     }
 }
 
-/// `None`: the worker's lease was lost on the way.
-async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> Option<(PageOutcome, Arc<NodeTable>)> {
+/// A page that is interrupted, because the worker gives its pages back or has lost its lease, is released. If others
+/// have the page by then, the record's fence lets the release do nothing; if nobody has, it is free at once and need
+/// not wait for the end of its lease.
+async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> (PageOutcome, Arc<NodeTable>) {
     let released = PageOutcome {
         end: PageEnd::Released,
         ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
@@ -81,9 +80,9 @@ async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> Option<(Pa
         (outcome, Arc::clone(&program.table))
     };
     tokio::select! {
-        done = work => Some(done),
-        () = worker.abandon.cancelled() => Some((released, nothing())),
-        () = worker.leases.lost() => None,
+        done = work => done,
+        () = worker.abandon.cancelled() => (released, nothing()),
+        () = worker.leases.lost() => (released, nothing()),
     }
 }
 

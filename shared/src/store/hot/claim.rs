@@ -28,7 +28,11 @@ WITH wanted AS (
     UPDATE url_queue q
     SET status = 'processing', reserved_until = NULL, error = NULL, error_class = NULL,
         attempt = CASE WHEN q.status = 'processing' THEN q.attempt ELSE q.attempt + 1 END,
-        locked_at = now(), locked_by = $3, locked_until = now() + $4::int8 * interval '1 millisecond'
+        locked_at = now(), locked_by = $3,
+        -- A page may have to wait for its host's turn, until after all that are claimed with it.
+        locked_until = CASE WHEN e.host_delay_ms = 0 THEN now()
+                ELSE greatest((SELECT h.next_start_at FROM hosts h WHERE h.host = q.host), now()) END
+            + ($4::int8 + cardinality($1)::int8 * e.host_delay_ms) * interval '1 millisecond'
     FROM wanted w, workflow_executions e
     WHERE q.id = w.id AND q.epoch = w.epoch
       AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
@@ -46,9 +50,10 @@ WITH wanted AS (
 SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at, c.locked_at,
     -- The last page of the host starts one delay before next_start_at, the one before it two delays before it.
     (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000)::int8
-        - c.host_delay_ms * row_number() OVER (
-            PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC) AS start_in_ms
-FROM claimed c LEFT JOIN paced p USING (host)";
+        - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0)
+        * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC)
+        AS start_in_ms
+FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
     /// Claims pages for `lease`, which must cover the page's deadline and its recording. `again` also takes what an
@@ -65,30 +70,36 @@ impl HotStore {
         lease: Duration,
         again: bool,
     ) -> Result<Vec<ClaimedPage>, StoreError> {
+        // In one order, so that two workers that were sent the same pages do not wait for each other.
+        let mut requests = requests.to_vec();
+        requests.sort_unstable_by_key(|request| request.page_id);
         let ids: Vec<_> = requests.iter().map(|request| request.page_id.0).collect();
         let epochs: Vec<_> = requests.iter().map(|request| request.epoch).collect();
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let client = self.client().await?;
         let statement = client.prepare_cached(CLAIM).await?;
         let rows = client.query(&statement, &[&ids, &epochs, &self.worker.0, &lease_ms, &again]).await?;
-        rows.into_iter()
-            .map(|row| {
-                let url: &str = row.get(2);
-                Ok(ClaimedPage {
-                    page_id: PageId(row.get(0)),
-                    execution_id: ExecutionId(row.get(1)),
-                    url: PageUrl::parse(url).map_err(|error| StoreError::BadData(error.into()))?,
-                    depth: u32::try_from(row.get::<_, i32>(3)).unwrap_or(0),
-                    priority: row.get(4),
-                    attempt: row.get(5),
-                    created_at: row.get(6),
-                    claimed_at: row.get(7),
-                    start_in: row
-                        .get::<_, Option<i64>>(8)
-                        .and_then(|ms| u64::try_from(ms).ok())
-                        .map_or(Duration::ZERO, Duration::from_millis),
-                })
+        let pages = rows.into_iter().filter_map(|row| {
+            let page_id = PageId(row.get(0));
+            let url = PageUrl::parse(row.get(2)).inspect_err(|error| {
+                // Another version wrote it. An error here would hold up the other pages; this one's lease runs out.
+                tracing::error!(page.id = %page_id, %error, "the page's URL cannot be read");
+            });
+            Some(ClaimedPage {
+                page_id,
+                execution_id: ExecutionId(row.get(1)),
+                url: url.ok()?,
+                depth: u32::try_from(row.get::<_, i32>(3)).unwrap_or(0),
+                priority: row.get(4),
+                attempt: row.get(5),
+                created_at: row.get(6),
+                claimed_at: row.get(7),
+                start_in: row
+                    .get::<_, Option<i64>>(8)
+                    .and_then(|ms| u64::try_from(ms).ok())
+                    .map_or(Duration::ZERO, Duration::from_millis),
             })
-            .collect()
+        });
+        Ok(pages.collect())
     }
 }

@@ -3,6 +3,8 @@
 //! The guard is the first part: `UPDATE ... WHERE page, attempt, processing, ours`. What it does not return has lost
 //! its lease, and writes nothing at all. The same statement may be sent again after an ambiguous error.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -13,8 +15,12 @@ use super::HotStore;
 use crate::domain::id::{ItemId, NodeExecutionId, PageId};
 use crate::domain::outcome::NodeEnd;
 use crate::domain::page::{FinishedPage, NextStatus, NodeTable};
+use crate::domain::storable::storable_text;
 use crate::store::StoreError;
 use crate::store::counters::{DURATION_BUCKETS_US, bucket};
+
+/// The longest error message that is stored, in bytes; pages put what they like into theirs.
+const MAX_ERROR_BYTES: usize = 4096;
 
 /// Guard first, then everything that depends on it. `$1` is the worker.
 static RECORD: LazyLock<String> = LazyLock::new(|| {
@@ -121,7 +127,7 @@ struct Columns<'a> {
     page_id: Vec<uuid::Uuid>,
     page_attempt: Vec<i32>,
     page_status: Vec<&'static str>,
-    page_error: Vec<Option<&'a str>>,
+    page_error: Vec<Option<Cow<'a, str>>>,
     page_error_class: Vec<Option<&'static str>>,
     page_retry_in_ms: Vec<i64>,
     page_failed_nodes: Vec<i32>,
@@ -139,7 +145,7 @@ struct Columns<'a> {
     node_started_at: Vec<chrono::DateTime<chrono::Utc>>,
     node_completed_at: Vec<chrono::DateTime<chrono::Utc>>,
     node_output: Vec<Option<Json<&'a Value>>>,
-    node_error: Vec<Option<&'a str>>,
+    node_error: Vec<Option<Cow<'a, str>>>,
     node_error_class: Vec<Option<&'static str>>,
     node_retries: Vec<i32>,
     node_bucket: Vec<i32>,
@@ -156,7 +162,7 @@ struct Columns<'a> {
 }
 
 impl HotStore {
-    /// Records a group of finished pages; each page at most once in a group.
+    /// Records a group of finished pages. Of a page that comes twice, its last attempt counts, once.
     ///
     /// Answers the pages that were recorded, in no particular order. One that is missing had lost its lease: nothing
     /// of it was written, and its message can be forgotten.
@@ -176,9 +182,18 @@ impl HotStore {
 impl<'a> Columns<'a> {
     fn of(pages: &'a [FinishedPage]) -> Self {
         let mut columns = Self::default();
+        // A page that was claimed twice after an ambiguous error was executed twice too. The guard lets one of them
+        // pass, and all nodes of the group that name the page would pass with it.
+        let mut last: HashMap<PageId, &FinishedPage> = HashMap::with_capacity(pages.len());
+        for finished in pages {
+            let chosen = last.entry(finished.page.page_id).or_insert(finished);
+            if chosen.page.attempt < finished.page.attempt {
+                *chosen = finished;
+            }
+        }
         // Each table's definitions are sent once; a node's record points into them, from 1.
         let mut tables: Vec<(&Arc<NodeTable>, i64)> = Vec::new();
-        for finished in pages {
+        for finished in last.into_values() {
             let offset = match tables.iter().find(|(table, _)| Arc::ptr_eq(table, &finished.table)) {
                 Some((_, offset)) => *offset,
                 None => {
@@ -215,7 +230,7 @@ impl<'a> Columns<'a> {
         self.page_id.push(page.page_id.0);
         self.page_attempt.push(page.attempt);
         self.page_status.push(status);
-        self.page_error.push(failure.map(|failure| failure.message.as_str()));
+        self.page_error.push(failure.map(|failure| storable_text(&failure.message, MAX_ERROR_BYTES)));
         self.page_error_class.push(failure.map(|failure| failure.class.as_str()));
         self.page_retry_in_ms.push(i64::try_from(retry_in.as_millis()).unwrap_or(i64::MAX));
         self.page_failed_nodes.push(i32::try_from(failed_nodes).unwrap_or(i32::MAX));
@@ -243,7 +258,7 @@ impl<'a> Columns<'a> {
             self.node_started_at.push(node.started_at);
             self.node_completed_at.push(node.completed_at);
             self.node_output.push(output);
-            self.node_error.push(failure.map(|failure| failure.message.as_str()));
+            self.node_error.push(failure.map(|failure| storable_text(&failure.message, MAX_ERROR_BYTES)));
             self.node_error_class.push(failure.map(|failure| failure.class.as_str()));
             self.node_retries.push(i32::from(node.retries));
             self.node_bucket.push(bucket);

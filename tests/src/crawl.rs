@@ -1,0 +1,206 @@
+//! A crawl in a database of its own, for tests that call the store as coordinators and workers do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use crawlify_shared::domain::id::{ExecutionId, WorkerId};
+use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::Store;
+use crawlify_shared::store::executions::{StartExecution, WorkflowStatus};
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::store::workflows::WorkflowText;
+use serde_json::{Map, Value, json};
+use sqlx::PgPool;
+
+use crate::postgres::TestDatabase;
+
+/// The lease of the claims that [`Crawl`] makes.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// No limits at all.
+pub const NO_LIMITS: Limits = Limits { max_depth: None, max_pages: None, rate_limit_delay: Duration::ZERO };
+
+/// A running execution, and ways to look at its rows.
+#[derive(Debug)]
+pub struct Crawl {
+    /// The first execution of the database.
+    pub execution: ExecutionId,
+    /// A coordinator's connections.
+    pub store: Store,
+    /// For rows that nobody has a way to write or count.
+    pub pool: PgPool,
+    /// Dropped with the crawl.
+    pub database: TestDatabase,
+}
+
+impl Crawl {
+    /// Starts an execution of a small workflow with these start URLs, in a database of its own.
+    pub async fn start(limits: Limits, start_urls: &[&str]) -> Self {
+        Self::of(&small_workflow(), limits, start_urls).await
+    }
+
+    /// Starts an execution of a workflow.
+    pub async fn of(config: &Value, limits: Limits, start_urls: &[&str]) -> Self {
+        Self::on(TestDatabase::create().await, config, limits, start_urls).await
+    }
+
+    /// Starts an execution of a workflow in this database.
+    pub async fn on(database: TestDatabase, config: &Value, limits: Limits, start_urls: &[&str]) -> Self {
+        let store = Store::connect(&database.url(), 8).expect("the URL is valid");
+        let pool = PgPool::connect(database.url().expose()).await.expect("the database is there");
+        let execution = start(&store, config, limits, start_urls).await;
+        Self { execution, store, pool, database }
+    }
+
+    /// Starts another execution beside the first one.
+    pub async fn another(&self, limits: Limits, start_urls: &[&str]) -> ExecutionId {
+        start(&self.store, &small_workflow(), limits, start_urls).await
+    }
+
+    /// A worker that has announced itself.
+    pub async fn worker(&self) -> HotStore {
+        let worker = HotStore::connect(&self.database.url(), WorkerId::generate()).expect("the URL is valid");
+        worker.announce("test", 4).await.expect("the database is there");
+        worker
+    }
+
+    /// Dispatches every page that is due, as far as the store goes.
+    pub async fn queue(&self) -> Vec<ClaimRequest> {
+        let pages = self.store.reserve_pages(self.execution, 10_000).await.expect("pages are reserved");
+        self.store.mark_queued(&pages).await.expect("pages are marked");
+        pages.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch }).collect()
+    }
+
+    /// Dispatches every page that is due, and claims it.
+    pub async fn claim(&self, worker: &HotStore) -> Vec<ClaimedPage> {
+        let requests = self.queue().await;
+        worker.claim(&requests, LEASE, false).await.expect("pages are claimed")
+    }
+
+    /// The one number that a query gives.
+    pub async fn number(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.pool).await.expect("the query is right")
+    }
+
+    /// The texts that a query gives.
+    pub async fn texts(&self, query: &'static str) -> Vec<String> {
+        sqlx::query_scalar(query).fetch_all(&self.pool).await.expect("the query is right")
+    }
+
+    /// Runs statements.
+    pub async fn change(&self, statements: &'static str) {
+        sqlx::raw_sql(statements).execute(&self.pool).await.expect("the statement is right");
+    }
+
+    /// Asserts that every counter is what a recount of the rows gives, and that nothing was recorded twice.
+    pub async fn assert_counters_are_a_recount(&self) {
+        let wrong = self.texts(RECOUNT).await;
+        assert!(wrong.is_empty(), "counters differ from the rows:\n{}", wrong.join("\n"));
+    }
+}
+
+/// Each row names a counter that is wrong. Pages that never failed for good leave no trace of their retries but
+/// their attempts, so retries are not recounted here.
+const RECOUNT: &str = "
+WITH wrong AS (
+    SELECT 'pages of ' || e.id AS what,
+        ARRAY[sum(c.completed), sum(c.failed), sum(c.items), sum(c.urls_found), sum(c.nodes_executed),
+            sum(c.nodes_failed)]::int8[] AS counted,
+        ARRAY[(SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'completed'),
+            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'failed'),
+            (SELECT count(*) FROM extracted_items i WHERE i.execution_id = e.id),
+            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.parent_id IS NOT NULL),
+            (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status <> 'cancelled'),
+            (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status = 'failed')]::int8[]
+            AS found
+    FROM workflow_executions e JOIN page_counters c ON c.execution_id = e.id GROUP BY e.id
+    UNION ALL
+    SELECT 'node ' || COALESCE(c.node_id, n.node_id), c.counts, n.counts
+    FROM (
+        SELECT execution_id, phase, node_id, ARRAY[sum(completed), sum(failed), sum(cancelled), sum(retries),
+            sum((SELECT sum(d) FROM unnest(durations) d))]::int8[] AS counts
+        FROM node_counters GROUP BY 1, 2, 3
+    ) c FULL JOIN (
+        SELECT execution_id, phase, node_id, ARRAY[count(*) FILTER (WHERE status = 'completed'),
+            count(*) FILTER (WHERE status = 'failed'), count(*) FILTER (WHERE status = 'cancelled'),
+            sum(retry_count), count(*) FILTER (WHERE status <> 'cancelled')]::int8[] AS counts
+        FROM node_executions GROUP BY 1, 2, 3
+    ) n USING (execution_id, phase, node_id)
+    UNION ALL
+    SELECT 'records of page ' || page_id, ARRAY[1], ARRAY[count(*)]::int8[]
+    FROM node_executions GROUP BY page_id, attempt, position HAVING count(*) > 1
+)
+SELECT format('%s: %s counted, %s found', what, counted, found) FROM wrong
+WHERE counted IS DISTINCT FROM found";
+
+async fn start(store: &Store, config: &Value, limits: Limits, start_urls: &[&str]) -> ExecutionId {
+    let text = WorkflowText { name: "Test", description: "", config };
+    let workflow = store.create_workflow(text, WorkflowStatus::Active).await.expect("it is stored");
+    let urls: Vec<PageUrl> = start_urls.iter().map(|url| page_url(url)).collect();
+    let id = crawlify_shared::domain::id::WorkflowId(workflow.id);
+    match store.start_execution(id, 1, limits, &urls).await.expect("it is started") {
+        StartExecution::Started(execution) => execution,
+        other => panic!("the workflow does not start: {other:?}"),
+    }
+}
+
+/// A workflow with one node in each phase: `links` and `title`.
+pub fn small_workflow() -> Value {
+    json!({
+        "start_urls": ["http://shop.test/"],
+        "url_discovery": [
+            {"id": "links", "type": "extract_links", "params": {"selector": "a"}}
+        ],
+        "data_extraction": [
+            {"id": "title", "type": "extract", "params": {"selector": "h1", "type": "text"}, "output_key": "title"}
+        ]
+    })
+}
+
+/// The nodes that the records of [`finished`] speak of.
+pub fn small_table() -> Arc<NodeTable> {
+    let node = |node_id: &str, node_type: &'static str, phase: &str| NodeDefinition {
+        node_id: node_id.to_owned(),
+        node_type,
+        phase: phase.to_owned(),
+        params: Map::from_iter([("selector".to_owned(), json!("a"))]),
+    };
+    let nodes =
+        vec![node("links", "extract_links", "url_discovery"), node("title", "extract", "data_extraction")];
+    Arc::new(NodeTable { nodes })
+}
+
+/// A page that ended well: both of its nodes ran, and gave these links and a title.
+pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) -> FinishedPage {
+    let record = |position, output: Value| NodeRecord {
+        position,
+        started_at: Utc::now(),
+        completed_at: Utc::now() + Duration::from_millis(3),
+        end: NodeEnd::Completed(output),
+        retries: 0,
+    };
+    let discovered = links
+        .iter()
+        .map(|link| DiscoveredUrl { url: page_url(link), discovered_by: "links".to_owned() })
+        .collect();
+    FinishedPage {
+        page: page.clone(),
+        table: Arc::clone(table),
+        outcome: PageOutcome {
+            end: PageEnd::Completed,
+            nodes: vec![record(0, json!(links)), record(1, json!("a title"))],
+            item: Some(json!({"title": "a title", "url": page.url.as_str()})),
+            discovered,
+            final_url: Some(page.url.as_str().to_owned()),
+        },
+        next: NextStatus::Completed,
+    }
+}
+
+/// A page's address.
+pub fn page_url(url: &str) -> PageUrl {
+    PageUrl::parse(url).expect("the test's URL is valid")
+}

@@ -1,0 +1,137 @@
+//! Which pages are reserved for publishing: in order, by one dispatcher, up to the page limit.
+
+use std::collections::HashSet;
+
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::Store;
+use futures_util::future::join_all;
+use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+
+fn urls(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("http://shop.test/{number}")).collect()
+}
+
+async fn crawl_of(pages: usize, max_pages: Option<u64>) -> Crawl {
+    let urls = urls(pages);
+    let limits = Limits { max_pages, ..NO_LIMITS };
+    Crawl::start(limits, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+async fn reserve(crawl: &Crawl, limit: i64) -> Vec<String> {
+    let pages = crawl.store.reserve_pages(crawl.execution, limit).await.unwrap();
+    pages.iter().map(|page| page.url.as_str().trim_start_matches("http://shop.test/").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn pages_are_reserved_by_priority_then_by_age() {
+    let crawl = crawl_of(5, None).await;
+    crawl
+        .change(
+            "UPDATE url_queue SET created_at = now() - interval '1 hour' WHERE url LIKE '%/3';
+             UPDATE url_queue SET created_at = now() - interval '2 hours' WHERE url LIKE '%/1';
+             UPDATE url_queue SET priority = 7, created_at = now() - interval '1 day' WHERE url LIKE '%/0';
+             UPDATE url_queue SET priority = 101 WHERE url LIKE '%/4'",
+        )
+        .await;
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        order.extend(reserve(&crawl, 1).await);
+    }
+    assert_eq!(order, ["4", "1", "3", "2", "0"]);
+}
+
+#[tokio::test]
+async fn a_reservation_excludes_other_dispatchers_until_it_ends_or_expires() {
+    let crawl = crawl_of(2, None).await;
+    let reserved = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
+    assert_eq!(reserved.len(), 2);
+    let other = Store::connect(&crawl.database.url(), 1).unwrap();
+    assert!(other.reserve_pages(crawl.execution, 10).await.unwrap().is_empty());
+    crawl.store.end_reservation(&reserved[..1]).await.unwrap();
+    let again = other.reserve_pages(crawl.execution, 10).await.unwrap();
+    assert_eq!(again.iter().map(|page| page.page_id).collect::<Vec<_>>(), [reserved[0].page_id]);
+    crawl.change("UPDATE url_queue SET reserved_until = reserved_until - interval '11 seconds'").await;
+    assert_eq!(other.reserve_pages(crawl.execution, 10).await.unwrap().len(), 2);
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 2, "each counts once");
+}
+
+#[tokio::test]
+async fn nothing_is_reserved_before_its_time_or_for_an_execution_that_does_not_run() {
+    let crawl = crawl_of(2, None).await;
+    crawl.change("UPDATE url_queue SET not_before = now() + interval '1 hour' WHERE url LIKE '%/0'").await;
+    assert_eq!(reserve(&crawl, 10).await, ["1"]);
+    crawl.change("UPDATE url_queue SET not_before = now(), reserved_until = NULL").await;
+    crawl.store.cancel_execution(crawl.execution).await.unwrap();
+    assert!(reserve(&crawl, 10).await.is_empty());
+    assert!(crawl.store.running_executions(None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_page_limit_is_exact_however_many_dispatch_at_once() {
+    const LIMIT: usize = 37;
+    let crawl = crawl_of(200, Some(LIMIT as u64)).await;
+    let coordinators: Vec<_> = (0..8).map(|_| Store::connect(&crawl.database.url(), 2).unwrap()).collect();
+    let mut pages = HashSet::new();
+    let mut total = 0;
+    for _ in 0..40 {
+        let steps = coordinators.iter().map(|store| store.reserve_pages(crawl.execution, 5));
+        for reserved in join_all(steps).await {
+            let reserved = reserved.unwrap();
+            total += reserved.len();
+            pages.extend(reserved.iter().map(|page| page.page_id));
+        }
+        if total >= LIMIT {
+            break;
+        }
+    }
+    assert_eq!((total, pages.len()), (LIMIT, LIMIT));
+    let steps = coordinators.iter().map(|store| store.reserve_pages(crawl.execution, 5));
+    assert!(join_all(steps).await.into_iter().all(|reserved| reserved.unwrap().is_empty()));
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE admitted").await, LIMIT as i64);
+}
+
+#[tokio::test]
+async fn a_page_that_comes_back_counts_towards_the_limit_once() {
+    let crawl = crawl_of(4, Some(2)).await;
+    assert_eq!(crawl.queue().await.len(), 2);
+    crawl.change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1 WHERE status = 'queued'").await;
+    assert_eq!(crawl.queue().await.len(), 2, "the same two");
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 2);
+}
+
+#[tokio::test]
+async fn recording_pages_does_not_keep_the_dispatcher_out() {
+    let crawl = crawl_of(3, None).await;
+    // Whoever writes a row that belongs to an execution holds this lock until its commit; a busy fleet always does.
+    let mut recording = crawl.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM workflow_executions FOR KEY SHARE").execute(&mut *recording).await.unwrap();
+    assert_eq!(reserve(&crawl, 10).await.len(), 3);
+    recording.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_row_that_this_version_cannot_read_fails_alone() {
+    let crawl = crawl_of(3, None).await;
+    crawl.change("UPDATE url_queue SET url = 'gopher://shop.test/1' WHERE url LIKE '%/1'").await;
+    let requests = crawl.queue().await;
+    assert_eq!(requests.len(), 2);
+    let worker = crawl.worker().await;
+    let pages = worker.claim(&requests, harness::crawl::LEASE, false).await.unwrap();
+    let group: Vec<_> = pages.iter().map(|page| finished(page, &small_table(), &[])).collect();
+    worker.record(&group).await.unwrap();
+    let ended = crawl.store.finish_executions().await.unwrap();
+    assert_eq!(ended, [(crawl.execution, "completed".to_owned())]);
+    let failed = "SELECT concat_ws(' ', url, error_class) FROM url_queue WHERE status = 'failed'";
+    assert_eq!(crawl.texts(failed).await, ["gopher://shop.test/1 internal"]);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_mark_does_not_touch_a_page_that_went_on_meanwhile() {
+    let crawl = crawl_of(2, None).await;
+    let reserved = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
+    crawl.change("UPDATE url_queue SET status = 'completed' WHERE url LIKE '%/0'").await;
+    crawl.change("UPDATE url_queue SET epoch = epoch + 1 WHERE url LIKE '%/1'").await;
+    crawl.store.mark_queued(&reserved).await.unwrap();
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'queued'").await, 0);
+}

@@ -1,0 +1,156 @@
+//! Pages of lost workers and lost messages come back; nobody else's do. And the partitions of what was executed.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::MAX_ATTEMPTS;
+use crawlify_shared::store::Store;
+use crawlify_shared::store::frontier::Rescued;
+use crawlify_shared::store::hot::Standing;
+use futures_util::future::join_all;
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+
+const PAGES: [&str; 2] = ["http://shop.test/", "http://shop.test/2"];
+const LOST_AFTER: Duration = Duration::from_secs(15);
+const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(30);
+const ROWS: &str =
+    "SELECT concat_ws(' ', status, attempt, epoch, locked_by, error_class) FROM url_queue ORDER BY 1";
+const SILENCE: &str = "UPDATE workers SET heartbeat_at = now() - interval '16 seconds'";
+
+async fn rescue(crawl: &Crawl) -> Rescued {
+    crawl.store.rescue(LOST_AFTER, MESSAGE_LOST_AFTER, MAX_ATTEMPTS).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_pages_of_a_lost_worker_come_back_and_fail_after_the_last_attempt() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    for attempt in 1..=MAX_ATTEMPTS {
+        let worker = crawl.worker().await;
+        let page = crawl.claim(&worker).await.remove(0);
+        assert_eq!(page.attempt, attempt);
+        assert_eq!(rescue(&crawl).await, Rescued::default(), "it is healthy");
+        crawl.change(SILENCE).await;
+        let last = attempt == MAX_ATTEMPTS;
+        let expected = Rescued {
+            workers_lost: 1,
+            pages_returned: u64::from(!last),
+            pages_failed: u64::from(last),
+            pages_requeued: 0,
+        };
+        assert_eq!(rescue(&crawl).await, expected);
+        assert_eq!(rescue(&crawl).await, Rescued::default(), "once");
+        let status = if last { "failed" } else { "pending" };
+        assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} worker_lost")]);
+        assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
+        assert_eq!(worker.heartbeat(false).await.unwrap(), Standing::WasLost);
+        assert_eq!(worker.heartbeat(false).await.unwrap(), Standing::Alive);
+        crawl.change("DELETE FROM workers").await;
+    }
+    assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "failed".to_owned())]);
+    assert_eq!(
+        crawl.number("SELECT sum(retried)::int8 FROM page_counters").await,
+        i64::from(MAX_ATTEMPTS) - 1
+    );
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn the_pages_of_healthy_and_draining_workers_are_left_alone() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let (healthy, lost) = (crawl.worker().await, crawl.worker().await);
+    let requests = crawl.queue().await;
+    let kept = healthy.claim(&requests[..1], LEASE, false).await.unwrap().remove(0);
+    lost.claim(&requests[1..], LEASE, false).await.unwrap();
+    crawl.change(SILENCE).await;
+    healthy.heartbeat(true).await.unwrap();
+    assert_eq!((rescue(&crawl).await.pages_returned, rescue(&crawl).await.pages_returned), (1, 0));
+    assert_eq!(healthy.record(&[finished(&kept, &small_table(), &[])]).await.unwrap(), [kept.page_id]);
+}
+
+#[tokio::test]
+async fn a_page_held_longer_than_its_lease_comes_back_though_its_worker_lives() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    crawl.change("UPDATE url_queue SET locked_until = now() - interval '1 second'").await;
+    assert_eq!(rescue(&crawl).await, Rescued { pages_returned: 1, ..Rescued::default() });
+    assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_pages_of_a_worker_that_said_goodbye_are_free_at_once() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    worker.retire().await.unwrap();
+    assert_eq!(rescue(&crawl).await, Rescued { pages_returned: 1, ..Rescued::default() });
+    assert_eq!(crawl.store.live_slots(LOST_AFTER).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_page_whose_message_was_lost_is_published_again() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let (worker, requests) = (crawl.worker().await, crawl.queue().await);
+    assert_eq!(rescue(&crawl).await, Rescued::default(), "they were published just now");
+    crawl.change("UPDATE url_queue SET queued_at = now() - interval '31 seconds' WHERE url LIKE '%/2'").await;
+    assert_eq!(rescue(&crawl).await, Rescued { pages_requeued: 1, ..Rescued::default() });
+    let again = crawl.queue().await;
+    assert_eq!(again.len(), 1);
+    assert!(requests.contains(&again[0]), "whichever message comes first claims it");
+    assert_eq!(worker.claim(&again, LEASE, false).await.unwrap()[0].attempt, 1);
+    assert!(worker.claim(&again, LEASE, false).await.unwrap().is_empty());
+    let all = crawl.store.rescue(LOST_AFTER, Duration::ZERO, MAX_ATTEMPTS).await.unwrap();
+    assert_eq!(all.pages_requeued, 1, "what a broker that forgets had");
+}
+
+#[tokio::test]
+async fn two_rescuers_at_once_return_each_page_once() {
+    let urls: Vec<_> = (0..50).map(|number| format!("http://shop.test/{number}")).collect();
+    let crawl = Crawl::start(NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    crawl.change(SILENCE).await;
+    let steps = (0..6).map(|_| rescue(&crawl));
+    let returned: u64 = join_all(steps).await.iter().map(|rescued| rescued.pages_returned).sum();
+    assert_eq!(returned + rescue(&crawl).await.pages_returned, 50);
+    assert_eq!(crawl.number("SELECT max(epoch)::int8 FROM url_queue").await, 1);
+}
+
+#[tokio::test]
+async fn rows_lie_in_their_days_partition_and_in_the_default_one_otherwise() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let coordinators: Vec<_> = (0..6).map(|_| Store::connect(&crawl.database.url(), 1).unwrap()).collect();
+    for made in join_all(coordinators.iter().map(|store| store.create_partitions(3))).await {
+        made.unwrap();
+    }
+    let worker = crawl.worker().await;
+    let pages = crawl.claim(&worker).await;
+    let mut group: Vec<_> = pages.iter().map(|page| finished(page, &small_table(), &[])).collect();
+    for node in &mut group[1].outcome.nodes {
+        node.started_at -= Duration::from_secs(90 * 86_400);
+    }
+    worker.record(&group).await.unwrap();
+    let partitions = "SELECT DISTINCT CASE tableoid::regclass::text
+            WHEN 'node_executions_' || to_char(started_at AT TIME ZONE 'UTC', 'YYYYMMDD') THEN 'of the day'
+            ELSE tableoid::regclass::text END
+        FROM node_executions ORDER BY 1";
+    assert_eq!(crawl.texts(partitions).await, ["node_executions_default", "of the day"]);
+    let made = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'node_executions'::regclass";
+    assert_eq!(crawl.number(made).await, 1 + 4, "the default, today, three days to come");
+}
+
+#[tokio::test]
+async fn a_long_read_keeps_partitions_from_being_made_but_nobody_from_recording() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    let mut export = crawl.pool.begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM node_executions").execute(&mut *export).await.unwrap();
+    let within = Duration::from_secs(8);
+    let made =
+        tokio::time::timeout(within, crawl.store.create_partitions(1)).await.expect("it gives up soon");
+    assert!(made.unwrap_err().is_transient(), "it is tried again later");
+    let done = [finished(&page, &small_table(), &[])];
+    assert_eq!(tokio::time::timeout(within, worker.record(&done)).await.unwrap().unwrap().len(), 1);
+    export.rollback().await.unwrap();
+    crawl.store.create_partitions(1).await.unwrap();
+}

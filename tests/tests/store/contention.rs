@@ -1,0 +1,113 @@
+//! Many at once: workers whose links overlap, dispatchers and claims that meet, statements whose caller goes away.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use futures_util::future::{join, join_all, poll_fn};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::wait::wait_for;
+
+fn urls(folder: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("http://shop.test/{folder}/{number}")).collect()
+}
+
+async fn crawl_of(pages: usize) -> Crawl {
+    let urls = urls("start", pages);
+    Crawl::start(NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+#[tokio::test]
+async fn two_workers_whose_links_overlap_never_deadlock() {
+    const ROUNDS: usize = 200;
+    let crawl = crawl_of(2 * ROUNDS).await;
+    let (one, other) = (crawl.worker().await, crawl.worker().await);
+    let mut requests = crawl.queue().await;
+    let of_other = requests.split_off(ROUNDS);
+    let pages = one.claim(&requests, LEASE, false).await.unwrap();
+    let pages_of_other = other.claim(&of_other, LEASE, false).await.unwrap();
+    // The same links in opposite orders; every third round brings new ones.
+    let work = async |worker: &HotStore, pages: Vec<ClaimedPage>, backwards: bool| {
+        for (round, page) in pages.iter().enumerate() {
+            let mut links = urls(&format!("found/{}", round / 3), 20);
+            if backwards {
+                links.reverse();
+            }
+            let group = [finished(page, &small_table(), &links)];
+            assert_eq!(worker.record(&group).await.unwrap().len(), 1, "in round {round}");
+        }
+    };
+    join(work(&one, pages, false), work(&other, pages_of_other, true)).await;
+    let found = (ROUNDS.div_ceil(3) * 20) as i64;
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE depth = 1").await, found);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn claims_and_marks_of_the_same_pages_never_deadlock() {
+    const PAGES: usize = 60;
+    let crawl = crawl_of(PAGES).await;
+    let workers = [crawl.worker().await, crawl.worker().await];
+    for round in 0..15 {
+        let pages = crawl.store.reserve_pages(crawl.execution, 1_000).await.unwrap();
+        assert_eq!(pages.len(), PAGES, "in round {round}");
+        let forwards: Vec<_> =
+            pages.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch }).collect();
+        let backwards: Vec<_> = forwards.iter().rev().copied().collect();
+        let mut shuffled = pages.clone();
+        shuffled.rotate_left(round * 7 % PAGES);
+        let (marked, claims) = join(
+            crawl.store.mark_queued(&shuffled),
+            join_all([
+                workers[0].claim(&forwards, LEASE, false),
+                workers[1].claim(&backwards, LEASE, false),
+                workers[0].claim(&backwards, LEASE, false),
+            ]),
+        )
+        .await;
+        marked.unwrap();
+        let claimed: Vec<_> = claims.into_iter().flat_map(Result::unwrap).collect();
+        let distinct: HashSet<_> = claimed.iter().map(|page| page.page_id).collect();
+        assert_eq!((claimed.len(), distinct.len()), (PAGES, PAGES), "in round {round}");
+        crawl
+            .change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1, reserved_until = NULL")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_leaves_no_open_transaction() {
+    const PAGES: usize = 40;
+    let crawl = crawl_of(PAGES).await;
+    let worker = crawl.worker().await;
+    let pages = crawl.claim(&worker).await;
+    for (polls, page) in pages.iter().enumerate() {
+        let group = [finished(page, &small_table(), &urls("found", 30))];
+        let mut record = pin!(worker.record(&group));
+        let mut left = polls / 2;
+        // Dropped after some number of polls: before it has a connection, before the statement is sent, after ...
+        poll_fn(|context| {
+            let polled = record.as_mut().poll(context);
+            left = left.saturating_sub(1);
+            if left == 0 || polled.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND state LIKE 'idle in transaction%'";
+    let active =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+        AND pid <> pg_backend_pid()";
+    wait_for("statements ended", Duration::from_secs(10), async || crawl.number(active).await == 0).await;
+    assert_eq!(crawl.number(idle).await, 0);
+    // The connections work, and what was not recorded can be, once.
+    let rest: Vec<_> = pages.iter().map(|page| finished(page, &small_table(), &urls("found", 30))).collect();
+    for _ in 0..20 {
+        worker.record(&rest).await.unwrap();
+    }
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'completed'").await, PAGES as i64);
+    crawl.assert_counters_are_a_recount().await;
+}

@@ -1,0 +1,6 @@
+//! The worker's side of the store against a real Postgres: who may claim, who may record, and what a record writes.
+
+mod claim;
+mod contention;
+mod hostile;
+mod record;

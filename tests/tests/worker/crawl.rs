@@ -1,0 +1,157 @@
+//! How pages and nodes end, and what becomes of the crawl then.
+
+use std::time::Duration;
+
+use crawlify_shared::config::LeaseTimes;
+use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
+use serde_json::{Value, json};
+
+use super::{ENDED, NODES, PAGES, Running, TIMES, extract, links, page, shop, workflow};
+
+fn optional(mut node: Value) -> Value {
+    node["optional"] = json!(true);
+    node
+}
+
+async fn status(crawl: &harness::crawl::Crawl) -> Vec<String> {
+    crawl.texts("SELECT concat_ws(' ', status, error) FROM workflow_executions").await
+}
+
+#[tokio::test]
+async fn a_site_is_crawled_to_its_end_each_page_once() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1", "2", "/1#top", "mailto:a@shop.test"])])
+        .with_page("http://shop.test/1", [page(&["/", "/2"])])
+        .with_page("http://shop.test/2", [page(&["/3"])])
+        .with_page("http://shop.test/3", [page(&[])]);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    let driver = running.driver.clone();
+    let crawl = running.end().await;
+    assert_eq!(status(&crawl).await, ["completed"]);
+    assert_eq!(
+        crawl.texts(PAGES).await,
+        ["/ completed 1", "/1 completed 1", "/2 completed 1", "/3 completed 1"]
+    );
+    assert_eq!(driver.loads().len(), 4);
+    let nodes: Vec<_> = ["/", "/1", "/2", "/3"]
+        .iter()
+        .flat_map(|page| [format!("{page} links completed"), format!("{page} title completed")])
+        .collect();
+    assert_eq!(crawl.texts(NODES).await, nodes);
+    let items = "SELECT url || ' ' || (data->>'title') FROM extracted_items ORDER BY 1";
+    assert_eq!(crawl.texts(items).await.len(), 4);
+    assert_eq!(crawl.texts(items).await[3], "http://shop.test/3 the h1");
+    let depths =
+        "SELECT concat_ws(' ', replace(url, 'http://shop.test', ''), depth) FROM url_queue ORDER BY 1";
+    assert_eq!(crawl.texts(depths).await, ["/ 0", "/1 1", "/2 1", "/3 2"]);
+}
+
+#[tokio::test]
+async fn a_failed_node_cancels_what_follows_it_in_its_phase_and_the_other_phase_runs() {
+    let config = workflow(
+        json!([links("first", "a"), links("broken", "missing"), links("never", "a")]),
+        json!([extract("title", "h1"), optional(extract("extra", "missing")), extract("price", "p")]),
+    );
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1"])])
+        .with_page("http://shop.test/1", [page(&[])]);
+    let crawl = Running::start(&config, driver, TIMES).await.end().await;
+    assert_eq!(
+        crawl.texts(NODES).await[..6],
+        [
+            "/ first completed",
+            "/ broken failed selector_missing",
+            "/ never cancelled cancelled",
+            "/ title completed",
+            "/ extra failed selector_missing",
+            "/ price completed",
+        ]
+    );
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1"], "what was found before counts");
+    assert_eq!(crawl.number("SELECT min(failed_nodes)::int8 FROM url_queue").await, 2);
+    assert_eq!(
+        crawl.texts("SELECT data::text FROM extracted_items LIMIT 1").await,
+        ["{\"price\": \"the p\", \"title\": \"the h1\"}"]
+    );
+}
+
+#[tokio::test]
+async fn a_filter_holds_although_a_node_before_it_failed() {
+    let filter = json!({"id": "filter", "type": "filter_urls", "params": {"same_domain": true}});
+    let config = workflow(json!([links("links", "a"), links("broken", "missing"), filter]), json!([]));
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1", "http://elsewhere.test/"])])
+        .with_page("http://shop.test/1", [page(&[])]);
+    let crawl = Running::start(&config, driver, TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1"]);
+    assert_eq!(
+        crawl.texts(NODES).await[..3],
+        ["/ links completed", "/ broken failed selector_missing", "/ filter cancelled cancelled"]
+    );
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_exist_fails_without_another_attempt() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/gone"])])
+        .with_page("http://shop.test/gone", [FakePage::with_status(404)]);
+    let crawl = Running::start(&shop(), driver, TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/gone failed 1 http_4xx"]);
+    assert_eq!(status(&crawl).await, ["completed"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_asked_four_times_later_each_time() {
+    let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::with_status(503)]);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    for attempt in 1..4_i64 {
+        let waiting = "SELECT COALESCE(max(attempt), 0)::int8 FROM url_queue WHERE status = 'pending'";
+        harness::wait::wait_for("the page failed", super::WITHIN, async || {
+            running.crawl.number(waiting).await == attempt
+        })
+        .await;
+        let delay = "SELECT (EXTRACT(EPOCH FROM not_before - now()) * 1000)::int8 FROM url_queue";
+        let longest = 1_500 << (attempt - 1);
+        let left = running.crawl.number(delay).await;
+        assert!((1..=longest).contains(&left) || left <= 0, "{left} ms after attempt {attempt}");
+        running.crawl.change("UPDATE url_queue SET not_before = now()").await;
+    }
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ failed 4 http_5xx"]);
+    let error = "failed no page could be loaded: the server answered with HTTP status 503";
+    assert_eq!(status(&crawl).await, [error]);
+    assert_eq!(crawl.number("SELECT retried FROM page_counters").await, 3);
+}
+
+#[tokio::test]
+async fn a_server_that_recovers_is_crawled() {
+    let loads = [FakePage::with_status(503), page(&[])];
+    let driver = FakeDriver::new().with_page("http://shop.test/", loads);
+    let crawl = Running::start(&shop(), driver, TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 2"]);
+    assert_eq!(crawl.number("SELECT count(*) FROM extracted_items").await, 1);
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_attempt_of_one_page_and_the_worker_lives() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/panics", "/fine"])])
+        .with_page("http://shop.test/panics", [FakePage::Panics, page(&[])])
+        .with_page("http://shop.test/fine", [page(&[])]);
+    let crawl = Running::start(&shop(), driver, TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/fine completed 1", "/panics completed 2"]);
+}
+
+#[tokio::test]
+async fn a_page_that_hangs_ends_at_its_deadline() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/hangs"])])
+        .with_page("http://shop.test/hangs", [FakePage::Hangs]);
+    let times = LeaseTimes { page_deadline: Duration::from_millis(300), ..TIMES };
+    let running = Running::start(&shop(), driver, times).await;
+    running.wait("the page failed", "SELECT count(*) FROM url_queue WHERE error_class = 'nav_timeout'").await;
+    running.crawl.change("UPDATE url_queue SET attempt = 3 WHERE status = 'pending'").await;
+    running.wait("the execution ended", ENDED).await;
+    let crawl = running.stop().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/hangs failed 4 nav_timeout"]);
+}

@@ -1,0 +1,113 @@
+//! Starting to consume, draining, and messages that come more than once.
+
+use crawlify_shared::broker::Broker;
+use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
+use harness::crawl::NO_LIMITS;
+use harness::wait::wait_for;
+use serde_json::json;
+
+use super::{ENDED, PAGES, Running, TIMES, WITHIN, extract, page, shop, workflow};
+
+#[tokio::test]
+async fn nothing_is_consumed_while_there_is_no_browser() {
+    let driver = FakeDriver::new().with_page("http://shop.test/", [page(&[])]);
+    driver.set_ready(false);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    running.wait("the page was published", "SELECT count(*) FROM url_queue WHERE status = 'queued'").await;
+    let alive = "SELECT count(*) FROM workers WHERE heartbeat_at > started_at";
+    running.wait("the worker has been alive for a while", alive).await;
+    assert_eq!(running.crawl.texts(PAGES).await, ["/ queued 0"]);
+    running.driver.set_ready(true);
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
+}
+
+#[tokio::test]
+async fn a_browser_that_dies_costs_the_page_in_hand_one_attempt_and_the_others_none() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1", "/2"])])
+        .with_page("http://shop.test/1", [FakePage::LosesBrowser, page(&[])])
+        .with_page("http://shop.test/2", [page(&[])]);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    let lost = "SELECT count(*) FROM url_queue WHERE url LIKE '%/1' AND error_class = 'browser_lost'";
+    running.wait("the browser died", lost).await;
+    // Long after the page's delay it still waits for a browser.
+    running.crawl.change("UPDATE url_queue SET not_before = now()").await;
+    let queued = "SELECT count(*) FROM url_queue WHERE url LIKE '%/1' AND status = 'queued'";
+    running.wait("the page was published again", queued).await;
+    running.driver.set_ready(true);
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(PAGES).await[1], "/1 completed 2");
+}
+
+#[tokio::test]
+async fn a_drain_lets_the_page_in_hand_end_and_takes_no_other() {
+    let pause = json!({"id": "pause", "type": "wait", "params": {"duration": 600}});
+    let config = workflow(json!([pause, super::links("links", "a")]), json!([extract("title", "h1")]));
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1"])])
+        .with_page("http://shop.test/1", [page(&[])]);
+    let running = Running::start(&config, driver, TIMES).await;
+    running.loaded(1).await;
+    running.stop_worker.cancel();
+    tokio::time::timeout(WITHIN, running.worker.stopped()).await.expect("the worker stops");
+    let crawl = &running.crawl;
+    assert_eq!(crawl.texts(PAGES).await[0], "/ completed 1");
+    assert_eq!(crawl.number("SELECT count(*) FROM extracted_items").await, 1);
+    assert_eq!(crawl.texts("SELECT status FROM workers").await, ["stopped"]);
+    assert_eq!(running.driver.loads().len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_that_outlasts_the_drain_is_given_back_uncharged_and_another_worker_takes_it() {
+    let loads = [FakePage::Hangs, page(&[])];
+    let driver = FakeDriver::new().with_page("http://shop.test/", loads);
+    let mut running = Running::start(&shop(), driver, TIMES).await;
+    running.loaded(1).await;
+    running.stop_worker.cancel();
+    tokio::time::timeout(WITHIN, running.worker.stopped()).await.expect("the worker stops");
+    assert_eq!(running.driver.open_tabs(), 0);
+    let uncharged = "SELECT count(*) FROM url_queue WHERE attempt = 0 AND epoch = 1 AND locked_by IS NULL";
+    assert_eq!(running.crawl.number(uncharged).await, 1);
+    running.stop_worker = tokio_util::sync::CancellationToken::new();
+    let url = running.crawl.database.url();
+    running.worker =
+        super::start_worker(&url, &running.broker, &running.driver, TIMES, &running.stop_worker).await;
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
+}
+
+#[tokio::test]
+async fn messages_that_come_again_and_messages_of_nothing_are_harmless() {
+    let mut driver = FakeDriver::new().with_page("http://shop.test/last", [page(&[])]);
+    let paths: Vec<_> = (0..20).map(|number| format!("/{number}")).collect();
+    driver =
+        driver.with_page("http://shop.test/", [page(&paths.iter().map(String::as_str).collect::<Vec<_>>())]);
+    for path in &paths {
+        driver = driver.with_page(&format!("http://shop.test{path}"), [page(&["/"])]);
+    }
+    let running = Running::start(&shop(), driver, TIMES).await;
+    let messages = "SELECT concat_ws(' ', id, execution_id, epoch, url) FROM url_queue";
+    wait_for("the execution ended", WITHIN, async || {
+        for row in running.crawl.texts(messages).await {
+            let columns: Vec<_> = row.split(' ').collect();
+            let mut message = super::message(columns[3]);
+            message.page_id.0 = columns[0].parse().unwrap();
+            message.execution_id.0 = columns[1].parse().unwrap();
+            for epoch in 0..2 {
+                message.epoch = epoch;
+                running.broker.publish(&[message.clone()]).await.unwrap();
+            }
+        }
+        running.broker.publish(&[super::message("http://shop.test/")]).await.unwrap();
+        running.crawl.number(ENDED).await != 0
+    })
+    .await;
+    // Messages come in order: after this page the worker is through with all of them.
+    running.crawl.another(NO_LIMITS, &["http://shop.test/last"]).await;
+    let all_ended = "SELECT (count(*) = 0)::int::int8 FROM workflow_executions WHERE status = 'running'";
+    running.wait("the other execution ended", all_ended).await;
+    assert_eq!(running.driver.loads().len(), 22, "each page was fetched once");
+    let crawl = running.stop().await;
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE attempt = 1").await, 22);
+}
