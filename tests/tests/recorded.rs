@@ -12,6 +12,9 @@ use serde_json::Value;
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
+/// A node's id, and when a run of it started and ended.
+type NodeRun = (String, DateTime<Utc>, DateTime<Utc>);
+
 /// The database of one execution.
 pub(crate) struct Recorded {
     pub(crate) pool: PgPool,
@@ -61,7 +64,7 @@ impl Recorded {
         .fetch_all(&self.pool)
         .await
         .unwrap();
-        let mut pages: BTreeMap<Uuid, Vec<(String, DateTime<Utc>, DateTime<Utc>)>> = BTreeMap::new();
+        let mut pages: BTreeMap<Uuid, Vec<NodeRun>> = BTreeMap::new();
         for row in &rows {
             let (started, completed): (DateTime<Utc>, DateTime<Utc>) = (row.get(2), row.get(3));
             assert!(started <= completed);
