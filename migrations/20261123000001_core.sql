@@ -72,7 +72,7 @@ CREATE TABLE url_queue (
     status        text NOT NULL DEFAULT 'pending',
     -- Charged when a worker claims the page, so that a killed worker counts.
     attempt       integer NOT NULL DEFAULT 0,
-    -- Raised by each dispatch; a claim must bring the current one.
+    -- Raised whenever the page goes back to `pending`; a claim must bring the current one.
     epoch         integer NOT NULL DEFAULT 0,
     -- Whether it was ever dispatched, and so counts towards max_pages.
     admitted      boolean NOT NULL DEFAULT false,

@@ -73,7 +73,7 @@ impl Found {
         }
         text.push_str("\nEither install them: ");
         text.push_str(install_command());
-        text.push_str("\n  or say where they are: --pg-bin DIR (CRAWLIFY_PG_BIN)");
+        text.push_str("\n  or say where they are: CRAWLIFY_PG_BIN=DIR");
         text.push_str("\n  or use a database that runs already: --database-url URL (CRAWLIFY_DATABASE_URL)");
         StartError::NoBinaries(text)
     }
@@ -215,7 +215,7 @@ mod tests {
         let error = found.none();
         assert_eq!(error.exit_code(), 78);
         let text = error.to_string();
-        for expected in ["there is no `postgres`", install_command(), "--pg-bin", "--database-url"] {
+        for expected in ["there is no `postgres`", install_command(), "CRAWLIFY_PG_BIN=", "--database-url"] {
             assert!(text.contains(expected), "{text}");
         }
     }

@@ -162,7 +162,7 @@ fn choose_account(wanted: Option<&str>) -> Result<Option<Account>, StartError> {
         );
         return Err(StartError::Configuration(format!(
             "Postgres refuses to run as root, and needs an account without privileges: {missing}. \
-             Name another (--pg-user), create one (useradd --system postgres), or use a database that runs already: \
+             Create one (useradd --system postgres), or use a database that runs already: \
              --database-url URL"
         )));
     };

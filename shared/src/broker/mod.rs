@@ -1,7 +1,7 @@
 //! The broker: how a page's message goes from the dispatcher to a free slot. The only AMQP.
 //!
 //! A message is a hint and the row is the truth: any message may be lost, doubled or late, and nothing breaks. One
-//! trait, two implementations, one contract test suite that runs against both (`tests/tests/broker.rs`). It knows
+//! trait, two implementations, one contract test suite that runs against both (`tests/tests/broker/contract.rs`). It knows
 //! nothing about the store, and never decides how often a page is tried.
 
 pub mod amqp;

@@ -196,14 +196,15 @@ impl Store {
     /// As every statement of the store; the reservation then runs out, and the pages are published again, harmlessly.
     pub async fn mark_queued(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
         // Workers claim many of these rows in one statement at this very moment: it waits for none of them, so that
-        // the two cannot deadlock.
+        // the two cannot deadlock. By primary key: `IS NOT DISTINCT FROM` keeps the planner, whose statistics are old
+        // while a crawl grows, from reading the whole of url_queue_pending_idx instead.
         let (ids, epochs) = keys(pages);
         sqlx::query!(
             "UPDATE url_queue SET status = 'queued', queued_at = now(), reserved_until = NULL
              WHERE id IN (
                 SELECT q.id FROM url_queue q JOIN unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
                     ON q.id = p.id AND q.epoch = p.epoch
-                WHERE q.status = 'pending' FOR UPDATE OF q SKIP LOCKED)",
+                WHERE q.status IS NOT DISTINCT FROM 'pending' FOR UPDATE OF q SKIP LOCKED)",
             &ids,
             &epochs,
         )
@@ -224,7 +225,7 @@ impl Store {
              WHERE id IN (
                 SELECT q.id FROM url_queue q JOIN unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
                     ON q.id = p.id AND q.epoch = p.epoch
-                WHERE q.status = 'pending' FOR UPDATE OF q SKIP LOCKED)",
+                WHERE q.status IS NOT DISTINCT FROM 'pending' FOR UPDATE OF q SKIP LOCKED)",
             &ids,
             &epochs,
         )

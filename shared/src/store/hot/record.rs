@@ -35,7 +35,8 @@ WITH page AS (
         $9::text[], $10::bool[])
         AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released)
 ), done AS (
-    -- By primary key; only this worker can hold the row as `processing` with this attempt.
+    -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
+    -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
     UPDATE url_queue q
     SET status = p.status, error = p.error, error_class = p.error_class, failed_nodes = p.failed_nodes,
         final_url = p.final_url, locked_at = NULL, locked_by = NULL, locked_until = NULL,
@@ -46,7 +47,7 @@ WITH page AS (
             ELSE q.not_before END,
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
     FROM page p
-    WHERE q.id = p.id AND q.attempt = p.attempt AND q.status = 'processing' AND q.locked_by = $1
+    WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released
 ), definition AS (
     SELECT * FROM unnest($11::text[], $12::text[], $13::text[], $14::jsonb[])
