@@ -3,6 +3,8 @@
 //! Never answers an `Err`: whatever happens to the page, its tab or the browser is a [`PageOutcome`]. Knows nothing
 //! about stores and brokers.
 
+use std::time::Duration;
+
 use chrono::Utc;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::ClaimedPage;
@@ -12,20 +14,45 @@ use tokio::time::Instant;
 
 use crate::chrome::driver::{Document, DomStep, Driver, Session, Tab, TabError};
 use crate::gather::Gathered;
+use crate::host_turns::HostTurns;
 use crate::program::{PhaseProgram, Program, ResultOf, Run};
 
-/// Executes a page until it ends or `deadline` passes.
+/// How long a tab may take to open.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// When a page may start, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The host's turn, as the claim gave it.
+    pub(crate) start_at: Instant,
+    /// From the start of the navigation to the end.
+    pub(crate) page: Duration,
+}
+
+impl Limits {
+    /// How long after `start_at` the page has ended at the latest, its host's pace being `delay`.
+    pub(crate) fn longest(self, delay: Duration) -> Duration {
+        OPEN_WITHIN.min(self.page) + delay + self.page + Duration::from_secs(1)
+    }
+}
+
+/// Executes a page within its limits. The tab is there before the host's turn comes, so that opening it does not
+/// make the turn late; waiting for the turn is not the page's fault, so its deadline starts after that.
 pub(crate) async fn execute(
     page: &ClaimedPage,
     program: &Program,
     driver: &dyn Driver,
-    deadline: Instant,
+    turns: &HostTurns,
+    limits: Limits,
 ) -> PageOutcome {
-    let session = Session { execution_id: page.execution_id, headers: program.workflow.headers.clone() };
-    let mut tab = match driver.open(&session, deadline).await {
+    let workflow = &program.workflow;
+    let session = Session { execution_id: page.execution_id, headers: workflow.headers.clone() };
+    let mut tab = match driver.open(&session, Instant::now() + OPEN_WITHIN.min(limits.page)).await {
         Ok(tab) => tab,
         Err(error) => return PageOutcome::failed(error.failure),
     };
+    turns.wait(page.url.host(), workflow.limits.rate_limit_delay, limits.start_at).await;
+    let deadline = Instant::now() + limits.page;
     let (outcome, tab_usable) = on_tab(page, program, tab.as_mut(), deadline).await;
     // A tab that is not given back is destroyed.
     if tab_usable {

@@ -10,6 +10,7 @@ mod consumer;
 mod execute;
 mod gather;
 mod group_commit;
+mod host_turns;
 mod metrics;
 mod page;
 mod program;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use chrome::driver::Driver;
 use consumer::leases::Leases;
+use host_turns::HostTurns;
 use metrics::Metrics;
 use page::claims::Claims;
 use page::programs::Programs;
@@ -93,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) claims: Claims,
     pub(crate) recorder: Recorder,
     pub(crate) programs: Programs,
+    pub(crate) host_turns: HostTurns,
     pub(crate) leases: Leases,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
@@ -142,6 +145,7 @@ pub async fn start(
         claims,
         recorder,
         programs: Programs::new(store.clone()),
+        host_turns: HostTurns::default(),
         leases,
         metrics,
         registry,

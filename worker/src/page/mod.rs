@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::Shared;
-use crate::execute::execute;
+use crate::execute::{Limits, execute};
 use crate::recorder::Recorded;
 use claims::Claim;
 
@@ -55,18 +55,18 @@ async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> (PageOutco
         ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
     };
     let nothing = || Arc::new(NodeTable { nodes: Vec::new() });
+    let start_at = Instant::now() + page.start_in;
     let work = async {
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
             Err(failure) => return (PageOutcome::failed(failure), nothing()),
         };
-        // The host's turn comes; the wait is not the page's fault, so its deadline starts after it.
-        tokio::time::sleep(page.start_in).await;
-        let deadline = Instant::now() + worker.lease.page_deadline;
+        let limits = Limits { start_at, page: worker.lease.page_deadline };
         let executed =
-            AssertUnwindSafe(execute(page, &program, worker.driver.as_ref(), deadline)).catch_unwind();
-        // Every call on the driver ends at the deadline; the second is for what lies between them.
-        let outcome = match tokio::time::timeout_at(deadline + Duration::from_secs(1), executed).await {
+            AssertUnwindSafe(execute(page, &program, worker.driver.as_ref(), &worker.host_turns, limits));
+        // Every call on the driver has a deadline; this one is for what lies between them.
+        let deadline = start_at + limits.longest(program.workflow.limits.rate_limit_delay);
+        let outcome = match tokio::time::timeout_at(deadline, executed.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
                 ErrorClass::Internal,
