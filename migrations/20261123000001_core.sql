@@ -82,6 +82,8 @@ CREATE TABLE url_queue (
     reserved_until timestamptz,
     -- When it became `queued`.
     queued_at     timestamptz,
+    -- How often it was published once more since its last claim, because it was `queued` for long.
+    requeues      integer NOT NULL DEFAULT 0,
     -- When, by whom it was claimed, and until when the claim holds at the latest.
     locked_at     timestamptz,
     locked_by     uuid,
@@ -100,7 +102,12 @@ CREATE TABLE url_queue (
     CONSTRAINT url_queue_status_check CHECK
         (status IN ('pending', 'queued', 'processing', 'completed', 'failed', 'skipped', 'cancelled')),
     CONSTRAINT url_queue_url_key UNIQUE (execution_id, url_hash)
-) WITH (fillfactor = 80);
+) WITH (
+    -- Room for the updates of a row in its own page of the table.
+    fillfactor = 80,
+    -- A young crawl multiplies the table in seconds; with old statistics the planner chooses badly.
+    autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 500
+);
 -- What the dispatcher picks from, in its order.
 CREATE INDEX url_queue_pending_idx ON url_queue (execution_id, priority DESC, created_at, id)
     WHERE status = 'pending';

@@ -20,6 +20,8 @@ use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
 
 /// How often the progress is read.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// How long the finisher may take after a cancellation.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a crawl came to.
 #[derive(Debug)]
@@ -82,7 +84,8 @@ pub(crate) fn describe(foundation: &Foundation) -> Vec<String> {
     };
     let broker = if foundation.broker_is_private { "broker in-process" } else { "broker RabbitMQ" };
     let slots = foundation.slots;
-    vec![postgres, format!("{broker} · {} · 1 worker, {slots} slots", foundation.driver.description())]
+    let plural = if slots == 1 { "" } else { "s" };
+    vec![postgres, format!("{broker} · {} · 1 worker, {slots} slot{plural}", foundation.driver.description())]
 }
 
 async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, StoreError> {
@@ -202,6 +205,7 @@ async fn finish(
                 .cancel_execution(execution)
                 .await
                 .map_err(|error| Failure::of(Code::Unreachable, &error))?;
+            system.drain().await;
             settle(&store, execution).await?;
         }
         let output = match export {
@@ -222,9 +226,9 @@ async fn finish(
     Ok(Ended { code, text: render(&run_summary(summary, interrupted, output, look_further)) })
 }
 
-/// Waits until no page of a cancelled execution is open any more.
+/// Waits until the finisher has ended what a cancelled execution left over; the worker holds nothing any more.
 async fn settle(store: &Store, execution: ExecutionId) -> Result<(), Failure> {
-    let deadline = Instant::now() + DRAIN_DEADLINE;
+    let deadline = Instant::now() + SETTLE_WITHIN;
     while Instant::now() < deadline {
         let counts =
             store.page_counts(execution).await.map_err(|error| Failure::of(Code::Unreachable, &error))?;

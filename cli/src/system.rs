@@ -176,10 +176,15 @@ impl Foundation {
 }
 
 impl System {
-    /// Lets the worker end its pages, then stops everything in the order in which one part needs another.
-    pub async fn stop(self) {
+    /// Lets the worker end its pages: it takes no more. Returns when it has ended, at most the drain deadline later.
+    pub async fn drain(&self) {
         self.stop_worker.cancel();
         self.worker.stopped().await;
+    }
+
+    /// Lets the worker end its pages, then stops everything in the order in which one part needs another.
+    pub async fn stop(self) {
+        self.drain().await;
         self.stop_coordinator.cancel();
         self.coordinator.stopped().await;
         self.foundation.clear().await;
@@ -227,7 +232,9 @@ async fn open_database(
 
 async fn open_broker(servers: &Servers) -> Result<Arc<dyn Broker>, Failure> {
     let Some(url) = &servers.amqp_url else { return Ok(Arc::new(InProcessBroker::new())) };
-    match AmqpBroker::connect(url, AmqpOptions::default()).await {
+    // Somebody is watching: a broker that does not answer is said soon.
+    let options = AmqpOptions { first_connection_within: Duration::from_secs(5), ..AmqpOptions::default() };
+    match AmqpBroker::connect(url, options).await {
         Ok(broker) => Ok(Arc::new(broker)),
         Err(error) => {
             let code = match &error {

@@ -98,19 +98,27 @@ impl Dispatcher {
         };
         let slots = self.store.live_slots(self.lease.worker_lost_after).await?;
         let share = ((slots * WINDOW_PER_SLOT).max(MIN_WINDOW) / count).max(MIN_SHARE);
+        let mut failed = None;
         for execution in executions {
             let room = share - execution.in_flight;
             if room <= 0 {
                 continue;
             }
-            let pages = self.store.reserve_pages(execution.id, room).await?;
+            let pages = match self.store.reserve_pages(execution.id, room).await {
+                Ok(pages) => pages,
+                // One execution's trouble must not keep the younger ones waiting.
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             if !pages.is_empty() {
                 let published = self.publish(pages).await?;
                 dispatched.pages += published.pages;
                 dispatched.unconfirmed += published.unconfirmed;
             }
         }
-        Ok(dispatched)
+        failed.map_or(Ok(dispatched), |error| Err(error.into()))
     }
 
     async fn publish(&self, pages: Vec<ReservedPage>) -> Result<Dispatched, DispatchError> {

@@ -50,7 +50,10 @@ struct FoundLink {
 
 impl<'p> Gathered<'p> {
     pub(crate) fn new(page: &'p ClaimedPage, program: &'p Program, document: &Document) -> Self {
-        let final_host = document.final_url.host_str().unwrap_or_default().to_owned();
+        // A start URL may lead to the site's real host. Any other redirect must not make a foreign site the own one.
+        let asked = page.url.as_url();
+        let home = if page.depth == 0 { &document.final_url } else { asked };
+        let final_host = home.host_str().unwrap_or_default().to_owned();
         Self {
             page,
             program,

@@ -24,6 +24,8 @@ use crate::metrics::Metrics;
 const MAX_ROWS: usize = 2_000;
 /// Pages of one statement at the most.
 const MAX_PAGES: usize = 256;
+/// After so many failures in a row the group is halved.
+const HALVE_AFTER: u32 = 3;
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -94,7 +96,7 @@ async fn run(store: HotStore, metrics: Arc<Metrics>, mut jobs: mpsc::Receiver<Jo
 /// Records every page of a group, however long that takes.
 async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage>) {
     let mut open = vec![pages];
-    let mut ambiguous = false;
+    let (mut ambiguous, mut failures) = (false, 0_u32);
     let mut stripped = HashSet::new();
     while let Some(mut group) = open.pop() {
         if group.is_empty() {
@@ -103,6 +105,7 @@ async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage
         let begun = Instant::now();
         match store.record(&group).await {
             Ok(written) => {
+                failures = 0;
                 metrics.observe_record(&group, &written, begun.elapsed());
                 if !ambiguous {
                     report_lost_leases(&group, &written);
@@ -120,12 +123,23 @@ async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage
                 }
             }
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn Error,
-                    pages = group.len(),
-                    "cannot record, will go on"
-                );
+                failures += 1;
+                let pages = group.len();
+                if error.is_transient() {
+                    tracing::warn!(error = &error as &dyn Error, pages, failures, "cannot record, will go on");
+                } else {
+                    tracing::error!(
+                        error = cause,
+                        pages,
+                        failures,
+                        "cannot record: the database needs somebody"
+                    );
+                }
                 ambiguous = true;
+                // It may be the group's size that the database cannot cope with in time.
+                if failures.is_multiple_of(HALVE_AFTER) && group.len() > 1 {
+                    open.push(group.split_off(group.len() / 2));
+                }
                 open.push(group);
                 tokio::time::sleep(RETRY_PAUSE).await;
             }

@@ -307,8 +307,8 @@ impl Store {
     /// Returns the pages of lost workers and of lost messages to the frontier.
     ///
     /// A page that has used up `max_attempts` fails instead. A page is `queued` for longer than `message_lost_after`
-    /// when its message is lost, or when the fleet is slow; then it is published once more, and the message that
-    /// comes second finds nothing to claim.
+    /// when its message is lost, or when the fleet is slow; then it is published once more, each time after twice as
+    /// long, and the message that comes second finds nothing to claim.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -356,10 +356,11 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         let requeued = sqlx::query!(
-            "UPDATE url_queue q SET status = 'pending', queued_at = NULL
+            "UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1
              WHERE q.id IN (
                 SELECT id FROM url_queue
-                WHERE status = 'queued' AND queued_at < now() - $1::float8 * interval '1 second'
+                WHERE status = 'queued'
+                  AND queued_at < now() - $1::float8 * power(2, least(requeues, 10)) * interval '1 second'
                 LIMIT 1000 FOR UPDATE SKIP LOCKED)",
             message_lost_after.as_secs_f64(),
         )

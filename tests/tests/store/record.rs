@@ -62,6 +62,21 @@ async fn discovered_urls_are_unique_one_deeper_and_less_urgent() {
 }
 
 #[tokio::test]
+async fn a_waiting_page_that_is_found_nearer_takes_the_lesser_depth() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://shop.test/near", "http://shop.test/far"]).await;
+    let worker = crawl.worker().await;
+    crawl.change("UPDATE url_queue SET depth = 5, priority = 50 WHERE url LIKE '%/far'").await;
+    let (near, far): (Vec<_>, Vec<_>) =
+        crawl.claim(&worker).await.into_iter().partition(|page| page.url.as_str().ends_with("/near"));
+    let depths = "SELECT concat_ws(' ', depth, priority) FROM url_queue WHERE parent_id IS NOT NULL ORDER BY url";
+    worker.record(&[finished(&far[0], &small_table(), &links(2))]).await.unwrap();
+    assert_eq!(crawl.texts(depths).await, ["6 40", "6 40"]);
+    worker.record(&[finished(&near[0], &small_table(), &links(1))]).await.unwrap();
+    assert_eq!(crawl.texts(depths).await, ["1 90", "6 40"], "the first was found again, the other was not");
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
 async fn who_does_not_hold_the_page_writes_nothing() {
     let crawl = Crawl::start(NO_LIMITS, &PAGE).await;
     let (worker, other) = (crawl.worker().await, crawl.worker().await);

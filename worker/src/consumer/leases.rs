@@ -57,6 +57,12 @@ impl Leases {
                 let announced = last_success.is_some();
                 let next =
                     match beat(&store, &name, slots, draining.is_cancelled(), announced, deadline).await {
+                        Ok(Standing::Unknown) => {
+                            tracing::warn!("the fleet has forgotten this worker; it announces itself again");
+                            lose(&set);
+                            last_success = None;
+                            Instant::now()
+                        }
                         Ok(standing) => {
                             last_success = Some(begun);
                             if standing == Standing::WasLost {

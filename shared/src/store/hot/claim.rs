@@ -26,7 +26,7 @@ WITH wanted AS (
     SELECT * FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch)
 ), claimed AS (
     UPDATE url_queue q
-    SET status = 'processing', reserved_until = NULL, error = NULL, error_class = NULL,
+    SET status = 'processing', requeues = 0, reserved_until = NULL, error = NULL, error_class = NULL,
         attempt = CASE WHEN q.status = 'processing' THEN q.attempt ELSE q.attempt + 1 END,
         locked_at = now(), locked_by = $3,
         -- A page may have to wait for its host's turn, until after all that are claimed with it.

@@ -10,6 +10,8 @@ pub enum Standing {
     Alive,
     /// It was given up, and its pages were given to others. This heartbeat brought it back, without those pages.
     WasLost,
+    /// The fleet does not know it: its row is gone. It must announce itself again.
+    Unknown,
 }
 
 impl HotStore {
@@ -48,7 +50,8 @@ impl HotStore {
         let row = client.query_opt(&statement, &[&self.worker.0, &status]).await?;
         Ok(match row.map(|row| row.get::<_, String>(0)).as_deref() {
             Some("ready" | "draining") => Standing::Alive,
-            _ => Standing::WasLost,
+            Some(_) => Standing::WasLost,
+            None => Standing::Unknown,
         })
     }
 

@@ -73,18 +73,25 @@ WITH page AS (
     JOIN done d ON d.id = i.page_id
     ON CONFLICT (id) DO NOTHING
     RETURNING execution_id
+), found AS (
+    SELECT DISTINCT ON (d.execution_id, u.url_hash) u.id, d.execution_id, u.url, u.url_hash, u.host,
+        d.depth + 1 AS depth, d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by
+    FROM unnest($31::uuid[], $32::uuid[], $33::text[], $34::bytea[], $35::text[], $36::text[])
+        AS u (id, page_id, url, url_hash, host, discovered_by)
+    JOIN done d ON d.id = u.page_id
+    ORDER BY d.execution_id, u.url_hash, d.depth
+), nearer AS (
+    -- A page that waits, and was reached by a longer way before: its links may be within the depth limit after all.
+    -- By url_queue_url_key.
+    UPDATE url_queue q SET depth = f.depth, priority = greatest(q.priority, f.priority)
+    FROM found f
+    WHERE q.execution_id = f.execution_id AND q.url_hash = f.url_hash AND q.depth > f.depth
+      AND q.status IN ('pending', 'queued')
 ), links AS (
     -- In the order of the unique key, so that two groups with links in common cannot deadlock.
     INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
-    SELECT l.id, l.execution_id, l.url, l.url_hash, l.host, l.depth, l.priority, l.parent_id, l.discovered_by
-    FROM (
-        SELECT DISTINCT ON (d.execution_id, u.url_hash) u.id, d.execution_id, u.url, u.url_hash, u.host,
-            d.depth + 1 AS depth, d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by
-        FROM unnest($31::uuid[], $32::uuid[], $33::text[], $34::bytea[], $35::text[], $36::text[])
-            AS u (id, page_id, url, url_hash, host, discovered_by)
-        JOIN done d ON d.id = u.page_id
-        ORDER BY d.execution_id, u.url_hash, d.priority DESC
-    ) l
+    SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by
+    FROM found ORDER BY execution_id, url_hash
     ON CONFLICT (execution_id, url_hash) DO NOTHING
     RETURNING execution_id
 ), page_totals AS (
