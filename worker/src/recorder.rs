@@ -126,10 +126,15 @@ async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage
                 failures += 1;
                 let pages = group.len();
                 if error.is_transient() {
-                    tracing::warn!(error = &error as &dyn Error, pages, failures, "cannot record, will go on");
+                    tracing::warn!(
+                        error = &error as &dyn Error,
+                        pages,
+                        failures,
+                        "cannot record, will go on"
+                    );
                 } else {
                     tracing::error!(
-                        error = cause,
+                        error = &error as &dyn Error,
                         pages,
                         failures,
                         "cannot record: the database needs somebody"

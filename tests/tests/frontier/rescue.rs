@@ -103,6 +103,20 @@ async fn a_page_whose_message_was_lost_is_published_again() {
 }
 
 #[tokio::test]
+async fn a_page_that_waits_long_in_a_slow_fleet_is_published_again_more_and_more_seldom() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let mut published = 0;
+    // An hour, in steps of half a minute: without a growing pause it would be 120 times.
+    crawl.queue().await;
+    for _ in 0..120 {
+        crawl.change("UPDATE url_queue SET queued_at = queued_at - interval '30 seconds'").await;
+        published += rescue(&crawl).await.pages_requeued;
+        crawl.change("UPDATE url_queue SET status = 'queued', queued_at = COALESCE(queued_at, now())").await;
+    }
+    assert!((3..=8).contains(&published), "{published}");
+}
+
+#[tokio::test]
 async fn two_rescuers_at_once_return_each_page_once() {
     let urls: Vec<_> = (0..50).map(|number| format!("http://shop.test/{number}")).collect();
     let crawl = Crawl::start(NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;

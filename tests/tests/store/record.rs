@@ -68,7 +68,8 @@ async fn a_waiting_page_that_is_found_nearer_takes_the_lesser_depth() {
     crawl.change("UPDATE url_queue SET depth = 5, priority = 50 WHERE url LIKE '%/far'").await;
     let (near, far): (Vec<_>, Vec<_>) =
         crawl.claim(&worker).await.into_iter().partition(|page| page.url.as_str().ends_with("/near"));
-    let depths = "SELECT concat_ws(' ', depth, priority) FROM url_queue WHERE parent_id IS NOT NULL ORDER BY url";
+    let depths =
+        "SELECT concat_ws(' ', depth, priority) FROM url_queue WHERE parent_id IS NOT NULL ORDER BY url";
     worker.record(&[finished(&far[0], &small_table(), &links(2))]).await.unwrap();
     assert_eq!(crawl.texts(depths).await, ["6 40", "6 40"]);
     worker.record(&[finished(&near[0], &small_table(), &links(1))]).await.unwrap();

@@ -155,3 +155,31 @@ async fn a_page_that_hangs_ends_at_its_deadline() {
     let crawl = running.stop().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/hangs failed 4 nav_timeout"]);
 }
+
+#[tokio::test]
+async fn a_redirect_makes_no_foreign_site_the_own_one_except_at_the_start() {
+    let elsewhere = |url: &str, links: &[&str]| match page(links) {
+        FakePage::Loads { status, answer, .. } => {
+            FakePage::Loads { final_url: Some(url.parse().unwrap()), status, answer }
+        }
+        other => other,
+    };
+    let filter = json!({"id": "filter", "type": "filter_urls", "params": {"same_domain": true}});
+    let config = workflow(json!([links("links", "a"), filter]), json!([]));
+    let driver = FakeDriver::new()
+        .with_page(
+            "http://shop.test/",
+            [elsewhere("http://www.shop.test/", &["/in", "http://shop.test/out"])],
+        )
+        .with_page("http://www.shop.test/in", [page(&[])])
+        .with_page(
+            "http://shop.test/out",
+            [elsewhere("http://foreign.test/", &["/1", "http://shop.test/back"])],
+        )
+        .with_page("http://shop.test/back", [page(&[])]);
+    let crawl = Running::start(&config, driver, TIMES).await.end().await;
+    let urls = crawl.texts("SELECT url FROM url_queue ORDER BY url").await;
+    let expected =
+        ["http://shop.test/", "http://shop.test/back", "http://shop.test/out", "http://www.shop.test/in"];
+    assert_eq!(urls, expected);
+}

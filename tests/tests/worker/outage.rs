@@ -59,3 +59,15 @@ async fn a_worker_that_was_given_up_stops_its_pages_and_takes_others() {
     assert!(attempts == ["/ completed 1"] || attempts == ["/ completed 2"], "{attempts:?}");
     assert_eq!(crawl.number("SELECT count(*) FROM extracted_items").await, 1);
 }
+
+#[tokio::test]
+async fn a_worker_whose_row_is_gone_announces_itself_again() {
+    let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::Hangs, page(&[])]);
+    let running = Running::start(&shop(), driver, SHORT).await;
+    running.loaded(1).await;
+    running.crawl.change("DELETE FROM workers").await;
+    running.wait("the execution ended", ENDED).await;
+    let crawl = running.stop().await;
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'completed'").await, 1);
+    assert_eq!(crawl.number("SELECT count(*) FROM workers").await, 1);
+}
