@@ -21,8 +21,7 @@ use super::StoreError;
 use crate::config::SecretUrl;
 use crate::domain::id::{ExecutionId, WorkerId};
 
-/// Connections of one worker process at the most: one for claims, two for recording, one for the heartbeat and the
-/// rest.
+/// Connections of one worker process at the most: one each for claims, recording, the heartbeat and the rest.
 pub const POOL_SIZE: usize = 4;
 
 /// A worker's connections.
