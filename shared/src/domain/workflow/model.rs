@@ -26,6 +26,10 @@ pub struct Workflow {
     pub headers: Vec<(String, String)>,
     /// When a navigation counts as done.
     pub wait_until: WaitUntil,
+    /// What is not loaded with a page.
+    pub block: Block,
+    /// What pages share.
+    pub isolation: Isolation,
     /// The groups of nodes, in the order of execution.
     pub phases: Vec<Phase>,
     /// What was accepted but will not do what its author may expect.
@@ -55,6 +59,89 @@ pub enum WaitUntil {
     NetworkIdle,
 }
 
+/// How a page is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Render {
+    /// Navigated to: scripts, styles, layout.
+    #[default]
+    Full,
+    /// Fetched and parsed by the browser, and no more: no scripts, no layout, no resources.
+    Static,
+    /// Static where pages of the same shape have given the same both ways, full elsewhere.
+    Auto,
+}
+
+impl Render {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Static, Self::Auto];
+
+    /// The name in workflow files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Static => "static",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// What is not loaded with a page.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Block {
+    /// By kind, each once.
+    pub kinds: Vec<ResourceKind>,
+    /// By URL; `*` stands for any text, also none.
+    pub patterns: Vec<String>,
+}
+
+impl Block {
+    /// Whether everything is loaded.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty() && self.patterns.is_empty()
+    }
+}
+
+/// A kind of resource that a page loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResourceKind {
+    /// Pictures, those of styles included.
+    Image,
+    /// Style sheets.
+    Stylesheet,
+    /// Fonts.
+    Font,
+    /// Audio and video.
+    Media,
+    /// Scripts in files of their own.
+    Script,
+}
+
+impl ResourceKind {
+    /// Every kind that can be blocked.
+    pub const ALL: [Self; 5] = [Self::Image, Self::Stylesheet, Self::Font, Self::Media, Self::Script];
+
+    /// The name in workflow files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Stylesheet => "stylesheet",
+            Self::Font => "font",
+            Self::Media => "media",
+            Self::Script => "script",
+        }
+    }
+}
+
+/// What pages of an execution share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Isolation {
+    /// Cookies, storage and cache, within the execution.
+    #[default]
+    Execution,
+    /// Nothing: each page has a browser context of its own.
+    Page,
+}
+
 /// What a phase is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PhaseKind {
@@ -81,6 +168,8 @@ pub struct Phase {
     pub id: String,
     /// What it is for.
     pub kind: PhaseKind,
+    /// How pages are loaded that it runs on. One phase that needs a full page makes the page a full one for all.
+    pub render: Render,
     /// In the order of execution: every node after its dependencies, otherwise as declared.
     pub nodes: Vec<Node>,
 }

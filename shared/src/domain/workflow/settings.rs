@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::model::{Action, Limits, Phase, PhaseKind, WaitUntil, Workflow};
+use super::loading::{read_block, read_isolation, read_render, read_wait_until};
+use super::model::{Action, Limits, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::reader::{Object, shorten, wrong_type};
-use super::suggest::did_you_mean;
 use super::text;
 use crate::domain::page_url::{PageUrl, PageUrlError};
 
@@ -27,13 +27,16 @@ const LISTS: [(&str, PhaseKind); 2] =
     [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
 
 /// Every setting that a configuration may have.
-pub(super) const CONFIG_KEYS: [&str; 15] = [
+pub(super) const CONFIG_KEYS: [&str; 18] = [
     "start_urls",
     "max_depth",
     "max_pages",
     "rate_limit_delay",
     "headers",
     "wait_until",
+    "render",
+    "block",
+    "isolation",
     "url_discovery",
     "data_extraction",
     "phases",
@@ -67,6 +70,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let limits = read_limits(&mut config, report);
     let headers = read_headers(&mut config, report);
     let wait_until = read_wait_until(&mut config, report);
+    let block = read_block(&mut config, report);
+    let isolation = read_isolation(&mut config, report);
     warn_of_what_is_not_applied(&mut config, report);
     let phases = read_phases(&mut config, report);
     config.warn_of_unknown("the configuration", report);
@@ -77,6 +82,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         limits,
         headers,
         wait_until,
+        block,
+        isolation,
         phases: phases?,
         warnings: Vec::new(),
     })
@@ -196,28 +203,6 @@ fn is_the_browsers_own(name: &str) -> bool {
         .any(|own| name.eq_ignore_ascii_case(own))
 }
 
-fn read_wait_until(config: &mut Object<'_>, report: &mut Report) -> WaitUntil {
-    const KNOWN: [&str; 3] = ["load", "domcontentloaded", "networkidle"];
-    let at = config.at("wait_until");
-    if config.value("wait_until").is_none() {
-        let message = "a page counts as loaded at its `load` event; the old system waited until the network was idle. \
-             Set `wait_until` to \"networkidle\" for that, or to \"load\" to confirm";
-        report.warn(&at, "wait_until_load", message);
-        return WaitUntil::Load;
-    }
-    match config.text("wait_until", report) {
-        Some("domcontentloaded") => WaitUntil::DomContentLoaded,
-        Some("networkidle") => WaitUntil::NetworkIdle,
-        Some("load") | None => WaitUntil::Load,
-        Some(other) => {
-            let suggestion = did_you_mean(other, KNOWN);
-            let message = format!("there is no `{}`, only {}{suggestion}", shorten(other), KNOWN.join(", "));
-            report.problem(&at, "bad_value", message);
-            WaitUntil::Load
-        }
-    }
-}
-
 fn warn_of_what_is_not_applied(config: &mut Object<'_>, report: &mut Report) {
     for (key, message) in [
         ("cookies", "`cookies` are not applied yet; a `Cookie` header under `headers` is sent"),
@@ -280,6 +265,7 @@ fn read_phases(config: &mut Object<'_>, report: &mut Report) -> Option<Vec<Phase
         report.problem(config.here(), "too_many_nodes", format!("there are more than {MAX_NODES} nodes"));
         return None;
     }
+    let renders = read_render(config, &LISTS.map(|(id, _)| id), report);
     let mut phases = Vec::new();
     let mut complete = true;
     for (id, kind) in LISTS {
@@ -288,7 +274,10 @@ fn read_phases(config: &mut Object<'_>, report: &mut Report) -> Option<Vec<Phase
         let nodes = config.list(id, report);
         match read_nodes(nodes, &config.at(id), (other, &ids_elsewhere), report) {
             Some(nodes) if nodes.is_empty() => {}
-            Some(nodes) => phases.push(Phase { id: id.to_owned(), kind, nodes }),
+            Some(nodes) => {
+                let render = renders.of(id);
+                phases.push(Phase { id: id.to_owned(), kind, render, nodes });
+            }
             None => complete = false,
         }
     }

@@ -347,3 +347,43 @@ fn phases_are_refused_as_a_later_format() {
         json!({"name": "n", "config": {"start_urls": ["https://a.example/"], "phases": [{"id": "p"}]}});
     assert_eq!(problems(&document), ["unsupported_format /config/phases"]);
 }
+
+#[test]
+fn how_pages_are_loaded_is_for_all_phases_or_each() {
+    let mut document = document(json!([]), json!([extract("title", json!({}))]));
+    assert_eq!(parsed(&document).phases[0].render, Render::Full);
+    assert!(parsed(&document).block.is_empty());
+    document["config"]["render"] = json!("auto");
+    document["config"]["block"] = json!(["image", "font", "image", "*.ads.example/*"]);
+    document["config"]["isolation"] = json!("page");
+    let workflow = parsed(&document);
+    assert_eq!(workflow.phases[0].render, Render::Auto);
+    assert_eq!(workflow.block.kinds, [ResourceKind::Image, ResourceKind::Font]);
+    assert_eq!(workflow.block.patterns, ["*.ads.example/*"]);
+    assert_eq!(workflow.isolation, Isolation::Page);
+    document["config"]["render"] = json!({"data_extraction": "static"});
+    assert_eq!(parsed(&document).phases[0].render, Render::Static);
+}
+
+#[test]
+fn what_is_wrong_with_loading_is_said_with_its_place() {
+    let mut document = document(json!([]), json!([extract("title", json!({}))]));
+    document["config"]["render"] = json!("statik");
+    document["config"]["block"] = json!(["images", "a b.png", 3]);
+    document["config"]["isolation"] = json!("tab");
+    assert_eq!(
+        problems(&document),
+        [
+            "wrong_type /config/block/2",
+            "bad_value /config/block/0",
+            "bad_value /config/block/1",
+            "bad_value /config/isolation",
+            "bad_value /config/render",
+        ]
+    );
+    assert!(message_of(&document, "bad_value").contains("did you mean `image`"));
+    document["config"]["render"] = json!({"extraction": "full", "url_discovery": 1});
+    let problems = problems(&document);
+    assert!(problems.contains(&"bad_value /config/render/extraction".to_owned()), "{problems:?}");
+    assert!(problems.contains(&"wrong_type /config/render/url_discovery".to_owned()), "{problems:?}");
+}
