@@ -8,7 +8,7 @@ use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::tabs::Tabs;
+use super::tabs::{TabLimits, Tabs};
 
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -51,9 +51,9 @@ pub(super) enum WatchEnd {
 
 impl Browser {
     /// Takes over what was launched.
-    pub(super) async fn start(launched: Launched, idle_tabs: usize) -> Result<Self, LaunchFailure> {
+    pub(super) async fn start(launched: Launched, limits: TabLimits) -> Result<Self, LaunchFailure> {
         let deadline = Instant::now() + PREPARATION_PATIENCE;
-        match Tabs::start(launched.connection.clone(), idle_tabs, deadline).await {
+        match Tabs::start(launched.connection.clone(), limits, deadline).await {
             Ok(tabs) => Ok(Self { launched, tabs, pages: AtomicU64::new(0), started: Instant::now() }),
             Err(error) => {
                 launched.close().await;

@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crawlify_shared::config;
+use crawlify_shared::domain::page_url::PageUrl;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::browser::{Browser, Upkeep};
-use super::driver::{Driver, Session, Tab, TabError};
+use super::driver::{DomProgram, Driver, Session, Static, Tab, TabError};
 use super::failure;
 use super::find::{FindBrowserError, find_browser_or};
 use super::launch::{Confinement, LaunchOptions};
 use super::profile::ProfileFolders;
 use super::supervisor::{Current, Supervisor};
 use super::tab::ChromeTab;
+use super::tabs::TabLimits;
 
 /// How the browser is run.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct ChromeOptions {
     pub ping_every: Duration,
     /// At most this many tabs are kept open without a page.
     pub idle_tabs: usize,
+    /// How many tabs read the static pages of one site.
+    pub static_tabs: usize,
     /// Where profiles are; `None` is the system's folder for temporary files. Where we are root, the account that
     /// the browser runs under must be able to pass through it.
     pub profile_parent: Option<PathBuf>,
@@ -80,6 +84,7 @@ impl Default for ChromeOptions {
             browser_age: Duration::from_secs(30 * 60),
             ping_every: Duration::from_secs(5),
             idle_tabs: 8,
+            static_tabs: 2,
             profile_parent: None,
         }
     }
@@ -128,7 +133,7 @@ impl ChromeDriver {
                 extra_flags: options.extra_flags,
                 proxy_server: options.proxy_server,
             },
-            idle_tabs: options.idle_tabs,
+            tabs: TabLimits { idle: options.idle_tabs, static_tabs: options.static_tabs },
             upkeep: Upkeep {
                 pages: options.pages_per_browser,
                 age: options.browser_age,
@@ -179,6 +184,20 @@ impl Driver for ChromeDriver {
         let taken = browser.tabs.take(session, deadline).await;
         let (tab, lease) = taken.map_err(|error| failure::of_call(error, "a tab was opened"))?;
         Ok(Box::new(ChromeTab::new(tab, lease, browser)))
+    }
+
+    async fn read_static(
+        &self,
+        session: &Session,
+        url: &PageUrl,
+        program: &DomProgram,
+        deadline: Instant,
+    ) -> Static {
+        let Some(browser) = self.current.borrow().clone() else {
+            return Static::NeedsFull("there is no browser".to_owned());
+        };
+        let read = browser.tabs.read_static(session, url, program, deadline).await;
+        read.unwrap_or_else(|error| Static::NeedsFull(format!("it was not read: {error}")))
     }
 
     fn is_ready(&self) -> bool {

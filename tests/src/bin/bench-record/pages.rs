@@ -79,6 +79,7 @@ pub(crate) fn finished_page(
         item: Some(item),
         discovered,
         final_url: Some(page.url.as_str().to_owned()),
+        rendered: Rendered::Full,
     };
     Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
 }

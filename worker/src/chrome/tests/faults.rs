@@ -10,7 +10,7 @@ use crawlify_shared::domain::workflow::ElementState;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-use super::bench::{Bench, eventually, one, options, read_all, session, soon, wait_for};
+use super::bench::{Bench, eventually, one, options, read_all, run, session, soon, wait_for};
 use crate::chrome::driver::{Driver, Tab};
 use crate::chrome::{ChromeDriver, ChromeOptions, LaunchError};
 
@@ -24,7 +24,7 @@ fn is_running(pid: i32) -> bool {
 
 /// Works on until something breaks: an element that never comes.
 async fn endless_run(tab: &mut Box<dyn Tab>) -> crate::chrome::driver::TabError {
-    tab.run(&[wait_for(".never", ElementState::Attached, 60_000)], soon()).await.unwrap_err()
+    run(tab, [wait_for(".never", ElementState::Attached, 60_000)], soon()).await.unwrap_err()
 }
 
 #[tokio::test]

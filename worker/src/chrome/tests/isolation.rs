@@ -3,7 +3,7 @@
 use crawlify_shared::domain::workflow::ElementState;
 use serde_json::json;
 
-use super::bench::{Bench, css, read_all, session, soon, step, wait_for};
+use super::bench::{Bench, css, read_all, run, session, soon, step, wait_for};
 use crate::chrome::driver::DomOp;
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn a_hostile_page_cannot_disturb_what_is_read_from_it() {
     let before = chrono::Utc::now();
     let steps =
         [wait_for(".never", ElementState::Visible, 300), read_all("h1"), step(DomOp::Links(css("a")))];
-    let results = tab.run(&steps, soon()).await.unwrap();
+    let results = run(&mut tab, steps, soon()).await.unwrap();
     assert_eq!(
         results[0].output.clone().unwrap_err().message,
         "selector \".never\" was not visible within 300 ms"
