@@ -7,6 +7,7 @@ and so is the whole. Needs Python's standard library alone; the peers are instal
 import argparse
 import collections
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -34,7 +35,7 @@ CHROMES = ['/usr/lib/chromium/chromium-headless-shell', 'chromium-headless-shell
            'google-chrome']
 
 Measurement = collections.namedtuple(
-    'Measurement', 'pages items pages_per_second wall_seconds cpu_seconds chrome_seconds postgres_seconds')
+    'Measurement', 'urls pages items pages_per_second wall_seconds cpu_seconds chrome_seconds postgres_seconds')
 
 
 class Fatal(Exception):
@@ -75,25 +76,26 @@ def positive(text):
 class Bench:
     def __init__(self, chosen, setting, site, folder):
         self.chosen, self.setting, self.site, self.folder = chosen, setting, site, folder
-        self.reference, self.failures = None, []
+        self.reference, self.urls, self.failures = None, [], []
         self.count = 0
 
-    def run(self, crawler, pages):
+    def run(self, crawler, pages, setting=None):
         """One run: what it told of itself, and what was seen of it from outside."""
+        setting = setting or self.setting
         if self.site.poll() is not None:
             raise Fatal('the site has ended')
         self.count += 1
         folder = self.folder / ('%03d-%s' % (self.count, crawler.name.replace(' ', '-')))
         folder.mkdir()
         finished = processes.run(
-            crawler.command(self.setting, pages, folder), folder, crawler.environment(self.setting, folder),
+            crawler.command(setting, pages, folder), folder, crawler.environment(setting, folder),
             RUN_LIMIT_SECONDS, [self.site.pid])
         try:
             if finished.timed_out:
                 raise crawlers.Misbehaved('it was not done within %d s' % RUN_LIMIT_SECONDS)
             if finished.status != 0:
                 raise crawlers.Misbehaved('it ended with status %s' % finished.status)
-            told = crawler.told(self.setting, folder)
+            told = crawler.told(setting, folder)
         except (crawlers.Misbehaved, OSError, ValueError, KeyError) as error:
             printed = (folder / 'stderr').read_text(encoding='utf-8', errors='replace')
             raise Fatal('%s: %r; it printed:\n%s' % (crawler.name, error, printed[-3000:])) from error
@@ -121,9 +123,11 @@ class Bench:
         self.setting.account = confined[2] if confined else None
         postgres = re.search(r'^Postgres ([\d.]+)', told.printed, re.MULTILINE)
         say('listing the URLs ...')
-        listed, _ = self.run(crawlers.SCRAPY, None)
+        # With as many requests at once as there are tabs it comes to the pages in the order of the others.
+        listed, _ = self.run(crawlers.SCRAPY, None, dataclasses.replace(self.setting, concurrency=self.setting.tabs))
+        self.urls = listed.urls
         self.setting.urls_file = self.folder / 'urls'
-        self.setting.urls_file.write_text('\n'.join(listed.urls), encoding='utf-8')
+        self.setting.urls_file.write_text('\n'.join(self.urls), encoding='utf-8')
         return postgres[1] if postgres else 'unknown'
 
     def measure(self, crawler, pages, number):
@@ -142,8 +146,9 @@ class Bench:
         say('round %d  %-20s %5d pages  %7.1f pages/s  %6.1f s in all  %6.1f s of CPU' % (
             number, crawler.name, told.pages, rate, finished.wall_seconds, finished.cpu_seconds))
         kinds = finished.cpu_by_kind
-        return Measurement(told.pages, None if told.items is None else len(told.items), rate, finished.wall_seconds,
-                           finished.cpu_seconds, kinds['chrome'], kinds['postgres'])
+        urls = self.urls[:expected] if told.items is None else told.items
+        return Measurement(set(urls), told.pages, None if told.items is None else len(told.items), rate,
+                           finished.wall_seconds, finished.cpu_seconds, kinds['chrome'], kinds['postgres'])
 
     def alternate(self):
         """Round after round, each second one backwards, so that a machine that slows down slows all."""

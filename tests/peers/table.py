@@ -42,7 +42,17 @@ def rates(rows):
             name, runs[0].pages, '–' if runs[0].items is None else runs[0].items, statistics.median(speeds),
             min(speeds), max(speeds), median(lambda run: run.wall_seconds), median(lambda run: run.cpu_seconds),
             median(lambda run: run.chrome_seconds), median(lambda run: run.postgres_seconds)))
-    return '\n'.join(lines)
+    return '\n'.join(lines) + in_common(rows)
+
+
+def in_common(rows):
+    """With a limit each crawler ends with pages of its own choice: says how many were the same."""
+    runs = [(name, runs[0]) for name, runs in rows if runs]
+    if all(run.urls == runs[0][1].urls for _, run in runs):
+        return ''
+    name, first = runs[0]
+    shares = ['%s %.0f %%' % (other, 100 * len(run.urls & first.urls) / len(first.urls)) for other, run in runs[1:]]
+    return '\n\nPages of the first round that were also pages of %s: %s.' % (name, ', '.join(shares))
 
 
 def ratios(pairs, rows):
