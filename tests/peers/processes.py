@@ -80,9 +80,11 @@ class Tree:
     def sample(self):
         kinds = {}
         for process in self.living():
-            kind = kind_of(process.pid) or kinds.get(process.parent, 'driver')
+            key = process.pid, process.start
+            # One that has ended has a time still, but no program any more.
+            kind = kind_of(process.pid) or self.used.get(key, (None,))[0] or kinds.get(process.parent, 'driver')
             kinds[process.pid] = kind
-            self.used[process.pid, process.start] = (kind, process.cpu_seconds)
+            self.used[key] = (kind, process.cpu_seconds)
 
     def cpu_by_kind(self):
         seconds = collections.Counter()

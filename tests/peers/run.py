@@ -35,7 +35,8 @@ CHROMES = ['/usr/lib/chromium/chromium-headless-shell', 'chromium-headless-shell
            'google-chrome']
 
 Measurement = collections.namedtuple(
-    'Measurement', 'urls pages items pages_per_second wall_seconds cpu_seconds chrome_seconds postgres_seconds')
+    'Measurement',
+    'urls pages items pages_per_second wall_seconds cpu_seconds chrome_seconds postgres_seconds own_seconds')
 
 
 class Fatal(Exception):
@@ -148,7 +149,8 @@ class Bench:
         kinds = finished.cpu_by_kind
         urls = self.urls[:expected] if told.items is None else told.items
         return Measurement(set(urls), told.pages, None if told.items is None else len(told.items), rate,
-                           finished.wall_seconds, finished.cpu_seconds, kinds['chrome'], kinds['postgres'])
+                           finished.wall_seconds, finished.cpu_seconds, kinds['chrome'], kinds['postgres'],
+                           kinds['driver'])
 
     def alternate(self):
         """Round after round, each second one backwards, so that a machine that slows down slows all."""
@@ -234,7 +236,7 @@ def main():
         'Postgres': postgres, 'Node.js': version_of('node'), 'Python': version_of(peers.python),
     } | peers.versions()
     facts = [
-        'Site: %s, workflow `%s`: %d links selectors, %d fields. %d tabs in each browser, %d requests at once of the '
+        'Site: %s, workflow `%s`: %d link selectors, %d fields. %d tabs in each browser, %d requests at once of the '
         'peers without one, %d slots in the static lane. Rounds: %d.' % (
             'a folder of files' if chosen.site else 'the built-in shop', workflow_file.name,
             len(workflow.link_selectors), len(workflow.fields), chosen.tabs, chosen.concurrency,
