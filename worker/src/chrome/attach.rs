@@ -51,7 +51,8 @@ struct Attached(Mutex<HashMap<String, Arc<PageEvents>>>);
 #[derive(Debug, Default)]
 struct SentHeaders<'h> {
     user_agent: Option<&'h str>,
-    accept_language: Option<&'h str>,
+    /// The languages alone: Chrome adds their weights.
+    languages: Option<String>,
     rest: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -189,10 +190,10 @@ impl Opener {
     ) -> Result<(), CallError> {
         let on = Some(tab.session.as_str());
         let sent = SentHeaders::of(headers);
-        if sent.user_agent.is_some() || sent.accept_language.is_some() {
+        if sent.user_agent.is_some() || sent.languages.is_some() {
             // An empty user agent is the browser's own.
             let mut agent = SetUserAgentOverrideParams::new(sent.user_agent.unwrap_or_default());
-            agent.accept_language = sent.accept_language.map(ToOwned::to_owned);
+            agent.accept_language = sent.languages;
             self.connection.call(on, &agent, deadline).await?;
         }
         if !sent.rest.is_empty() {
@@ -241,14 +242,35 @@ impl<'h> SentHeaders<'h> {
         for (name, value) in headers {
             if name.eq_ignore_ascii_case("user-agent") {
                 sent.user_agent = Some(value);
-            } else if name.eq_ignore_ascii_case("accept-language") {
-                sent.accept_language = Some(value);
-            } else {
-                sent.rest.insert(name.clone(), value.clone().into());
+                continue;
             }
+            if name.eq_ignore_ascii_case("accept-language") {
+                sent.languages = languages_of(value);
+                if sent.languages.is_some() {
+                    continue;
+                }
+            }
+            sent.rest.insert(name.clone(), value.clone().into());
         }
         sent
     }
+}
+
+/// The languages of an `Accept-Language` header, if Chrome gives them the very weights that the header has: 1, 0.9, 0.8
+/// and so on.
+fn languages_of(header: &str) -> Option<String> {
+    let parts: Vec<_> = header.split(',').map(str::trim).collect();
+    let languages: Vec<_> =
+        parts.iter().map(|part| part.split(';').next().unwrap_or_default().trim()).collect();
+    let weighted = languages.iter().enumerate().map(|(place, language)| match place {
+        0 => (*language).to_owned(),
+        _ => format!("{language};q=0.{}", 10_usize.saturating_sub(place).max(1)),
+    });
+    let is_plain = |language: &&str| {
+        !language.is_empty() && language.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    (languages.iter().all(is_plain) && weighted.eq(parts.iter().map(|part| part.replace(' ', ""))))
+        .then(|| languages.join(","))
 }
 
 impl Attached {
@@ -315,6 +337,20 @@ impl Drop for Unfinished<'_> {
             Some(Opened::Context(id)) => self.opener.dispose_context(&id),
             Some(Opened::Target(id)) => self.opener.connection.send(None, &CloseTargetParams::new(id)),
             None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_are_handed_over_where_chrome_weighs_them_the_same() {
+        assert_eq!(languages_of("en-US,en;q=0.9, de;q=0.8").as_deref(), Some("en-US,en,de"));
+        assert_eq!(languages_of("de").as_deref(), Some("de"));
+        for other in ["en,de;q=0.5", "en;q=0.9", "", "*", "en,,de;q=0.8"] {
+            assert_eq!(languages_of(other), None, "{other}");
         }
     }
 }

@@ -67,11 +67,21 @@ async function run(program, endedGroups, parsed) {
     }
   }
 
+  // Where no scripts run, the text of `noscript` is written as if it were not one of those that are written as they are.
+  const unescaped = (text) =>
+    text.replace(/&(lt|gt|nbsp|amp);/g, (_, name) => ({ lt: "<", gt: ">", nbsp: "\u00a0", amp: "&" })[name]);
+  function htmlOf(element) {
+    const html = innerHtmlOf(element);
+    if (parsed === undefined) return html;
+    if (element.localName === "noscript") return unescaped(html);
+    return html.replace(/(<noscript[^>]*>)([^<]*)(?=<\/noscript>)/g, (_, tag, text) => tag + unescaped(text));
+  }
+
   function readFrom(node, read) {
     const isElement = node instanceof Element;
     switch (read.read) {
       case "html":
-        return isElement ? innerHtmlOf(node) : textContentOf(node);
+        return isElement ? htmlOf(node) : textContentOf(node);
       case "attribute":
         return isElement ? (attributeOf(node, read.name) ?? "") : "";
       default:

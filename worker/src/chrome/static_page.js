@@ -57,26 +57,42 @@
     return bytes;
   }
 
+  // A browser that runs scripts reads what is in `noscript` as text. The parser here runs none, and would read elements;
+  // so it is given empty ones, whose text is put back.
+  const NOSCRIPT = /<noscript((?:\s[^>]*)?)>([^]*?)<\/noscript\s*>/gi;
+  const MARK = "data-crawlify-noscript";
+
   function parse(text, type) {
-    // A browser that runs scripts reads `noscript` as text. The parser here runs none, and reads elements in it; so
-    // it is given the one element that is read as text in the same places.
-    const hasNoscript = /<noscript/i.test(text);
-    if (hasNoscript && type === "text/html") text = text.replace(/<(\/?)noscript(?=[\s/>])/gi, "<$1noframes data-noscript");
-    const parsed =
-      type === "text/html" && Document.parseHTMLUnsafe
-        ? Document.parseHTMLUnsafe(text)
-        : new DOMParser().parseFromString(text, type);
-    if (hasNoscript) {
-      for (const stand of parsed.querySelectorAll("noframes[data-noscript]")) {
-        const noscript = parsed.createElement("noscript");
-        for (const { name, value } of stand.attributes) {
-          if (name !== "data-noscript") noscript.setAttribute(name, value);
-        }
-        noscript.textContent = stand.textContent;
-        stand.replaceWith(noscript);
+    const texts = [];
+    if (type === "text/html") {
+      text = text.replace(NOSCRIPT, (whole, attributes, content) => {
+        texts.push({ whole, content });
+        return `<noscript${attributes} ${MARK}="${texts.length - 1}"></noscript>`;
+      });
+    }
+    const parsed = new DOMParser().parseFromString(text, type);
+    // In a tab these become shadow trees, which no selector reaches.
+    for (const shadow of parsed.querySelectorAll('template[shadowrootmode="open" i], template[shadowrootmode="closed" i]')) {
+      shadow.remove();
+    }
+    if (texts.length > 0) putBack(parsed, texts);
+    return parsed;
+  }
+
+  function putBack(parsed, texts) {
+    for (const element of parsed.querySelectorAll(`noscript[${MARK}]`)) {
+      const { content } = texts[element.getAttribute(MARK)] ?? {};
+      element.removeAttribute(MARK);
+      if (content !== undefined) element.textContent = content;
+    }
+    // Some were no elements at all, but text of a script or a comment.
+    const walker = parsed.createTreeWalker(parsed, NodeFilter.SHOW_TEXT | NodeFilter.SHOW_COMMENT);
+    const marked = new RegExp(`<noscript[^>]* ${MARK}="(\\d+)"></noscript>`, "g");
+    for (let node = walker.nextNode(); node !== null; node = walker.nextNode()) {
+      if (node.data.includes(MARK)) {
+        node.data = node.data.replace(marked, (mark, index) => texts[index]?.whole ?? mark);
       }
     }
-    return parsed;
   }
 
   function baseOf(parsed, url) {

@@ -18,7 +18,6 @@ pub(super) fn answer(request: &Request) -> Response {
         Html(body).into_response()
     };
     match request.uri().path().trim_start_matches("/static/") {
-        "shop" => Html(include_str!("shop.html")).into_response(),
         "declared-latin1" => typed("text/html; charset=ISO-8859-1", b"<h1>caf\xe9 \x80</h1>".to_vec()),
         "meta-latin1" => typed("text/html", b"<!-- <meta charset=utf-8> --><meta charset=latin1><h1>caf\xe9</h1>".to_vec()),
         "meta-http-equiv" => typed(
@@ -43,14 +42,15 @@ pub(super) fn answer(request: &Request) -> Response {
         "base" => Html("<base href='/other/'><base href='/second/'><h1>x</h1><a href='page'>p</a>").into_response(),
         "noscript" => Html(
             "<head><noscript><img src=/pixel><h1>in head</h1></noscript><title>t</title></head>\
-             <noscript class=n><h1>in body</h1></noscript><h1>outside</h1>",
+             <noscript class=n><h1>in body</h1> &amp; more</noscript><h1>outside</h1><p><noscript></noscript>\
+             <!-- <noscript>no <b></noscript> --><script>'<noscript>text</noscript>'</script>",
         )
         .into_response(),
         "shadow" => Html("<div><template shadowrootmode=open><h1>in shadow</h1></template></div><h1>light</h1>").into_response(),
         "broken-markup" => Html("<table><h1>moved out<td><a href=x>y<p><a href=z>w</table><li>loose").into_response(),
         "moved" => (StatusCode::FOUND, [(header::LOCATION, "/static/base")]).into_response(),
         "missing" => (StatusCode::NOT_FOUND, Html("<h1>gone</h1>")).into_response(),
-        "refresh" => Html("<meta http-equiv=Refresh content='0; url=/static/shop'><h1>before</h1>").into_response(),
+        "refresh" => Html("<meta http-equiv=Refresh content='0; url=/static/base'><h1>before</h1>").into_response(),
         "refresh-late" => Html("<meta http-equiv=refresh content='300'><h1>stays</h1>").into_response(),
         "policy" => (
             [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox; connect-src 'none'")],
@@ -132,7 +132,6 @@ fn steps() -> Vec<DomStep> {
 async fn a_page_gives_the_same_without_a_tab() {
     let bench = Bench::start().await;
     for (page, first) in [
-        ("shop", " The  Shop "),
         ("declared-latin1", "caf\u{e9} \u{20ac}"),
         ("meta-latin1", "caf\u{e9}"),
         ("meta-http-equiv", "\u{41f}\u{440}\u{438}"),
@@ -227,8 +226,15 @@ async fn a_service_worker_has_no_say() {
         assert!(waited < 200, "the service worker never came");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    bench.load(&mut tab, "/static/base").await.unwrap();
-    let in_tab = super::bench::one(&mut tab, read_all("h1")).await.unwrap();
+    // The worker may take a moment more to be in charge.
+    let mut in_tab = Value::Null;
+    for _ in 0..50 {
+        bench.load(&mut tab, "/static/base").await.unwrap();
+        in_tab = super::bench::one(&mut tab, read_all("h1")).await.unwrap();
+        if in_tab == json!(["from the worker"]) {
+            break;
+        }
+    }
     assert_eq!(in_tab, json!(["from the worker"]), "it is in charge of tabs");
     let (_, outputs) = bench.statically("/static/base", vec![read_all("h1")]).await;
     assert_eq!(outputs, [json!(["x"])]);
