@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench-record
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-record
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -48,6 +48,15 @@ sqlx: ## Write .sqlx/ anew, after a query or a migration has changed
 
 check-sqlx: ## Say whether .sqlx/ is as the queries and migrations want it
 	deploy/local/sqlx-data --check
+
+# `make bench WRITE=docs/BENCHMARKS.md` also puts the report between the marks of that document.
+CRITERION := $(or $(CRITERION_HOME),$(or $(CARGO_TARGET_DIR),target)/criterion)
+bench: ## Measure the parts of a crawl, and whole crawls of the built-in shop, on this machine
+	@deploy/local/setup demo
+	cargo bench --locked --package crawlify-tests --bench parts
+	cargo run --locked --release --package crawlify-tests --bin bench-crawl -- \
+		--render full,static --bare --rounds 2 --parts $(CRITERION) $(if $(WRITE),--write $(WRITE))
+	@echo "criterion's own report: $(CRITERION)/report/index.html"
 
 # In the release profile: a debug build would measure its own encoding.
 bench-record: ## Measure the recorder against bare COPY, on a private Postgres

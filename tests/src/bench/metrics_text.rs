@@ -43,17 +43,16 @@ impl MetricsText {
 
     /// A histogram's observations with this label, added up over all other labels. `None` where there are none.
     pub fn observed(&self, histogram: &str, label: (&str, &str)) -> Option<Observed> {
-        let sum_of = |name: String| -> f64 {
-            let matching = self.series.iter().filter(|series| series.name == name);
-            matching.filter(|series| series.label(label.0) == Some(label.1)).map(|series| series.value).sum()
-        };
-        let count = sum_of(format!("{histogram}_count"));
-        (count > 0.0).then(|| Observed { count, sum: sum_of(format!("{histogram}_sum")) })
+        let count = self.counted(&format!("{histogram}_count"), label).filter(|count| *count > 0.0)?;
+        Some(Observed { count, sum: self.counted(&format!("{histogram}_sum"), label)? })
     }
 
-    /// Whether something was counted with this label, in whatever metric.
-    pub fn has_counted(&self, label: (&str, &str)) -> bool {
-        self.series.iter().any(|series| series.label(label.0) == Some(label.1) && series.value > 0.0)
+    /// What a counter says with this label, added up over all other labels. `None` where it has no such series.
+    pub fn counted(&self, counter: &str, label: (&str, &str)) -> Option<f64> {
+        let matching = self.series.iter().filter(|series| series.name == counter);
+        let mut values =
+            matching.filter(|series| series.label(label.0) == Some(label.1)).map(|series| series.value);
+        values.next().map(|first| first + values.sum::<f64>())
     }
 }
 
@@ -92,7 +91,8 @@ step_seconds_count{render=\"static\",step=\"open\"} 1
 step_seconds_sum{render=\"full\",step=\"close\"} 0
 step_seconds_count{render=\"full\",step=\"close\"} 0
 pages_total 7
-fetched_total{render=\"auto\"} 0
+fetched_total{render=\"auto\",outcome=\"completed\"} 2
+fetched_total{render=\"auto\",outcome=\"failed\"} 1
 ";
 
     #[test]
@@ -108,9 +108,10 @@ fetched_total{render=\"auto\"} 0
     }
 
     #[test]
-    fn a_label_that_only_zeros_have_was_not_counted() {
+    fn a_counter_without_the_label_says_nothing() {
         let metrics = MetricsText::parse(TEXT);
-        assert!(metrics.has_counted(("render", "static")));
-        assert!(!metrics.has_counted(("render", "auto")));
+        assert_eq!(metrics.counted("fetched_total", ("render", "auto")), Some(3.0));
+        assert_eq!(metrics.counted("fetched_total", ("render", "full")), None);
+        assert_eq!(metrics.counted("pages_total", ("render", "full")), None);
     }
 }

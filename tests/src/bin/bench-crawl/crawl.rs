@@ -23,7 +23,9 @@ const COUNT_EVERY: Duration = Duration::from_millis(500);
 /// What the steps of a page take.
 const STEPS: &str = "crawlify_page_step_duration_seconds";
 /// Its steps, in the order in which a page takes them; others follow.
-const KNOWN_STEPS: [&str; 6] = ["claim", "open", "turn", "navigate", "nodes", "record"];
+const KNOWN_STEPS: [&str; 7] = ["claim", "open", "turn", "navigate", "nodes", "static", "record"];
+/// How many attempts of pages there were, by how they were loaded.
+const PAGES: &str = "crawlify_pages_total";
 
 /// Crawls the workflow's site to the end.
 ///
@@ -79,9 +81,15 @@ async fn outcome(system: &System, execution: ExecutionId, job: &CrawlJob) -> Res
     connections.spawn(connection);
     connections.close();
     let mut notes = Vec::new();
-    if job.render != "full" && !metrics.has_counted(("render", &job.render)) {
+    let read_statically = metrics.counted(PAGES, ("render", "static"));
+    let is_as_asked = match job.render.as_str() {
+        "full" => true,
+        "static" => read_statically.is_some_and(|pages| pages > 0.0),
+        _ => read_statically.is_some(),
+    };
+    if !is_as_asked {
         notes.push(format!(
-            "no metric says that a page was loaded as `{}`: these may be full pages",
+            "no metric says that a page was read as `{}` asks: these are full pages",
             job.render
         ));
     }
@@ -106,6 +114,8 @@ async fn outcome(system: &System, execution: ExecutionId, job: &CrawlJob) -> Res
         urls: pages.urls,
         crawl: Some(CrawlFigures {
             steps_ms,
+            is_as_asked,
+            read_statically: read_statically.map(|pages| pages as u64),
             items: u64::try_from(totals.items)?,
             parts: postgres.into_iter().chain([foundation.driver.description().to_owned()]).collect(),
             ..nodes

@@ -91,6 +91,10 @@ pub(crate) struct CrawlFigures {
     /// The times of a page's nodes by their rows, added up; on average, in milliseconds.
     pub(crate) node_times_ms: f64,
     pub(crate) items: u64,
+    /// Whether pages were loaded as the workflow asks; this build may not know the mode yet.
+    pub(crate) is_as_asked: bool,
+    /// Attempts of pages that were read without a tab of their own.
+    pub(crate) read_statically: Option<u64>,
     /// Which Postgres and which browser.
     pub(crate) parts: Vec<String>,
 }

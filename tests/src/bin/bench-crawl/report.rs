@@ -78,7 +78,7 @@ impl Report {
         writeln!(
             to,
             "Crawls of {} with the workflow \"{}\" ({} nodes), {} slots, everything recorded in a private Postgres \
-             with fsync; medians of {} rounds.{}",
+             with fsync; medians of {} round(s).{}",
             setting("site"),
             setting("workflow"),
             setting("nodes"),
@@ -93,7 +93,11 @@ impl Report {
         if let Some(crawl) = programs {
             writeln!(to, "{}.", crawl.parts.join("; "))?;
         }
-        writeln!(to)?;
+        writeln!(
+            to,
+            "Ours is one process: coordinator, broker and worker; of bare Chrome, the worker's driver alone. Seconds \
+             are from the first claim to the last page's end, and CPU without the starts of programs.\n"
+        )?;
         self.write_table(to)?;
         for (series, note) in self.notes() {
             writeln!(to, "\n{series}: {note}.")?;
@@ -115,7 +119,7 @@ impl Report {
             }
         }
         let mut rows = vec![vec![String::new()]];
-        rows[0].extend(series.iter().map(ToString::to_string));
+        rows[0].extend(series.iter().map(|series| self.heading(*series)));
         for name in names {
             let mut row = vec![name.to_owned()];
             for column in &columns {
@@ -137,6 +141,13 @@ impl Report {
         }
         series.sort_by_key(|series| *series == Series::Bare);
         series
+    }
+
+    /// A column's; it must not look like what it is not.
+    fn heading(&self, series: Series) -> String {
+        let mut crawls = self.runs_of(series).filter_map(|run| run.measured.outcome.crawl.as_ref());
+        let differs = crawls.any(|crawl| !crawl.is_as_asked);
+        format!("{series}{}", if differs { " (in vain)" } else { "" })
     }
 
     fn runs_of(&self, series: Series) -> impl Iterator<Item = &Run> {
@@ -212,7 +223,7 @@ fn figures(measured: &Measured, slots: f64) -> Vec<Figure> {
     if let Some(crawl) = &outcome.crawl {
         for (step, took) in &crawl.steps_ms {
             // `turn` is the label of the metric; people read what it is.
-            let step = if step == "turn" { "wait for the host's turn" } else { step };
+            let step = if step == "turn" { "wait for the host" } else { step };
             figures.push(figure(&format!("ms of a page: {step}"), *took, 2));
         }
         figures.push(figure("nodes of a page", crawl.nodes_a_page, 2));
@@ -223,10 +234,13 @@ fn figures(measured: &Measured, slots: f64) -> Vec<Figure> {
         }
         figures.push(figure("node rows/s", crawl.node_rows as f64 / outcome.seconds, 0));
         figures.push(figure("items", crawl.items as f64, 0));
+        if let Some(pages) = crawl.read_statically {
+            figures.push(figure("pages read statically", pages as f64, 0));
+        }
     }
     let a_page = |seconds: f64| seconds * 1000.0 / pages;
-    let name = if outcome.crawl.is_some() { "ours" } else { "ours (only navigating)" };
-    figures.push(figure(&format!("CPU ms of a page: {name}"), a_page(cpu.ours), 2));
+    // Of a crawl: coordinator, broker and worker. Of the bare browser: the driver.
+    figures.push(figure("CPU ms of a page: ours", a_page(cpu.ours), 2));
     figures.push(figure("CPU ms of a page: Chrome", a_page(cpu.chrome), 2));
     if outcome.crawl.is_some() {
         figures.push(figure("CPU ms of a page: Postgres", a_page(cpu.postgres), 2));

@@ -82,6 +82,7 @@ impl Site {
     pub(crate) async fn start(folder: Option<std::path::PathBuf>) -> Result<Self> {
         let mut worker = WorkingProcess::start(&Job::Site(folder)).await?;
         let url = worker.ready().await?.context("the site does not say where it is")?;
+        worker.begin().await?;
         Ok(Self { worker, url: url.parse()? })
     }
 
@@ -109,7 +110,7 @@ pub(crate) async fn run(job: Job, site: &Site) -> Result<Measured> {
 
 async fn watch(worker: &mut WorkingProcess, site: i32) -> Result<Measured> {
     let mut sampler = Sampler::new(worker.pid, site);
-    worker.input.write_all(b"begin\n").await?;
+    worker.begin().await?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     let mut pages = 0;
     loop {
@@ -221,6 +222,10 @@ impl WorkingProcess {
             Message::Ready(address) => Ok(address),
             other => bail!("the run says {other:?} before it is ready"),
         }
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        Ok(self.input.write_all(b"begin\n").await?)
     }
 
     /// Lets it close everything, and waits for that.
