@@ -50,12 +50,15 @@ check-sqlx: ## Say whether .sqlx/ is as the queries and migrations want it
 	deploy/local/sqlx-data --check
 
 # `make bench WRITE=docs/BENCHMARKS.md` also puts the report between the marks of that document.
-CRITERION := $(or $(CRITERION_HOME),$(or $(CARGO_TARGET_DIR),target)/criterion)
+# Cargo builds a package's programs together with its benchmarks; `cargo run` would build them a second time, as it
+# leaves out what only benchmarks need.
+BUILT := $(or $(CARGO_TARGET_DIR),target)
+CRITERION := $(or $(CRITERION_HOME),$(BUILT)/criterion)
 bench: ## Measure the parts of a crawl, and whole crawls of the built-in shop, on this machine
 	@deploy/local/setup demo
 	cargo bench --locked --package crawlify-tests --bench parts
-	cargo run --locked --release --package crawlify-tests --bin bench-crawl -- \
-		--render full,static --bare --rounds 2 --parts $(CRITERION) $(if $(WRITE),--write $(WRITE))
+	$(BUILT)/release/bench-crawl --render full,static --bare --rounds 2 \
+		--parts $(CRITERION) $(if $(WRITE),--write $(WRITE))
 	@echo "criterion's own report: $(CRITERION)/report/index.html"
 
 # In the release profile: a debug build would measure its own encoding.

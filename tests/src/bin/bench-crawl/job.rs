@@ -39,13 +39,13 @@ pub(crate) struct BareJob {
     pub(crate) tabs: usize,
     /// Sent with every request, as the crawl does.
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) wait_until: Loaded,
+    pub(crate) wait_until: Until,
 }
 
 /// When a navigation counts as done.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum Loaded {
-    DomContentLoaded,
+pub(crate) enum Until {
+    Parsed,
     Load,
     NetworkIdle,
 }
@@ -162,22 +162,22 @@ impl Outcome {
     }
 }
 
-impl From<WaitUntil> for Loaded {
+impl From<WaitUntil> for Until {
     fn from(wait_until: WaitUntil) -> Self {
         match wait_until {
-            WaitUntil::DomContentLoaded => Self::DomContentLoaded,
+            WaitUntil::DomContentLoaded => Self::Parsed,
             WaitUntil::Load => Self::Load,
             WaitUntil::NetworkIdle => Self::NetworkIdle,
         }
     }
 }
 
-impl From<Loaded> for WaitUntil {
-    fn from(loaded: Loaded) -> Self {
-        match loaded {
-            Loaded::DomContentLoaded => Self::DomContentLoaded,
-            Loaded::Load => Self::Load,
-            Loaded::NetworkIdle => Self::NetworkIdle,
+impl From<Until> for WaitUntil {
+    fn from(until: Until) -> Self {
+        match until {
+            Until::Parsed => Self::DomContentLoaded,
+            Until::Load => Self::Load,
+            Until::NetworkIdle => Self::NetworkIdle,
         }
     }
 }
