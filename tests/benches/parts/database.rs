@@ -33,10 +33,14 @@ pub(crate) fn measure(criterion: &mut Criterion) {
     for pages in [1, 10, 100] {
         let rows = pages * bench.crawl.table.nodes.len();
         group.throughput(Throughput::Elements(rows as u64));
-        bench.measure(&mut group, &format!("record {pages} pages, {rows} node rows"), async |crawl| {
-            let finished = crawl.finished_pages(pages)?;
-            record(crawl, &finished).await
-        });
+        bench.measure(
+            &mut group,
+            &format!("record, pages a statement: {pages} ({rows} node rows)"),
+            async |crawl| {
+                let finished = crawl.finished_pages(pages)?;
+                record(crawl, &finished).await
+            },
+        );
     }
     group.finish();
     let mut group = criterion.benchmark_group("frontier");
@@ -52,7 +56,7 @@ pub(crate) fn measure(criterion: &mut Criterion) {
     });
     for pages in [1, WINDOW] {
         group.throughput(Throughput::Elements(pages as u64));
-        bench.measure(&mut group, &format!("claim {pages} pages"), async |crawl| {
+        bench.measure(&mut group, &format!("claim, pages a statement: {pages}"), async |crawl| {
             let requests = crawl.insert_pending(pages).await?;
             let begun = Instant::now();
             let claimed = crawl.hot.claim(&requests, LEASE, false).await?;

@@ -147,7 +147,7 @@ impl Report {
     fn heading(&self, series: Series) -> String {
         let mut crawls = self.runs_of(series).filter_map(|run| run.measured.outcome.crawl.as_ref());
         let differs = crawls.any(|crawl| !crawl.is_as_asked);
-        format!("{series}{}", if differs { " (in vain)" } else { "" })
+        format!("{series}{}", if differs { " (not as asked)" } else { "" })
     }
 
     fn runs_of(&self, series: Series) -> impl Iterator<Item = &Run> {
