@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-record
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-record bench-peers
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -65,3 +65,12 @@ bench: ## Measure the parts of a crawl, and whole crawls of the built-in shop, o
 bench-record: ## Measure the recorder against bare COPY, on a private Postgres
 	@deploy/local/setup demo
 	cargo run --locked --release --package crawlify-tests --bin bench-record
+
+# ROUNDS=, TABS=, PAGES=, HTTP_PAGES=, SITE= with WORKFLOW=, ONLY=, and WRITE=docs/BENCHMARKS.md to keep the results;
+# BINARY= measures a program that is built already. The peers come from npm and PyPI, no browser is downloaded.
+bench-peers: ## Measure us and other crawlers on the same site, in alternation
+	@deploy/local/setup demo
+ifndef BINARY
+	cargo build --locked --release --package crawlify-cli --bin crawlify
+endif
+	@BINARY="$${BINARY:-$${CARGO_TARGET_DIR:-target}/release/crawlify}" python3 tests/peers/run.py

@@ -195,6 +195,7 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
             item: Some(json!({"title": "a title", "url": page.url.as_str()})),
             discovered,
             final_url: Some(page.url.as_str().to_owned()),
+            rendered: Rendered::Full,
         },
         next: NextStatus::Completed,
     }

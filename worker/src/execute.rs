@@ -1,4 +1,4 @@
-//! Executes one page: opens a tab, loads the page, runs the program, and puts what came back into an outcome.
+//! Executes one page: loads it as its shape asks for, runs the program, and puts what came back into an outcome.
 //!
 //! Never answers an `Err`: whatever happens to the page, its tab or the browser is a [`PageOutcome`]. Knows nothing
 //! about stores and brokers.
@@ -6,19 +6,32 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
-use crawlify_shared::domain::workflow::PhaseKind;
-use serde_json::{Value, json};
+use crawlify_shared::domain::url_shape::shape;
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, DomStep, Driver, Session, Tab, TabError};
+use crate::chrome::driver::{Document, Driver, Session, Static, Tab, TabError};
 use crate::gather::Gathered;
 use crate::host_turns::HostTurns;
-use crate::program::{PhaseProgram, Program, ResultOf, Run};
+use crate::lanes::Slot;
+use crate::metrics::{Metrics, Step};
+use crate::program::{PageRun, Plan, Program, Run};
+use crate::render::{Course, Renders, compare};
 
-/// How long a tab may take to open.
+/// How long a tab may take to be free and open.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// How long a page may take to be read without being rendered, before it is loaded in a tab.
+const READ_WITHIN: Duration = Duration::from_secs(20);
+
+/// What pages are executed with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means<'a> {
+    pub(crate) driver: &'a dyn Driver,
+    pub(crate) turns: &'a HostTurns,
+    pub(crate) renders: &'a Renders,
+    pub(crate) metrics: &'a Metrics,
+}
 
 /// When a page may start, and how long it may take.
 #[derive(Clone, Copy, Debug)]
@@ -32,176 +45,203 @@ pub(crate) struct Limits {
 impl Limits {
     /// How long after `start_at` the page has ended at the latest, its host's pace being `delay`.
     pub(crate) fn longest(self, delay: Duration) -> Duration {
-        OPEN_WITHIN.min(self.page) + delay + self.page + Duration::from_secs(1)
+        READ_WITHIN.min(self.page)
+            + OPEN_WITHIN.min(self.page)
+            + 2 * delay
+            + self.page
+            + Duration::from_secs(1)
     }
 }
 
-/// Executes a page within its limits. The tab is there before the host's turn comes, so that opening it does not
-/// make the turn late; waiting for the turn is not the page's fault, so its deadline starts after that.
+/// Executes a page within its limits.
 pub(crate) async fn execute(
     page: &ClaimedPage,
     program: &Program,
-    driver: &dyn Driver,
-    turns: &HostTurns,
+    means: Means<'_>,
+    slot: &mut Slot,
     limits: Limits,
 ) -> PageOutcome {
     let workflow = &program.workflow;
-    let session = Session { execution_id: page.execution_id, headers: workflow.headers.clone() };
-    let mut tab = match driver.open(&session, Instant::now() + OPEN_WITHIN.min(limits.page)).await {
-        Ok(tab) => tab,
-        Err(error) => return PageOutcome::failed(error.failure),
+    let session = Session {
+        execution_id: page.execution_id,
+        headers: workflow.headers.clone(),
+        block: workflow.block.clone(),
+        isolation: workflow.isolation,
     };
-    turns.wait(page.url.host(), workflow.limits.rate_limit_delay, limits.start_at).await;
-    let deadline = Instant::now() + limits.page;
-    let (outcome, tab_usable) = on_tab(page, program, tab.as_mut(), deadline).await;
-    // A tab that is not given back is destroyed.
-    if tab_usable {
-        tab.release().await;
+    let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits };
+    let shape = shape(&page.url);
+    match means.renders.course(
+        page.execution_id,
+        &workflow.phases,
+        &visit.plan.phases,
+        visit.plan.render,
+        &shape,
+    ) {
+        Course::Full => visit.load(slot, limits.start_at).await,
+        Course::Static => {
+            slot.go_static().await;
+            let read = visit.read(limits.start_at).await;
+            means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.as_ref().map(|_| ()));
+            match read {
+                Ok(outcome) => outcome,
+                Err(_) => visit.load(slot, Instant::now()).await,
+            }
+        }
+        Course::Both => {
+            let outcome = visit.load(slot, limits.start_at).await;
+            // What was loaded is what counts; a page that was not is no measure for anything.
+            if outcome.end == PageEnd::Completed {
+                let read = visit.read(Instant::now()).await;
+                let verdicts = compare(program, &visit.plan.phases, &outcome, &read);
+                means.renders.were_compared(page.execution_id, &shape, verdicts);
+            }
+            outcome
+        }
     }
-    outcome
 }
 
-async fn on_tab(
-    page: &ClaimedPage,
-    program: &Program,
+/// One page on its way.
+struct Visit<'a> {
+    page: &'a ClaimedPage,
+    program: &'a Program,
+    plan: &'a Plan,
+    session: Session,
+    means: Means<'a>,
+    limits: Limits,
+}
+
+impl Visit<'_> {
+    /// Reads the page without rendering it; `Err` says why only a tab can tell.
+    async fn read(&self, not_before: Instant) -> Result<PageOutcome, String> {
+        self.turn(not_before).await;
+        let begun = Instant::now();
+        let deadline = begun + READ_WITHIN.min(self.limits.page);
+        let PageRun { dom, .. } = &self.plan.fused;
+        let read = self.means.driver.read_static(&self.session, &self.page.url, dom, deadline).await;
+        self.means.metrics.observe_step(Step::Static, begun.elapsed());
+        let (document, results) = match read {
+            Static::Read { document, results } => (document, results),
+            Static::NeedsFull(reason) => return Err(reason),
+        };
+        if let Some(mut outcome) = http_failure(&document) {
+            outcome.rendered = Rendered::Static;
+            return Ok(outcome);
+        }
+        let mut gathered = Gathered::new(self.page, self.program, &document);
+        gathered.take(&self.plan.fused, results);
+        Ok(gathered.into_outcome(PageEnd::Completed, &document, Rendered::Static))
+    }
+
+    /// Loads the page in a tab. The tab is there before the host's turn comes, so that opening it does not make the
+    /// turn late; waiting for the turn is not the page's fault, so its deadline starts after that.
+    async fn load(&self, slot: &Slot, not_before: Instant) -> PageOutcome {
+        let begun = Instant::now();
+        let open_by = begun + OPEN_WITHIN.min(self.limits.page);
+        // Pages that turned out to need one may be before this one. It goes back unharmed if that takes too long.
+        let Ok(_turn) = tokio::time::timeout_at(open_by, slot.tab()).await else {
+            return PageOutcome {
+                end: PageEnd::Released,
+                ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
+            };
+        };
+        let _busy = self.means.metrics.slot_busy();
+        let mut tab = match self.means.driver.open(&self.session, open_by).await {
+            Ok(tab) => tab,
+            Err(error) => return PageOutcome::failed(error.failure),
+        };
+        self.means.metrics.observe_step(Step::Open, begun.elapsed());
+        self.turn(not_before).await;
+        let deadline = Instant::now() + self.limits.page;
+        let (outcome, tab_usable) = self.on_tab(tab.as_mut(), deadline).await;
+        // A tab that is not given back is destroyed.
+        if tab_usable {
+            tab.release().await;
+        }
+        outcome
+    }
+
+    async fn turn(&self, not_before: Instant) {
+        let begun = Instant::now();
+        let delay = self.program.workflow.limits.rate_limit_delay;
+        self.means.turns.wait(self.page.url.host(), delay, not_before).await;
+        self.means.metrics.observe_step(Step::Turn, begun.elapsed());
+    }
+
+    async fn on_tab(&self, tab: &mut dyn Tab, deadline: Instant) -> (PageOutcome, bool) {
+        let begun = Instant::now();
+        let navigated = tab.navigate(&self.page.url, self.program.workflow.wait_until, deadline).await;
+        self.means.metrics.observe_step(Step::Navigate, begun.elapsed());
+        let document = match navigated {
+            Ok(document) => document,
+            Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
+        };
+        if let Some(outcome) = http_failure(&document) {
+            return (outcome, true);
+        }
+        let begun = Instant::now();
+        let mut gathered = Gathered::new(self.page, self.program, &document);
+        let mut lost: Option<TabError> = None;
+        for run in &self.plan.runs {
+            if let Some(error) = &lost {
+                gathered.lose(run.nodes(), error);
+            } else if let Err(error) = execute_run(run, tab, &mut gathered, deadline).await {
+                lost = Some(error);
+            }
+        }
+        self.means.metrics.observe_step(Step::Nodes, begun.elapsed());
+        let tab_usable = lost.as_ref().is_none_or(|error| error.tab_usable);
+        let end = lost.map_or(PageEnd::Completed, |error| PageEnd::Failed(error.failure));
+        (gathered.into_outcome(end, &document, Rendered::Full), tab_usable)
+    }
+}
+
+/// `Err`: the tab was lost, or the page's time is over; the run's nodes are recorded as cancelled.
+async fn execute_run(
+    run: &Run,
     tab: &mut dyn Tab,
+    gathered: &mut Gathered<'_>,
     deadline: Instant,
-) -> (PageOutcome, bool) {
-    let document = match tab.navigate(&page.url, program.workflow.wait_until, deadline).await {
-        Ok(document) => document,
-        Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
-    };
-    if let Some(failure) = http_failure(&document) {
-        let mut outcome = PageOutcome::failed(failure);
-        outcome.final_url = Some(document.final_url.into());
-        return (outcome, true);
-    }
-    let mut gathered = Gathered::new(page, program, &document);
-    let mut lost = None;
-    for phase in &program.phases {
-        let at_depth_limit = program.workflow.limits.max_depth.is_some_and(|limit| page.depth >= limit);
-        if phase.kind == PhaseKind::Discovery && at_depth_limit {
-            continue;
+) -> Result<(), TabError> {
+    match run {
+        Run::Page(page_run) => {
+            let ended = gathered.ended_phases();
+            let needs_page = page_run.dom.steps().iter().any(|step| !ended.contains(&step.group));
+            let results =
+                if needs_page { tab.run(&page_run.dom, &ended, deadline).await } else { Ok(Vec::new()) };
+            match results {
+                Ok(results) => gathered.take(page_run, results),
+                Err(error) => {
+                    gathered.lose(run.nodes(), &error);
+                    return Err(error);
+                }
+            }
         }
-        if let Some(error) = &lost {
-            gathered.cancel_from(phase, 0, error);
-        } else if let Err(error) = run_phase(phase, tab, &mut gathered, deadline).await {
-            lost = Some(error);
+        Run::Wait { at, .. } if gathered.has_ended(*at) => gathered.skip(*at),
+        Run::Wait { at, pause } => {
+            let started_at = Utc::now();
+            if tokio::time::timeout_at(deadline, tokio::time::sleep(*pause)).await.is_err() {
+                let failure =
+                    Failure::new(ErrorClass::NavTimeout, "the page's time was over before the wait");
+                let error = TabError { failure, tab_usable: true };
+                gathered.lose(run.nodes(), &error);
+                return Err(error);
+            }
+            gathered.add_pause(*at, started_at);
         }
     }
-    let tab_usable = lost.as_ref().is_none_or(|error| error.tab_usable);
-    let end = lost.map_or(PageEnd::Completed, |error| PageEnd::Failed(error.failure));
-    (gathered.into_outcome(end, &document), tab_usable)
+    Ok(())
 }
 
 /// A document that came with an HTTP error is not what the workflow was written for: the page fails, with its class.
-fn http_failure(document: &Document) -> Option<Failure> {
+fn http_failure(document: &Document) -> Option<PageOutcome> {
     let status = document.status.filter(|status| *status >= 400)?;
     let class = match status {
         429 => ErrorClass::Http429,
         500.. => ErrorClass::Http5xx,
         _ => ErrorClass::Http4xx,
     };
-    Some(Failure::new(class, format!("the server answered with HTTP status {status}")))
-}
-
-/// Runs a phase to its end, or to the first failure of a node that is not optional.
-///
-/// `Err`: the tab was lost, or the page's time is over; the rest of the phase is recorded as cancelled.
-async fn run_phase(
-    phase: &PhaseProgram,
-    tab: &mut dyn Tab,
-    gathered: &mut Gathered<'_>,
-    deadline: Instant,
-) -> Result<(), TabError> {
-    for run in &phase.runs {
-        let failed = match run {
-            Run::Dom { first, steps } => {
-                match run_in_page(phase, *first, steps, tab, gathered, deadline).await {
-                    Ok(failed) => failed,
-                    Err(error) => {
-                        gathered.cancel_from(phase, *first, &error);
-                        return Err(error);
-                    }
-                }
-            }
-            Run::Wait { node, pause } => {
-                let started_at = Utc::now();
-                let waited = tokio::time::timeout_at(deadline, tokio::time::sleep(*pause)).await;
-                if waited.is_err() {
-                    let failure =
-                        Failure::new(ErrorClass::NavTimeout, "the page's time was over before the wait");
-                    let error = TabError { failure, tab_usable: true };
-                    gathered.cancel_from(phase, *node, &error);
-                    return Err(error);
-                }
-                gathered.add(
-                    phase,
-                    *node,
-                    NodeRecord {
-                        position: 0,
-                        started_at,
-                        completed_at: Utc::now(),
-                        end: NodeEnd::Completed(Value::Null),
-                        retries: 0,
-                    },
-                );
-                None
-            }
-            Run::Filter { node } => {
-                gathered.filter(phase, *node);
-                None
-            }
-        };
-        if let Some((node, failure)) = failed {
-            gathered.skip_after(phase, node, &failure);
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Runs one stretch of DOM nodes; answers the node that failed and ends the phase, if one did.
-async fn run_in_page(
-    phase: &PhaseProgram,
-    first: usize,
-    steps: &[DomStep],
-    tab: &mut dyn Tab,
-    gathered: &mut Gathered<'_>,
-    deadline: Instant,
-) -> Result<Option<(usize, Failure)>, TabError> {
-    let results = tab.run(steps, deadline).await?;
-    for (node, result) in (first..).zip(results) {
-        let output = match result.output {
-            Ok(raw) => Ok(gathered.refine(phase, node, raw)),
-            Err(failure) => Err(failure),
-        };
-        let failure = output.as_ref().err().cloned();
-        gathered.add(
-            phase,
-            node,
-            NodeRecord {
-                position: 0,
-                started_at: result.started_at,
-                completed_at: result.completed_at.max(result.started_at),
-                end: output.map_or_else(NodeEnd::Failed, NodeEnd::Completed),
-                retries: result.retries,
-            },
-        );
-        if let Some(failure) = failure.filter(|_| !phase.nodes[node].optional) {
-            return Ok(Some((node, failure)));
-        }
-    }
-    Ok(None)
-}
-
-/// The output that a filter's record shows.
-pub(crate) fn filter_output(kept: usize, dropped: &[&str]) -> Value {
-    const SHOWN: usize = 20;
-    json!({ "kept": kept, "dropped": dropped.len(), "dropped_urls": dropped.iter().take(SHOWN).collect::<Vec<_>>() })
-}
-
-/// Whether a node's output belongs into the item.
-pub(crate) fn saves_output(result: &ResultOf) -> bool {
-    matches!(result, ResultOf::Links | ResultOf::Value(_))
+    let mut outcome =
+        PageOutcome::failed(Failure::new(class, format!("the server answered with HTTP status {status}")));
+    outcome.final_url = Some(document.final_url.to_string());
+    Some(outcome)
 }

@@ -3,21 +3,20 @@
 
 use std::collections::HashSet;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{
-    DiscoveredUrl, ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome,
+    DiscoveredUrl, ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
 };
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::storable::storable_json;
 use crawlify_shared::domain::transform::{Transform, apply_all};
 use crawlify_shared::domain::workflow::{Extract, Field};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use url::Url;
 
-use crate::chrome::driver::{Document, TabError};
-use crate::execute::{filter_output, saves_output};
-use crate::program::{PhaseProgram, Program, ResultOf};
+use crate::chrome::driver::{Document, StepResult, TabError};
+use crate::program::{At, NodeProgram, PageRun, Program, ResultOf};
 
 /// The largest output of a node that is recorded, in bytes of JSON; a larger one is cut and marked.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
@@ -36,13 +35,14 @@ pub(crate) struct Gathered<'p> {
     nodes: Vec<NodeRecord>,
     item: Map<String, Value>,
     links: Vec<FoundLink>,
+    /// For each phase, why its further nodes do not run.
+    ended: Vec<Option<String>>,
 }
 
 /// A link that a node found; a filter may drop it.
 #[derive(Debug)]
 struct FoundLink {
-    /// The node's position over all phases.
-    found_by: u16,
+    found_by: At,
     node_id: String,
     url: PageUrl,
     dropped: bool,
@@ -62,17 +62,71 @@ impl<'p> Gathered<'p> {
             nodes: Vec::with_capacity(program.table.nodes.len()),
             item: Map::new(),
             links: Vec::new(),
+            ended: vec![None; program.phases.len()],
         }
     }
 
+    /// The phases that have ended before their last node.
+    pub(crate) fn ended_phases(&self) -> Vec<usize> {
+        (0..self.ended.len()).filter(|phase| self.ended[*phase].is_some()).collect()
+    }
+
+    /// Whether the phase has ended before its last node.
+    pub(crate) fn has_ended(&self, at: At) -> bool {
+        self.ended[at.phase].is_some()
+    }
+
+    /// Takes in what a run gave: what ran, what was judged on it, and what did not run because its phase had ended.
+    pub(crate) fn take(&mut self, run: &PageRun, results: Vec<Option<StepResult>>) {
+        let mut results = results;
+        for (at, step) in run.nodes.iter().zip(&run.steps) {
+            let result = step.and_then(|step| results.get_mut(step)?.take());
+            match (&self.ended[at.phase], result) {
+                (Some(reason), _) => {
+                    let reason = reason.clone();
+                    self.cancel(*at, &reason);
+                }
+                (None, Some(result)) => self.add_result(*at, result),
+                (None, None) => self.add_judged(*at),
+            }
+        }
+    }
+
+    fn add_result(&mut self, at: At, result: StepResult) {
+        let end = match result.output {
+            Ok(raw) => NodeEnd::Completed(self.refine(at, raw)),
+            Err(failure) => {
+                let node = self.node(at);
+                if !node.optional {
+                    let reason = format!("not run: `{}` failed before it ({})", node.id, failure.message);
+                    self.ended[at.phase] = Some(reason);
+                }
+                NodeEnd::Failed(failure)
+            }
+        };
+        self.add(at, end, result.started_at, result.completed_at.max(result.started_at), result.retries);
+    }
+
+    /// A filter, or a pause where nothing can change.
+    fn add_judged(&mut self, at: At) {
+        let started_at = Utc::now();
+        let output = self.apply_filter(at);
+        self.add(at, NodeEnd::Completed(output), started_at, Utc::now(), 0);
+    }
+
+    /// Adds the record of a pause.
+    pub(crate) fn add_pause(&mut self, at: At, started_at: DateTime<Utc>) {
+        self.add(at, NodeEnd::Completed(Value::Null), started_at, Utc::now(), 0);
+    }
+
     /// Makes a node's output of what the page gave: transforms, defaults; links are resolved and kept.
-    pub(crate) fn refine(&mut self, phase: &PhaseProgram, node: usize, raw: Value) -> Value {
-        let definition = &phase.nodes[node];
+    fn refine(&mut self, at: At, raw: Value) -> Value {
+        let program = self.program;
+        let definition = &program.phases[at.phase].nodes[at.node];
         match &definition.result {
             ResultOf::Waiting | ResultOf::Filter { .. } => Value::Null,
             ResultOf::Value(extract) => refine_extract(extract, raw),
             ResultOf::Links => {
-                let position = position(phase, node);
                 for link in raw.as_array().into_iter().flatten().filter_map(Value::as_str) {
                     if self.links.len() >= MAX_LINKS {
                         tracing::warn!(page.id = %self.page.page_id, MAX_LINKS, "the page has too many links");
@@ -81,7 +135,7 @@ impl<'p> Gathered<'p> {
                     // A link that leads to no page (mailto:, javascript: ...) is recorded as output, and goes no further.
                     if let Ok(url) = PageUrl::resolve(&self.base_url, link) {
                         let node_id = definition.id.clone();
-                        self.links.push(FoundLink { found_by: position, node_id, url, dropped: false });
+                        self.links.push(FoundLink { found_by: at, node_id, url, dropped: false });
                     }
                 }
                 raw
@@ -90,46 +144,40 @@ impl<'p> Gathered<'p> {
     }
 
     /// Adds a node's record, and its output to the item.
-    pub(crate) fn add(&mut self, phase: &PhaseProgram, node: usize, mut record: NodeRecord) {
-        let definition = &phase.nodes[node];
-        record.position = position(phase, node);
-        if let NodeEnd::Completed(output) = &mut record.end {
+    fn add(
+        &mut self,
+        at: At,
+        mut end: NodeEnd,
+        started_at: DateTime<Utc>,
+        completed_at: DateTime<Utc>,
+        retries: u16,
+    ) {
+        if let NodeEnd::Completed(output) = &mut end {
             *output = storable_json(std::mem::take(output), MAX_OUTPUT_BYTES);
-            if let Some(key) = definition.output_key.as_ref().filter(|_| saves_output(&definition.result))
+            let definition = self.node(at);
+            if let Some(key) = &definition.output_key
+                && matches!(definition.result, ResultOf::Links | ResultOf::Value(_))
                 && !output.is_null()
             {
                 self.item.insert(key.clone(), output.clone());
             }
         }
-        self.nodes.push(record);
+        let position = self.position(at);
+        self.nodes.push(NodeRecord { position, started_at, completed_at, end, retries });
     }
 
     /// Runs a filter node over the links that are its business.
-    pub(crate) fn filter(&mut self, phase: &PhaseProgram, node: usize) {
-        let started_at = Utc::now();
-        let output = self.apply_filter(phase, node);
-        self.add(
-            phase,
-            node,
-            NodeRecord {
-                position: 0,
-                started_at,
-                completed_at: Utc::now(),
-                end: NodeEnd::Completed(output),
-                retries: 0,
-            },
-        );
-    }
-
-    fn apply_filter(&mut self, phase: &PhaseProgram, node: usize) -> Value {
-        let ResultOf::Filter { filter, sources } = &phase.nodes[node].result else { return Value::Null };
+    fn apply_filter(&mut self, at: At) -> Value {
+        const SHOWN: usize = 20;
+        let ResultOf::Filter { filter, sources } = &self.program.phases[at.phase].nodes[at.node].result
+        else {
+            return Value::Null;
+        };
         let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
         let (mut kept, mut dropped) = (0, Vec::new());
-        for link in &mut self.links {
-            let source = usize::from(link.found_by).checked_sub(usize::from(phase.first_position));
-            if !source.and_then(|source| sources.get(source)).copied().unwrap_or(false) {
-                continue;
-            }
+        for link in self.links.iter_mut().filter(|link| {
+            link.found_by.phase == at.phase && sources.get(link.found_by.node).copied().unwrap_or(false)
+        }) {
             if filter.keeps(&link.url, &hosts) {
                 kept += 1;
             } else {
@@ -137,39 +185,50 @@ impl<'p> Gathered<'p> {
                 dropped.push(link.url.as_str());
             }
         }
-        filter_output(kept, &dropped)
-    }
-
-    /// Records that a node's failure kept the nodes after it from running. Filters among them still judge the links
-    /// that were found: a crawl must not leave its bounds because a node before the filter failed.
-    pub(crate) fn skip_after(&mut self, phase: &PhaseProgram, failed: usize, failure: &Failure) {
-        let reason = format!("not run: `{}` failed before it ({})", phase.nodes[failed].id, failure.message);
-        self.cancel(phase, failed + 1, &reason);
+        let shown: Vec<_> = dropped.iter().take(SHOWN).collect();
+        json!({ "kept": kept, "dropped": dropped.len(), "dropped_urls": shown })
     }
 
     /// Records that the tab was lost, or the page's time over, before these nodes gave anything.
-    pub(crate) fn cancel_from(&mut self, phase: &PhaseProgram, first: usize, error: &TabError) {
-        self.cancel(phase, first, &format!("nothing is known of it: {}", error.failure.message));
-    }
-
-    fn cancel(&mut self, phase: &PhaseProgram, first: usize, reason: &str) {
-        let now = Utc::now();
-        for node in first..phase.nodes.len() {
-            if matches!(phase.nodes[node].result, ResultOf::Filter { .. }) {
-                self.apply_filter(phase, node);
-            }
-            self.nodes.push(NodeRecord {
-                position: position(phase, node),
-                started_at: now,
-                completed_at: now,
-                end: NodeEnd::Cancelled(Failure::new(ErrorClass::Cancelled, reason)),
-                retries: 0,
-            });
+    pub(crate) fn lose(&mut self, nodes: impl IntoIterator<Item = At>, error: &TabError) {
+        let lost = format!("nothing is known of it: {}", error.failure.message);
+        for at in nodes {
+            let reason = self.ended[at.phase].clone();
+            self.cancel(at, reason.as_ref().unwrap_or(&lost));
         }
     }
 
+    /// Records that a node did not run, because its phase had ended.
+    pub(crate) fn skip(&mut self, at: At) {
+        if let Some(reason) = self.ended[at.phase].clone() {
+            self.cancel(at, &reason);
+        }
+    }
+
+    /// Records that a node did not run. A filter still judges the links that were found: a crawl must not leave its
+    /// bounds because a node before the filter failed.
+    fn cancel(&mut self, at: At, reason: &str) {
+        self.apply_filter(at);
+        let now = Utc::now();
+        self.nodes.push(NodeRecord {
+            position: self.position(at),
+            started_at: now,
+            completed_at: now,
+            end: NodeEnd::Cancelled(Failure::new(ErrorClass::Cancelled, reason)),
+            retries: 0,
+        });
+    }
+
+    fn node(&self, at: At) -> &'p NodeProgram {
+        &self.program.phases[at.phase].nodes[at.node]
+    }
+
+    fn position(&self, at: At) -> u16 {
+        self.program.phases[at.phase].first_position + u16::try_from(at.node).unwrap_or(0)
+    }
+
     /// Ends the page.
-    pub(crate) fn into_outcome(self, end: PageEnd, document: &Document) -> PageOutcome {
+    pub(crate) fn into_outcome(self, end: PageEnd, document: &Document, rendered: Rendered) -> PageOutcome {
         let mut seen = HashSet::new();
         let discovered = self
             .links
@@ -185,12 +244,9 @@ impl<'p> Gathered<'p> {
             item,
             discovered,
             final_url: Some(document.final_url.to_string()),
+            rendered,
         }
     }
-}
-
-fn position(phase: &PhaseProgram, node: usize) -> u16 {
-    phase.first_position + u16::try_from(node).unwrap_or(0)
 }
 
 fn refine_extract(extract: &Extract, raw: Value) -> Value {

@@ -11,10 +11,13 @@ mod execute;
 mod gather;
 mod group_commit;
 mod host_turns;
+mod lanes;
+pub mod machine;
 mod metrics;
 mod page;
 mod program;
 mod recorder;
+mod render;
 pub mod role;
 
 use std::net::SocketAddr;
@@ -34,10 +37,12 @@ use tokio_util::task::TaskTracker;
 use chrome::driver::Driver;
 use consumer::leases::Leases;
 use host_turns::HostTurns;
+use lanes::Lanes;
 use metrics::Metrics;
 use page::claims::Claims;
 use page::programs::Programs;
 use recorder::Recorder;
+use render::Renders;
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -88,7 +93,8 @@ pub enum StartError {
 /// What every task of a worker reads. Nothing here is written after the start.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) slots: usize,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) renders: Renders,
     pub(crate) lease: LeaseTimes,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) driver: Arc<dyn Driver>,
@@ -132,13 +138,15 @@ pub async fn start(
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
     let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
     let (recorder, recording) = Recorder::new(store.clone(), Arc::clone(&metrics), end.clone());
+    let lanes = Lanes::new(config.slots);
     let (leases, beating) =
-        Leases::new(store.clone(), config.lease, config.name, config.slots, stop.clone(), end.clone());
+        Leases::new(store.clone(), config.lease, config.name, lanes.capacity(), stop.clone(), end.clone());
     last.spawn(claiming);
     last.spawn(recording);
     last.spawn(beating);
     let shared = Arc::new(Shared {
-        slots: config.slots,
+        lanes,
+        renders: Renders::default(),
         lease: config.lease,
         broker,
         driver,

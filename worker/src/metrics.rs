@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crawlify_shared::domain::id::PageId;
-use crawlify_shared::domain::outcome::{ErrorClass, NodeEnd};
+use crawlify_shared::domain::outcome::{ErrorClass, NodeEnd, Rendered};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::NODE_TYPES;
 use prometheus::{
@@ -17,6 +17,44 @@ const RECORD_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 const ROW_BUCKETS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0];
 const PAGE_OUTCOMES: [&str; 4] = ["completed", "retry", "failed", "interrupted"];
 
+const STEP_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// A step of a page's life in the worker, whose duration is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// The claim, its group's round trip included.
+    Claim,
+    /// A tab is waited for, and opened where none is free.
+    Open,
+    /// The host's turn is waited for.
+    Turn,
+    /// The page is navigated to, until it has loaded.
+    Navigate,
+    /// Its nodes are executed.
+    Nodes,
+    /// It is fetched and parsed, and its nodes are executed, without a tab of its own.
+    Static,
+    /// The record, its group's statement included.
+    Record,
+}
+
+impl Step {
+    const ALL: [Self; 7] =
+        [Self::Claim, Self::Open, Self::Turn, Self::Navigate, Self::Nodes, Self::Static, Self::Record];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Open => "open",
+            Self::Turn => "turn",
+            Self::Navigate => "navigate",
+            Self::Nodes => "nodes",
+            Self::Static => "static",
+            Self::Record => "record",
+        }
+    }
+}
+
 /// Every metric of a worker.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -24,6 +62,7 @@ pub(crate) struct Metrics {
     slots_busy: IntGauge,
     pages: IntCounterVec,
     page_duration: HistogramVec,
+    steps: HistogramVec,
     node_duration: HistogramVec,
     node_errors: IntCounterVec,
     nodes_recorded: IntCounterVec,
@@ -77,12 +116,22 @@ impl Metrics {
         let metrics = Self {
             slots: gauge("crawlify_worker_slots", "Pages that this worker executes at once.")?,
             slots_busy: gauge("crawlify_worker_slots_busy", "Slots with a page now.")?,
-            pages: counters("crawlify_pages_total", "Attempts of pages by outcome.", &["outcome"])?,
+            pages: counters(
+                "crawlify_pages_total",
+                "Attempts of pages by outcome, and by how they were loaded.",
+                &["outcome", "render"],
+            )?,
             page_duration: histograms(
                 "crawlify_page_duration_seconds",
                 "From the claim to the end of the execution.",
                 &PAGE_BUCKETS,
-                &["outcome"],
+                &["outcome", "render"],
+            )?,
+            steps: histograms(
+                "crawlify_page_step_duration_seconds",
+                "Durations of the steps of pages in this worker.",
+                &STEP_BUCKETS,
+                &["step"],
             )?,
             node_duration: histograms(
                 "crawlify_node_duration_seconds",
@@ -132,8 +181,13 @@ impl Metrics {
     /// Exports every known series beforehand, so that a rate over the first event is right.
     fn export_zeros(&self) {
         for outcome in PAGE_OUTCOMES {
-            self.pages.with_label_values(&[outcome]);
-            self.page_duration.with_label_values(&[outcome]);
+            for rendered in Rendered::ALL {
+                self.pages.with_label_values(&[outcome, rendered.as_str()]);
+                self.page_duration.with_label_values(&[outcome, rendered.as_str()]);
+            }
+        }
+        for step in Step::ALL {
+            self.steps.with_label_values(&[step.as_str()]);
         }
         for node_type in NODE_TYPES {
             for outcome in ["completed", "failed"] {
@@ -158,15 +212,20 @@ impl Metrics {
         BusySlot(self.slots_busy.clone())
     }
 
-    pub(crate) fn observe_page(&self, next: &NextStatus, took: Duration) {
+    pub(crate) fn observe_step(&self, step: Step, took: Duration) {
+        self.steps.with_label_values(&[step.as_str()]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn observe_page(&self, next: &NextStatus, rendered: Rendered, took: Duration) {
         let outcome = match next {
             NextStatus::Completed => "completed",
             NextStatus::Retry(..) => "retry",
             NextStatus::Failed(_) => "failed",
             NextStatus::Released => "interrupted",
         };
-        self.pages.with_label_values(&[outcome]).inc();
-        self.page_duration.with_label_values(&[outcome]).observe(took.as_secs_f64());
+        let labels = [outcome, rendered.as_str()];
+        self.pages.with_label_values(&labels).inc();
+        self.page_duration.with_label_values(&labels).observe(took.as_secs_f64());
     }
 
     pub(crate) fn observe_record(&self, pages: &[FinishedPage], written: &[PageId], took: Duration) {

@@ -1,4 +1,5 @@
-//! What to run: a workflow compiled into runs of nodes that one call can execute, and the few nodes between them.
+//! What to run: a workflow compiled into runs of nodes that one call can execute, and the few nodes between them. A run
+//! goes on over the end of a phase, and over filters: those are judged outside the page, on what came back.
 //!
 //! Knows nothing about stores, brokers or browsers beyond the vocabulary of [`DomStep`].
 
@@ -7,9 +8,11 @@ use std::time::Duration;
 
 use crawlify_shared::domain::page::{NodeDefinition, NodeTable};
 use crawlify_shared::domain::url_filter::UrlFilter;
-use crawlify_shared::domain::workflow::{Action, Extract, Node, Phase, PhaseKind, Workflow};
+use crawlify_shared::domain::workflow::{
+    Action, Extract, Isolation, Node, Phase, PhaseKind, Render, Workflow,
+};
 
-use crate::chrome::driver::{DomOp, DomStep};
+use crate::chrome::driver::{DomOp, DomProgram, DomStep};
 
 /// A workflow, ready to run on pages.
 #[derive(Debug)]
@@ -20,19 +23,32 @@ pub(crate) struct Program {
     pub(crate) phases: Vec<PhaseProgram>,
     /// What the records of its nodes have in common.
     pub(crate) table: Arc<NodeTable>,
+    /// For most pages.
+    plan: Plan,
+    /// For pages at the depth limit, on which discovery does not run.
+    plan_at_depth_limit: Plan,
+}
+
+/// How the nodes of some phases are executed on a page.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The phases, as indexes.
+    pub(crate) phases: Vec<usize>,
+    /// How pages are loaded.
+    pub(crate) render: Render,
+    /// For a page that was navigated to: all nodes, grouped by how they are executed.
+    pub(crate) runs: Vec<Run>,
+    /// For a page that is only fetched: all nodes in one run. Pauses are over at once there, as nothing can change.
+    pub(crate) fused: PageRun,
 }
 
 /// One phase's nodes.
 #[derive(Debug)]
 pub(crate) struct PhaseProgram {
-    /// Which pages it runs on.
-    pub(crate) kind: PhaseKind,
     /// The position of its first node, over all phases.
     pub(crate) first_position: u16,
     /// In the order of execution.
     pub(crate) nodes: Vec<NodeProgram>,
-    /// The same nodes, grouped by how they are executed.
-    pub(crate) runs: Vec<Run>,
 }
 
 /// What the executor needs to know of a node.
@@ -66,28 +82,38 @@ pub(crate) enum ResultOf {
     },
 }
 
-/// A stretch of a phase that is executed in one way. The ranges index the phase's nodes.
+/// A node's place in its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    /// Which phase.
+    pub(crate) phase: usize,
+    /// Which of its nodes.
+    pub(crate) node: usize,
+}
+
+/// A stretch of nodes that is executed in one way.
 #[derive(Debug)]
 pub(crate) enum Run {
     /// One call into the page.
-    Dom {
-        /// Its first node.
-        first: usize,
-        /// One step for each node from there.
-        steps: Vec<DomStep>,
-    },
+    Page(PageRun),
     /// A pause.
     Wait {
         /// The node.
-        node: usize,
+        at: At,
         /// How long.
         pause: Duration,
     },
-    /// A filter over links.
-    Filter {
-        /// The node.
-        node: usize,
-    },
+}
+
+/// Nodes that one call into the page executes, and those that are judged on what it gave.
+#[derive(Debug, Default)]
+pub(crate) struct PageRun {
+    /// In the order of execution.
+    pub(crate) nodes: Vec<At>,
+    /// For each node, its step in the call; `None` for one that runs outside the page.
+    pub(crate) steps: Vec<Option<usize>>,
+    /// The call; its groups are the phases.
+    pub(crate) dom: DomProgram,
 }
 
 impl Program {
@@ -105,38 +131,111 @@ impl Program {
             }));
             phases.push(compile_phase(phase, first_position));
         }
-        Self { workflow, phases, table: Arc::new(table) }
+        let all: Vec<usize> = (0..phases.len()).collect();
+        let without_discovery = all
+            .iter()
+            .copied()
+            .filter(|phase| workflow.phases[*phase].kind != PhaseKind::Discovery)
+            .collect();
+        Self {
+            plan: Plan::of(&workflow, all),
+            plan_at_depth_limit: Plan::of(&workflow, without_discovery),
+            workflow,
+            phases,
+            table: Arc::new(table),
+        }
+    }
+
+    /// How a page of this depth is executed.
+    pub(crate) fn plan(&self, depth: u32) -> &Plan {
+        let at_depth_limit = self.workflow.limits.max_depth.is_some_and(|limit| depth >= limit);
+        if at_depth_limit { &self.plan_at_depth_limit } else { &self.plan }
+    }
+}
+
+impl Plan {
+    fn of(workflow: &Workflow, phases: Vec<usize>) -> Self {
+        let nodes = || {
+            let of_phase = |phase: &usize| {
+                let phase = *phase;
+                let nodes = workflow.phases[phase].nodes.iter().enumerate();
+                nodes.map(move |(node, definition)| (At { phase, node }, definition))
+            };
+            phases.iter().flat_map(of_phase)
+        };
+        let mut runs = Vec::new();
+        let mut stretch = Vec::new();
+        for (at, node) in nodes() {
+            if let Action::Wait(pause) = &node.action {
+                runs.extend(PageRun::of(std::mem::take(&mut stretch)).map(Run::Page));
+                runs.push(Run::Wait { at, pause: *pause });
+            } else {
+                stretch.push((at, node));
+            }
+        }
+        runs.extend(PageRun::of(stretch).map(Run::Page));
+        let fused = PageRun::of(nodes().collect()).unwrap_or_default();
+        let render = render_of(workflow, &phases);
+        Self { phases, render, runs, fused }
+    }
+}
+
+impl Run {
+    /// Its nodes, in order.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = At> {
+        let (nodes, pause): (&[At], _) = match self {
+            Self::Page(run) => (&run.nodes, None),
+            Self::Wait { at, .. } => (&[], Some(*at)),
+        };
+        nodes.iter().copied().chain(pause)
+    }
+}
+
+impl PageRun {
+    /// `None`: there are no nodes.
+    fn of(nodes: Vec<(At, &Node)>) -> Option<Self> {
+        let mut run = Self::default();
+        let mut dom = Vec::new();
+        for (at, node) in nodes {
+            run.nodes.push(at);
+            run.steps.push(dom_op(&node.action).map(|op| {
+                dom.push(dom_step(node, op, at.phase));
+                dom.len() - 1
+            }));
+        }
+        run.dom = DomProgram::new(dom);
+        (!run.nodes.is_empty()).then_some(run)
+    }
+}
+
+/// A page is loaded once for all its phases, so the most demanding one decides. One that shares nothing with others has no
+/// use for a lane that lives from sharing.
+fn render_of(workflow: &Workflow, phases: &[usize]) -> Render {
+    let any = |render| phases.iter().any(|phase| workflow.phases[*phase].render == render);
+    if workflow.isolation == Isolation::Page || any(Render::Full) || phases.is_empty() {
+        Render::Full
+    } else if any(Render::Auto) {
+        Render::Auto
+    } else {
+        Render::Static
     }
 }
 
 fn compile_phase(phase: &Phase, first_position: u16) -> PhaseProgram {
-    let mut nodes = Vec::with_capacity(phase.nodes.len());
-    let mut runs: Vec<Run> = Vec::new();
-    for (index, node) in phase.nodes.iter().enumerate() {
-        let result = match &node.action {
+    let program = |(index, node): (usize, &Node)| NodeProgram {
+        id: node.id.clone(),
+        optional: node.optional,
+        output_key: node.output_key.clone(),
+        result: match &node.action {
             Action::WaitFor(_) | Action::Wait(_) => ResultOf::Waiting,
             Action::ExtractLinks(_) => ResultOf::Links,
             Action::Extract(extract) => ResultOf::Value(Box::new(extract.clone())),
             Action::FilterUrls(filter) => {
                 ResultOf::Filter { filter: filter.clone(), sources: link_sources(&phase.nodes, index) }
             }
-        };
-        nodes.push(NodeProgram {
-            id: node.id.clone(),
-            optional: node.optional,
-            output_key: node.output_key.clone(),
-            result,
-        });
-        match (dom_op(&node.action), runs.last_mut()) {
-            (Some(op), Some(Run::Dom { steps, .. })) => steps.push(dom_step(node, op)),
-            (Some(op), _) => runs.push(Run::Dom { first: index, steps: vec![dom_step(node, op)] }),
-            (None, _) => runs.push(match &node.action {
-                Action::Wait(pause) => Run::Wait { node: index, pause: *pause },
-                _ => Run::Filter { node: index },
-            }),
-        }
-    }
-    PhaseProgram { kind: phase.kind, first_position, nodes, runs }
+        },
+    };
+    PhaseProgram { first_position, nodes: phase.nodes.iter().enumerate().map(program).collect() }
 }
 
 /// What a node does in the page; `None` for one that runs outside it.
@@ -155,10 +254,11 @@ fn dom_op(action: &Action) -> Option<DomOp> {
     }
 }
 
-fn dom_step(node: &Node, op: DomOp) -> DomStep {
+fn dom_step(node: &Node, op: DomOp, group: usize) -> DomStep {
     DomStep {
         op,
-        ends_run: !node.optional,
+        group,
+        ends_group: !node.optional,
         max_retries: node.retry.max_retries,
         retry_delay: node.retry.delay,
     }

@@ -9,4 +9,5 @@ pub mod selector;
 pub mod storable;
 pub mod transform;
 pub mod url_filter;
+pub mod url_shape;
 pub mod workflow;

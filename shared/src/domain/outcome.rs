@@ -170,6 +170,31 @@ pub struct PageOutcome {
     pub discovered: Vec<DiscoveredUrl>,
     /// The address after redirects, where it was reached.
     pub final_url: Option<String>,
+    /// How it was loaded in the end.
+    pub rendered: Rendered,
+}
+
+/// How a page was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Rendered {
+    /// It was navigated to, or would have been.
+    #[default]
+    Full,
+    /// It was fetched and parsed, and no more.
+    Static,
+}
+
+impl Rendered {
+    /// Both, for metrics that export each label beforehand.
+    pub const ALL: [Self; 2] = [Self::Full, Self::Static];
+
+    /// The name in rows and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Static => "static",
+        }
+    }
 }
 
 impl PageOutcome {
@@ -181,6 +206,7 @@ impl PageOutcome {
             item: None,
             discovered: Vec::new(),
             final_url: None,
+            rendered: Rendered::Full,
         }
     }
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::id::{ExecutionId, PageId};
-use super::outcome::{Failure, PageOutcome};
+use super::outcome::{Failure, PageOutcome, Rendered};
 use super::page_url::PageUrl;
 
 /// A page that is ours until its lease ends.
@@ -77,4 +77,25 @@ pub struct FinishedPage {
     pub outcome: PageOutcome,
     /// What becomes of its row.
     pub next: NextStatus,
+}
+
+/// How one worker loads the pages of one shape for one phase, and why: what `render` `auto` has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RenderDecision {
+    /// The phase's id.
+    pub phase: String,
+    /// The shape of the pages' URLs.
+    pub shape: String,
+    /// How pages are loaded now.
+    pub mode: Rendered,
+    /// A sentence on why.
+    pub reason: String,
+    /// Pages that were read as they came.
+    pub static_pages: u64,
+    /// Pages that were loaded in a tab.
+    pub full_pages: u64,
+    /// Pages that were loaded both ways.
+    pub compared: u64,
+    /// How often that, or a page that could not be read as it came, spoke against static pages.
+    pub disagreed: u64,
 }

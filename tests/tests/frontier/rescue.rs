@@ -41,8 +41,8 @@ async fn the_pages_of_a_lost_worker_come_back_and_fail_after_the_last_attempt() 
         let status = if last { "failed" } else { "pending" };
         assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} worker_lost")]);
         assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
-        assert_eq!(worker.heartbeat(false).await.unwrap(), Standing::WasLost);
-        assert_eq!(worker.heartbeat(false).await.unwrap(), Standing::Alive);
+        assert_eq!(worker.heartbeat(1, false).await.unwrap(), Standing::WasLost);
+        assert_eq!(worker.heartbeat(1, false).await.unwrap(), Standing::Alive);
         crawl.change("DELETE FROM workers").await;
     }
     assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "failed".to_owned())]);
@@ -61,7 +61,7 @@ async fn the_pages_of_healthy_and_draining_workers_are_left_alone() {
     let kept = healthy.claim(&requests[..1], LEASE, false).await.unwrap().remove(0);
     lost.claim(&requests[1..], LEASE, false).await.unwrap();
     crawl.change(SILENCE).await;
-    healthy.heartbeat(true).await.unwrap();
+    healthy.heartbeat(1, true).await.unwrap();
     assert_eq!((rescue(&crawl).await.pages_returned, rescue(&crawl).await.pages_returned), (1, 0));
     assert_eq!(healthy.record(&[finished(&kept, &small_table(), &[])]).await.unwrap(), [kept.page_id]);
 }

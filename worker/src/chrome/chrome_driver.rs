@@ -6,19 +6,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crawlify_shared::config;
+use crawlify_shared::domain::page_url::PageUrl;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::browser::{Browser, Upkeep};
-use super::driver::{Driver, Session, Tab, TabError};
+use super::driver::{DomProgram, Driver, Session, Static, Tab, TabError};
 use super::failure;
 use super::find::{FindBrowserError, find_browser_or};
 use super::launch::{Confinement, LaunchOptions};
 use super::profile::ProfileFolders;
 use super::supervisor::{Current, Supervisor};
 use super::tab::ChromeTab;
+use super::tabs::TabLimits;
+use crate::machine::memory_bytes;
+
+/// How much memory a browser may use where the system does not say how much there is.
+const DEFAULT_MEMORY: u64 = 4 << 30;
 
 /// How the browser is run.
 #[derive(Clone, Debug)]
@@ -33,11 +39,16 @@ pub struct ChromeOptions {
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
     pub browser_age: Duration,
+    /// A browser is replaced when its processes together use more memory than this, in bytes. What they share is not
+    /// counted.
+    pub browser_memory: u64,
     /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
     /// replaced.
     pub ping_every: Duration,
     /// At most this many tabs are kept open without a page.
     pub idle_tabs: usize,
+    /// How many tabs read the static pages of one site.
+    pub static_tabs: usize,
     /// Where profiles are; `None` is the system's folder for temporary files. Where we are root, the account that
     /// the browser runs under must be able to pass through it.
     pub profile_parent: Option<PathBuf>,
@@ -78,14 +89,23 @@ impl Default for ChromeOptions {
             proxy_server: None,
             pages_per_browser: 2_000,
             browser_age: Duration::from_secs(30 * 60),
+            browser_memory: memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 7),
             ping_every: Duration::from_secs(5),
             idle_tabs: 8,
+            static_tabs: 2,
             profile_parent: None,
         }
     }
 }
 
 impl ChromeOptions {
+    /// The defaults for so many slots, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
+    pub fn for_slots(slots: usize) -> Self {
+        // More tabs than this for one site's static pages use no more cores.
+        let static_tabs = slots.clamp(1, 16);
+        Self { idle_tabs: slots, static_tabs, ..Self::from_environment() }
+    }
+
     /// The defaults, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
     pub fn from_environment() -> Self {
         let flags = config::variable(config::CHROME_FLAGS).unwrap_or_default();
@@ -128,10 +148,11 @@ impl ChromeDriver {
                 extra_flags: options.extra_flags,
                 proxy_server: options.proxy_server,
             },
-            idle_tabs: options.idle_tabs,
+            tabs: TabLimits { idle: options.idle_tabs, static_tabs: options.static_tabs },
             upkeep: Upkeep {
                 pages: options.pages_per_browser,
                 age: options.browser_age,
+                memory: options.browser_memory,
                 ping_every: options.ping_every,
             },
             profiles,
@@ -179,6 +200,20 @@ impl Driver for ChromeDriver {
         let taken = browser.tabs.take(session, deadline).await;
         let (tab, lease) = taken.map_err(|error| failure::of_call(error, "a tab was opened"))?;
         Ok(Box::new(ChromeTab::new(tab, lease, browser)))
+    }
+
+    async fn read_static(
+        &self,
+        session: &Session,
+        url: &PageUrl,
+        program: &DomProgram,
+        deadline: Instant,
+    ) -> Static {
+        let Some(browser) = self.current.borrow().clone() else {
+            return Static::NeedsFull("there is no browser".to_owned());
+        };
+        let read = browser.tabs.read_static(session, url, program, deadline).await;
+        read.unwrap_or_else(|error| Static::NeedsFull(format!("it was not read: {error}")))
     }
 
     fn is_ready(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What the rest of the worker knows of a browser. A fake driver implements the same traits, so that most tests run
 //! without Chrome. Every call has a deadline of its own and ends at the latest then.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Field, Read, Selector, WaitFor, WaitUntil};
+use crawlify_shared::domain::workflow::{Block, Field, Isolation, Read, Selector, WaitFor, WaitUntil};
 use serde_json::Value;
 use url::Url;
 
@@ -21,6 +22,18 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// The browser is not running; `TabError::is_browser_lost` is true.
     async fn open(&self, session: &Session, deadline: tokio::time::Instant)
     -> Result<Box<dyn Tab>, TabError>;
+
+    /// Reads a page without rendering it: the browser fetches it with the cookies of the execution's context, parses
+    /// it, and runs the program on the document. No scripts, no layout, no resources; many at a time share one tab.
+    ///
+    /// In such a document an element that is there counts as visible.
+    async fn read_static(
+        &self,
+        session: &Session,
+        url: &PageUrl,
+        program: &DomProgram,
+        deadline: tokio::time::Instant,
+    ) -> Static;
 
     /// Whether a browser is running and answers, so that pages may be taken.
     fn is_ready(&self) -> bool;
@@ -39,6 +52,10 @@ pub struct Session {
     pub execution_id: ExecutionId,
     /// Sent with every request; `User-Agent` overrides the browser's own.
     pub headers: Vec<(String, String)>,
+    /// What is not loaded with pages.
+    pub block: Block,
+    /// Whether the tabs of the execution share a browser context, or each has its own.
+    pub isolation: Isolation,
 }
 
 /// One tab, in the hands of one page at a time. Dropping it without [`Tab::release`] destroys it.
@@ -55,17 +72,19 @@ pub trait Tab: Send + std::fmt::Debug {
         deadline: tokio::time::Instant,
     ) -> Result<Document, TabError>;
 
-    /// Runs steps in order in an isolated world of the page, in one call, and answers one result for each. After a
-    /// failed step with `ends_run` the remaining steps are not run, and have no result.
+    /// Runs a program in an isolated world of the page, in one call, and answers for each step how it went; `None`
+    /// for one that was not run, because its group had ended: by a failed step before it, or by `ended`, which names
+    /// the groups that ended before.
     ///
     /// # Errors
     /// The run as a whole was lost: the tab crashed, the browser died, the page navigated away, or the deadline
     /// passed. Nothing is known of its steps.
     async fn run(
         &mut self,
-        steps: &[DomStep],
+        program: &DomProgram,
+        ended: &[usize],
         deadline: tokio::time::Instant,
-    ) -> Result<Vec<StepResult>, TabError>;
+    ) -> Result<Vec<Option<StepResult>>, TabError>;
 
     /// Gives the tab back for the next page of its execution.
     async fn release(self: Box<Self>);
@@ -82,13 +101,49 @@ pub struct Document {
     pub status: Option<u16>,
 }
 
+/// A page that was read without being rendered, or why it could not be.
+#[derive(Clone, Debug)]
+pub enum Static {
+    /// It was read.
+    Read {
+        /// What was fetched. With an HTTP status of 400 or more, no step was run.
+        document: Document,
+        /// As [`Tab::run`] answers.
+        results: Vec<Option<StepResult>>,
+    },
+    /// It takes a tab to tell: the response is no plain HTML document, the connection failed, an element that is
+    /// waited for is not there. The reason is for people.
+    NeedsFull(String),
+}
+
+/// Steps that one call runs. It is translated for the browser once, however many pages it runs on.
+#[derive(Debug, Default)]
+pub struct DomProgram {
+    pub(super) steps: Vec<DomStep>,
+    pub(super) encoded: OnceLock<String>,
+}
+
+impl DomProgram {
+    /// Makes a program.
+    pub fn new(steps: Vec<DomStep>) -> Self {
+        Self { steps, encoded: OnceLock::new() }
+    }
+
+    /// Its steps.
+    pub fn steps(&self) -> &[DomStep] {
+        &self.steps
+    }
+}
+
 /// One thing to do in the page.
 #[derive(Clone, Debug)]
 pub struct DomStep {
     /// What to do.
     pub op: DomOp,
-    /// Whether a failure of this step, its retries included, ends the run.
-    pub ends_run: bool,
+    /// Steps that end together.
+    pub group: usize,
+    /// Whether a failure of this step, its retries included, ends its group.
+    pub ends_group: bool,
     /// How often it is run again after a failure.
     pub max_retries: u16,
     /// The pause before each further run.

@@ -1,7 +1,7 @@
 //! A driver without a browser, for tests of what uses one: each URL does what the test says, attempt after attempt.
 //! It keeps the contract of [`Driver`] and [`Tab`], deadlines included; it knows nothing of HTML.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
-use super::driver::{Document, DomStep, Driver, Session, StepResult, Tab, TabError};
+use super::driver::{Document, DomProgram, DomStep, Driver, Session, Static, StepResult, Tab, TabError};
 use super::failure;
 
 /// What happens when a URL is loaded.
@@ -62,6 +62,9 @@ struct State {
     /// What happens at the next loads of a URL; the last entry stays.
     pages: HashMap<String, VecDeque<FakePage>>,
     loads: Vec<(Session, PageUrl)>,
+    /// What steps give when a URL is read without being rendered.
+    statics: HashMap<String, FakePage>,
+    static_reads: usize,
     open_tabs: usize,
     released_tabs: usize,
 }
@@ -105,6 +108,23 @@ impl FakeDriver {
         self
     }
 
+    /// Says what the steps give when a URL is read without being rendered; others need a tab.
+    #[must_use]
+    pub fn with_static(
+        self,
+        url: &str,
+        answer: impl Fn(&DomStep) -> Result<Value, Failure> + Send + Sync + 'static,
+    ) -> Self {
+        let url = PageUrl::parse(url).map_or_else(|_| url.to_owned(), |url| url.as_str().to_owned());
+        self.shared.state().statics.insert(url, FakePage::loads(answer));
+        self
+    }
+
+    /// How often pages were read without being rendered, or should have been.
+    pub fn static_reads(&self) -> usize {
+        self.shared.state().static_reads
+    }
+
     /// Makes the browser ready, or takes it away.
     pub fn set_ready(&self, ready: bool) {
         self.shared.ready.send_replace(ready);
@@ -134,6 +154,24 @@ impl Driver for FakeDriver {
         }
         self.shared.state().open_tabs += 1;
         Ok(Box::new(FakeTab { shared: self.shared.clone(), session: session.clone(), page: None }))
+    }
+
+    async fn read_static(
+        &self,
+        _session: &Session,
+        url: &PageUrl,
+        program: &DomProgram,
+        _deadline: Instant,
+    ) -> Static {
+        let mut state = self.shared.state();
+        state.static_reads += 1;
+        match state.statics.get(url.as_str()) {
+            Some(FakePage::Loads { answer, .. }) => Static::Read {
+                document: document(url.as_url(), 200),
+                results: run(program.steps(), &[], answer),
+            },
+            _ => Static::NeedsFull("the test wants a tab for it".to_owned()),
+        }
     }
 
     fn is_ready(&self) -> bool {
@@ -187,12 +225,17 @@ impl Tab for FakeTab {
         }
     }
 
-    async fn run(&mut self, steps: &[DomStep], _deadline: Instant) -> Result<Vec<StepResult>, TabError> {
+    async fn run(
+        &mut self,
+        program: &DomProgram,
+        ended: &[usize],
+        _deadline: Instant,
+    ) -> Result<Vec<Option<StepResult>>, TabError> {
         if !*self.shared.ready.borrow() {
             return Err(failure::browser_lost());
         }
         match &self.page {
-            Some(FakePage::Loads { answer, .. }) => Ok(run(steps, answer)),
+            Some(FakePage::Loads { answer, .. }) => Ok(run(program.steps(), ended, answer)),
             Some(FakePage::LosesRun(error)) => Err(error.clone()),
             _ => Err(failure::tab_crashed()),
         }
@@ -245,9 +288,14 @@ fn document(url: &Url, status: u16) -> Document {
     Document { final_url: url.clone(), base_url: url.clone(), status: Some(status) }
 }
 
-fn run(steps: &[DomStep], answer: &Answer) -> Vec<StepResult> {
+fn run(steps: &[DomStep], ended: &[usize], answer: &Answer) -> Vec<Option<StepResult>> {
+    let mut ended: HashSet<usize> = ended.iter().copied().collect();
     let mut results = Vec::new();
     for step in steps {
+        if ended.contains(&step.group) {
+            results.push(None);
+            continue;
+        }
         let started_at = Utc::now();
         let mut retries = 0;
         let mut output = answer(step);
@@ -255,11 +303,11 @@ fn run(steps: &[DomStep], answer: &Answer) -> Vec<StepResult> {
             retries += 1;
             output = answer(step);
         }
-        let ends = output.is_err() && step.ends_run;
-        results.push(StepResult { started_at, completed_at: Utc::now().max(started_at), output, retries });
-        if ends {
-            break;
+        if output.is_err() && step.ends_group {
+            ended.insert(step.group);
         }
+        let completed_at = Utc::now().max(started_at);
+        results.push(Some(StepResult { started_at, completed_at, output, retries }));
     }
     results
 }
@@ -269,19 +317,25 @@ mod tests {
     use std::time::Duration;
 
     use crawlify_shared::domain::id::ExecutionId;
-    use crawlify_shared::domain::workflow::Selector;
+    use crawlify_shared::domain::workflow::{Block, Isolation, Selector};
 
     use super::*;
     use crate::chrome::driver::DomOp;
 
     fn session() -> Session {
-        Session { execution_id: ExecutionId::generate(), headers: Vec::new() }
+        Session {
+            execution_id: ExecutionId::generate(),
+            headers: Vec::new(),
+            block: Block::default(),
+            isolation: Isolation::Execution,
+        }
     }
 
-    fn step(query: &str, ends_run: bool) -> DomStep {
+    fn step(query: &str, group: usize) -> DomStep {
         DomStep {
             op: DomOp::Links(Selector::Css(query.to_owned())),
-            ends_run,
+            group,
+            ends_group: true,
             max_retries: 0,
             retry_delay: Duration::ZERO,
         }
@@ -303,10 +357,13 @@ mod tests {
         let error = tab.navigate(&url, WaitUntil::Load, soon).await.unwrap_err();
         assert_eq!(error.failure.class, ErrorClass::Connect);
         assert_eq!(tab.navigate(&url, WaitUntil::Load, soon).await.unwrap().status, Some(200));
-        let results =
-            tab.run(&[step("good", true), step("bad", true), step("good", true)], soon).await.unwrap();
-        assert_eq!(results.len(), 2, "the failed step ended the run");
-        assert_eq!(results[0].output, Ok(Value::from("good")));
+        let program =
+            DomProgram::new(vec![step("good", 0), step("bad", 0), step("good", 0), step("good", 1)]);
+        let results = tab.run(&program, &[], soon).await.unwrap();
+        assert!(results[2].is_none() && results[3].is_some(), "the failed step ended its group alone");
+        assert_eq!(results[0].as_ref().unwrap().output, Ok(Value::from("good")));
+        let results = tab.run(&program, &[0], soon).await.unwrap();
+        assert!(results[..3].iter().all(Option::is_none) && results[3].is_some());
         assert_eq!(driver.open_tabs(), 1);
         tab.release().await;
         assert_eq!((driver.open_tabs(), driver.released_tabs(), driver.loads().len()), (0, 1, 2));

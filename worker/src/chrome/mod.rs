@@ -1,10 +1,12 @@
 //! The browser, behind a small trait. The only CDP: no protocol type leaves this module.
 //!
 //! Knows nothing about stores, brokers or workflows: it opens tabs, loads pages and runs
-//! [`DomStep`](driver::DomStep)s. From the outside in: `chrome_driver` starts everything, `supervisor` keeps one
-//! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs, `tab` works with one of them
-//! (`page_state`, `run`, `failure`), and all of it talks over `connection`.
+//! [`DomProgram`](driver::DomProgram)s. From the outside in: `chrome_driver` starts everything, `supervisor` keeps one
+//! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs (`attach` opens them), `tab` works with one
+//! of them (`page_state`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks
+//! over `connection`.
 
+mod attach;
 mod browser;
 mod chrome_driver;
 mod connection;
@@ -14,9 +16,11 @@ pub mod fake;
 mod find;
 mod flags;
 mod launch;
+mod memory;
 mod page_state;
 mod profile;
 mod run;
+mod static_lane;
 mod supervisor;
 mod tab;
 mod tabs;

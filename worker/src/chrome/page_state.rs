@@ -3,8 +3,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use chromiumoxide_cdp::cdp::browser_protocol::fetch::{
+    ContinueRequestParams, FailRequestParams, FulfillRequestParams, HeaderEntry, RequestId,
+};
+use chromiumoxide_cdp::cdp::browser_protocol::network::ErrorReason;
 use chromiumoxide_cdp::cdp::browser_protocol::page::HandleJavaScriptDialogParams;
+use chromiumoxide_types::Binary;
 use crawlify_shared::domain::workflow::WaitUntil;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,6 +22,8 @@ use super::connection::{Connection, Listener};
 pub(super) const MAX_DIALOGS: u32 = 10;
 /// How many documents one navigation may go through, scripts and refreshes included, before it is given up.
 pub(super) const MAX_DOCUMENTS: usize = 20;
+/// `<link rel=icon href="data:,">`: no icon is asked for.
+const EMPTY_DOCUMENT_BASE64: &str = "PGxpbmsgcmVsPWljb24gaHJlZj0iZGF0YTosIj4=";
 /// A refresh that comes later than this is not waited for, in seconds.
 const SOON_SECONDS: f64 = 1.0;
 
@@ -25,6 +33,8 @@ pub(super) struct PageEvents {
     /// The main frame, which has the target's id.
     frame: String,
     session: String,
+    /// Whether requests that are held up get an empty document for an answer. Written by the tab for static pages.
+    answers_empty: AtomicBool,
     /// Written by the reader of the connection and by the tab that begins a navigation; read by the tab.
     state: watch::Sender<PageState>,
 }
@@ -79,15 +89,49 @@ struct Dialog<'a> {
     kind: Cow<'a, str>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Paused {
+    request_id: RequestId,
+    frame_id: String,
+    resource_type: String,
+}
+
 impl PageEvents {
     /// Makes the listener of a session.
     pub(super) fn new(target: &str, session: &str) -> Self {
-        Self { frame: target.to_owned(), session: session.to_owned(), state: watch::Sender::default() }
+        Self {
+            frame: target.to_owned(),
+            session: session.to_owned(),
+            answers_empty: AtomicBool::new(false),
+            state: watch::Sender::default(),
+        }
     }
 
     /// Forgets all but whether the tab is gone.
     pub(super) fn begin_navigation(&self) {
         self.state.send_modify(|state| *state = PageState { gone: state.gone, ..PageState::default() });
+    }
+
+    /// Answers the requests that are held up with an empty document from now on, or no longer.
+    pub(super) fn answer_empty(&self, empty: bool) {
+        self.answers_empty.store(empty, Ordering::Relaxed);
+    }
+
+    /// Answers a request that is held up: it is of a blocked resource, unless it is of the page itself.
+    fn answer(&self, connection: &Connection, request: Paused) {
+        let on = Some(self.session.as_str());
+        let is_page = request.resource_type == "Document" && request.frame_id == self.frame;
+        if self.answers_empty.load(Ordering::Relaxed) {
+            let mut empty = FulfillRequestParams::new(request.request_id, 200);
+            empty.response_headers = Some(vec![HeaderEntry::new("content-type", "text/html; charset=utf-8")]);
+            empty.body = Some(Binary::from(EMPTY_DOCUMENT_BASE64.to_owned()));
+            connection.send(on, &empty);
+        } else if is_page {
+            connection.send(on, &ContinueRequestParams::new(request.request_id));
+        } else {
+            connection.send(on, &FailRequestParams::new(request.request_id, ErrorReason::BlockedByClient));
+        }
     }
 
     /// Notes that the tab is of no more use.
@@ -172,6 +216,11 @@ impl Listener for PageEvents {
                     .is_ok_and(|dialog: Dialog<'_>| dialog.kind == "beforeunload");
                 self.state.send_modify(|state| state.dialogs += 1);
                 connection.send(Some(&self.session), &HandleJavaScriptDialogParams::new(accept));
+            }
+            "Fetch.requestPaused" => {
+                if let Ok(request) = serde_json::from_str(params.get()) {
+                    self.answer(connection, request);
+                }
             }
             "Inspector.targetCrashed" => self.mark_gone(),
             _ => {}

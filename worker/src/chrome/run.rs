@@ -6,7 +6,7 @@ use crawlify_shared::domain::workflow::{Read, Selector, WaitFor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::driver::{DomOp, DomStep, StepResult};
+use super::driver::{DomOp, DomProgram, StepResult};
 
 /// The function that runs a program in the page.
 pub(super) const RUNNER: &str = include_str!("runner.js");
@@ -26,7 +26,8 @@ struct Program<'a> {
 struct Step<'a> {
     #[serde(flatten)]
     op: Op<'a>,
-    ends_run: bool,
+    group: usize,
+    ends_group: bool,
     max_retries: u16,
     retry_delay_ms: u64,
 }
@@ -73,9 +74,17 @@ struct AnswerError {
     message: String,
 }
 
-/// Writes the program of a run.
-pub(super) fn program(steps: &[DomStep]) -> serde_json::Result<String> {
-    let steps = steps.iter().map(|step| Step {
+/// The program as `runner.js` reads it.
+pub(super) fn program(program: &DomProgram) -> serde_json::Result<&str> {
+    if let Some(encoded) = program.encoded.get() {
+        return Ok(encoded);
+    }
+    let encoded = encode(program)?;
+    Ok(program.encoded.get_or_init(|| encoded))
+}
+
+fn encode(program: &DomProgram) -> serde_json::Result<String> {
+    let steps = program.steps.iter().map(|step| Step {
         op: match &step.op {
             DomOp::WaitFor(wait_for) => Op::WaitFor { wait_for },
             DomOp::Links(selector) => Op::Links { selector },
@@ -94,7 +103,8 @@ pub(super) fn program(steps: &[DomStep]) -> serde_json::Result<String> {
                     .collect(),
             },
         },
-        ends_run: step.ends_run,
+        group: step.group,
+        ends_group: step.ends_group,
         max_retries: step.max_retries,
         retry_delay_ms: u64::try_from(step.retry_delay.as_millis()).unwrap_or(u64::MAX),
     });
@@ -110,8 +120,8 @@ pub(super) fn results(
     answer: &str,
     began: DateTime<Utc>,
     ended: DateTime<Utc>,
-) -> serde_json::Result<Vec<StepResult>> {
-    let answers: Vec<Answer> = serde_json::from_str(answer)?;
+) -> serde_json::Result<Vec<Option<StepResult>>> {
+    let answers: Vec<Option<Answer>> = serde_json::from_str(answer)?;
     let ended = ended.max(began);
     let within = |ms: f64, earliest: DateTime<Utc>| {
         #[allow(
@@ -124,8 +134,9 @@ pub(super) fn results(
     Ok(answers
         .into_iter()
         .map(|answer| {
+            let answer = answer?;
             let started_at = within(answer.started, began);
-            StepResult {
+            Some(StepResult {
                 started_at,
                 completed_at: within(answer.completed, started_at),
                 output: match answer.error {
@@ -133,7 +144,7 @@ pub(super) fn results(
                     Some(error) => Err(Failure::new(class(&error.class), error.message)),
                 },
                 retries: answer.retries,
-            }
+            })
         })
         .collect())
 }
@@ -155,8 +166,11 @@ mod tests {
         let began = DateTime::from_timestamp_millis(10_000).unwrap();
         let ended = DateTime::from_timestamp_millis(20_000).unwrap();
         let answer = r#"[{"started":1.0,"completed":1e300,"retries":0,"output":null},
-                         {"started":15000.5,"completed":12000,"retries":2,"error":{"class":"selector_missing","message":"m"}}]"#;
-        let results = results(answer, began, ended).unwrap();
+                         {"started":15000.5,"completed":12000,"retries":2,"error":{"class":"selector_missing","message":"m"}},
+                         null]"#;
+        let mut results = results(answer, began, ended).unwrap();
+        assert!(results.pop().unwrap().is_none());
+        let results: Vec<_> = results.into_iter().map(Option::unwrap).collect();
         assert_eq!((results[0].started_at, results[0].completed_at), (began, ended));
         assert_eq!(results[0].output, Ok(Value::Null));
         assert_eq!(results[1].started_at, DateTime::from_timestamp_micros(15_000_500).unwrap());

@@ -2,9 +2,12 @@
 // do is give elements names that hide a property of `document` or of a form (`<input name="getAttribute">`), and clear
 // timers by their number; therefore properties are read through prototypes, and pauses are tasks, not timers.
 //
-// `program` is JSON: {steps, step_limit, total_limit}. The result is JSON: one object for each step that ran.
-async function run(program) {
+// `program` is JSON: {steps, step_limit, total_limit}; `endedGroups` are numbers. `parsed` is the document of a page that was
+// fetched and not rendered; without it, the page itself is meant. The result is JSON: for each step an object, or
+// null where it was not run.
+async function run(program, endedGroups, parsed) {
   const { steps, step_limit: stepLimit, total_limit: totalLimit } = JSON.parse(program);
+  const root = parsed ?? document;
 
   const uncurried = (method) => Function.prototype.call.bind(method);
   const getter = (prototype, name) => uncurried(Object.getOwnPropertyDescriptor(prototype, name).get);
@@ -33,22 +36,29 @@ async function run(program) {
     }
   }
 
+  // Ends the whole run: only a rendered page can tell.
+  class NeedsFull {
+    constructor(reason) {
+      this.reason = reason;
+    }
+  }
+
   const shown = (selector) => `selector ${JSON.stringify(selector.query.toWellFormed())}`;
 
-  // The matches under `root`: all of them, or an array with the first alone.
-  function find(selector, root, all) {
-    const inDocument = root === document;
+  // The matches under `from`: all of them, or an array with the first alone.
+  function find(selector, from, all) {
+    const inDocument = from === root;
     try {
       if (selector.engine === "css") {
-        if (!inDocument && !(root instanceof Element)) return [];
-        if (all) return Array.from((inDocument ? allInDocument : allInElement)(root, selector.query));
-        const first = (inDocument ? firstInDocument : firstInElement)(root, selector.query);
+        if (!inDocument && !(from instanceof Element)) return [];
+        if (all) return Array.from((inDocument ? allInDocument : allInElement)(from, selector.query));
+        const first = (inDocument ? firstInDocument : firstInElement)(from, selector.query);
         return first === null ? [] : [first];
       }
       // Within an element, an absolute path means its descendants.
       const query = !inDocument && selector.query.startsWith("/") ? `.${selector.query}` : selector.query;
       const kind = all ? XPathResult.ORDERED_NODE_SNAPSHOT_TYPE : XPathResult.FIRST_ORDERED_NODE_TYPE;
-      const found = evaluate(document, query, root, null, kind, null);
+      const found = evaluate(root, query, from, null, kind, null);
       if (!all) return found.singleNodeValue === null ? [] : [found.singleNodeValue];
       return Array.from({ length: found.snapshotLength }, (_, index) => found.snapshotItem(index));
     } catch (error) {
@@ -57,11 +67,21 @@ async function run(program) {
     }
   }
 
+  // Where no scripts run, the text of `noscript` is written as if it were not one of those that are written as they are.
+  const unescaped = (text) =>
+    text.replace(/&(lt|gt|nbsp|amp);/g, (_, name) => ({ lt: "<", gt: ">", nbsp: "\u00a0", amp: "&" })[name]);
+  function htmlOf(element) {
+    const html = innerHtmlOf(element);
+    if (parsed === undefined) return html;
+    if (element.localName === "noscript") return unescaped(html);
+    return html.replace(/(<noscript[^>]*>)([^<]*)(?=<\/noscript>)/g, (_, tag, text) => tag + unescaped(text));
+  }
+
   function readFrom(node, read) {
     const isElement = node instanceof Element;
     switch (read.read) {
       case "html":
-        return isElement ? innerHtmlOf(node) : textContentOf(node);
+        return isElement ? htmlOf(node) : textContentOf(node);
       case "attribute":
         return isElement ? (attributeOf(node, read.name) ?? "") : "";
       default:
@@ -101,7 +121,7 @@ async function run(program) {
   }
 
   function links(selector, budget) {
-    return collect(find(selector, document, true), budget, (node) => {
+    return collect(find(selector, root, true), budget, (node) => {
       const href = node instanceof Element ? attributeOf(node, "href") : textContentOf(node);
       return href === null || href.trim() === "" ? undefined : budget.keep(href);
     });
@@ -117,7 +137,7 @@ async function run(program) {
   }
 
   function read(step, budget) {
-    const nodes = find(step.selector, document, step.multiple);
+    const nodes = find(step.selector, root, step.multiple);
     const value = (node) =>
       step.fields.length > 0 ? objectOf(node, step.fields, budget) : budget.keep(readFrom(node, step.read));
     if (step.multiple) return collect(nodes, budget, value);
@@ -132,18 +152,21 @@ async function run(program) {
   const isVisible = (node) =>
     node instanceof Element && rectanglesOf(node).length > 0 && getComputedStyle(node).visibility === "visible";
 
+  function isReached(selector, state) {
+    const [first] = find(selector, root, false);
+    if (state === "attached") return first !== undefined;
+    const visible = first !== undefined && (parsed !== undefined || isVisible(first));
+    return state === "hidden" ? !visible : visible;
+  }
+
   async function waitFor({ selector, state, timeout_ms: timeout }) {
-    const isReached = () => {
-      const [first] = find(selector, document, false);
-      if (state === "attached") return first !== undefined;
-      const visible = first !== undefined && isVisible(first);
-      return state === "hidden" ? !visible : visible;
-    };
     const end = performance.now() + timeout;
-    if (isReached()) return;
+    if (isReached(selector, state)) return;
+    // Nothing will ever change in a document that no script runs in.
+    if (parsed !== undefined) throw new NeedsFull(`${shown(selector)} is not ${state} in the response`);
     let changed;
     const observer = new MutationObserver(() => changed());
-    observer.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+    observer.observe(root, { subtree: true, childList: true, attributes: true, characterData: true });
     try {
       for (;;) {
         const left = end - performance.now();
@@ -151,19 +174,18 @@ async function run(program) {
         // Styles, animations and shadow trees change without a mutation, and frames stop in a tab that is not painted.
         const change = new Promise((resolve) => (changed = resolve));
         await Promise.race([change.then(() => new Promise(requestAnimationFrame)), sleep(Math.min(50, left))]);
-        if (isReached()) return;
+        if (isReached(selector, state)) return;
       }
     } finally {
       observer.disconnect();
     }
   }
 
-  async function output(step, limit) {
+  function output(step, limit) {
     const budget = new Budget(limit);
     switch (step.op) {
       case "wait_for":
-        await waitFor(step.wait_for);
-        return null;
+        return waitFor(step.wait_for);
       case "links":
         return links(step.selector, budget);
       default:
@@ -172,21 +194,29 @@ async function run(program) {
   }
 
   const results = [];
+  const ended = new Set(endedGroups);
   let left = totalLimit;
   for (const step of steps) {
+    if (ended.has(step.group)) {
+      results.push(null);
+      continue;
+    }
     const result = { started: now(), retries: 0 };
     results.push(result);
     for (;;) {
       try {
-        const value = await output(step, Math.min(stepLimit, left));
+        let value = output(step, Math.min(stepLimit, left));
+        if (value instanceof Promise) value = await value;
         delete result.error;
-        result.output = value;
+        result.output = value ?? null;
         break;
       } catch (error) {
+        if (error instanceof NeedsFull) throw error;
         const known = error instanceof StepError;
         const message = known ? error.message : String(error?.message ?? error).toWellFormed();
         result.error = { class: known ? error.errorClass : "script", message };
-        if (result.retries >= step.max_retries || (known && error.lasting)) break;
+        // A parsed document stays as it is.
+        if (result.retries >= step.max_retries || (known && error.lasting) || parsed !== undefined) break;
       }
       result.retries += 1;
       await sleep(step.retry_delay_ms);
@@ -194,8 +224,8 @@ async function run(program) {
     result.completed = now();
     if (result.error === undefined) {
       left = Math.max(0, left - JSON.stringify(result.output).length);
-    } else if (step.ends_run) {
-      break;
+    } else if (step.ends_group) {
+      ended.add(step.group);
     }
   }
   return JSON.stringify(results);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::browser::{Browser, Upkeep, WatchEnd};
 use super::launch::{Confinement, LaunchFailure, LaunchOptions, launch};
 use super::profile::ProfileFolders;
+use super::tabs::TabLimits;
 
 /// The pause after a failed launch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -28,7 +29,7 @@ pub(super) type Current = watch::Sender<Option<Arc<Browser>>>;
 #[derive(Debug)]
 pub(super) struct Supervisor {
     pub(super) options: LaunchOptions,
-    pub(super) idle_tabs: usize,
+    pub(super) tabs: TabLimits,
     pub(super) upkeep: Upkeep,
     pub(super) profiles: ProfileFolders,
     pub(super) confinements: Vec<Confinement>,
@@ -40,7 +41,7 @@ impl Supervisor {
     /// Launches one browser.
     pub(super) async fn launch(&mut self) -> Result<Arc<Browser>, LaunchFailure> {
         let launched = launch(&self.options, &self.profiles, &mut self.confinements).await?;
-        Ok(Arc::new(Browser::start(launched, self.idle_tabs).await?))
+        Ok(Arc::new(Browser::start(launched, self.tabs).await?))
     }
 
     /// Keeps a browser alive until told to stop, then closes all that still run.
@@ -56,7 +57,8 @@ impl Supervisor {
             while retired.try_join_next().is_some() {}
             match end {
                 None => browser = Some(watched),
-                Some(WatchEnd::Retired) => {
+                Some(WatchEnd::Retired(reason)) => {
+                    tracing::info!(reason, browser.pid = watched.launched.id(), "a browser is replaced");
                     // The next one is there before this one goes, so that no page waits.
                     let next = stop.run_until_cancelled(self.launch()).await;
                     match next {

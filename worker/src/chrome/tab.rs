@@ -18,12 +18,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
+use super::attach::AttachedTab;
 use super::browser::Browser;
-use super::driver::{Document, DomStep, StepResult, Tab, TabError};
+use super::driver::{Document, DomProgram, StepResult, Tab, TabError};
 use super::failure;
 use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
 use super::run;
-use super::tabs::{AttachedTab, Lease};
+use super::tabs::Lease;
 
 /// The name of the world that our functions run in, as developer tools would show it.
 const WORLD: &str = "crawlify";
@@ -187,7 +188,7 @@ impl ChromeTab {
         let mut create = CreateIsolatedWorldParams::new(frame);
         create.world_name = Some(WORLD.to_owned());
         let world = self.call(&create, deadline, DOING).await?.execution_context_id;
-        let value = self.evaluate(world, DESCRIBE, None, deadline, DOING).await?;
+        let value = self.evaluate(world, DESCRIBE, Vec::new(), deadline, DOING).await?;
         let description = serde_json::from_value(value).map_err(not_understood)?;
         Ok((description, world))
     }
@@ -196,7 +197,7 @@ impl ChromeTab {
         &self,
         world: ExecutionContextId,
         function: &str,
-        argument: Option<String>,
+        arguments: Vec<CallArgument>,
         deadline: Instant,
         doing: &str,
     ) -> Result<Value, TabError> {
@@ -205,8 +206,7 @@ impl ChromeTab {
         call.await_promise = Some(true);
         call.return_by_value = Some(true);
         call.silent = Some(true);
-        call.arguments = argument
-            .map(|argument| vec![CallArgument { value: Some(argument.into()), ..CallArgument::default() }]);
+        call.arguments = Some(arguments);
         let answer = self.call(&call, deadline, doing).await?;
         if let Some(exception) = answer.exception_details {
             let thrown = exception.exception.and_then(|thrown| thrown.description).unwrap_or(exception.text);
@@ -233,12 +233,18 @@ impl Tab for ChromeTab {
         loaded
     }
 
-    async fn run(&mut self, steps: &[DomStep], deadline: Instant) -> Result<Vec<StepResult>, TabError> {
+    async fn run(
+        &mut self,
+        program: &DomProgram,
+        ended: &[usize],
+        deadline: Instant,
+    ) -> Result<Vec<Option<StepResult>>, TabError> {
         let world = self.world.ok_or_else(|| internal("nodes were run before a page was loaded"))?;
-        let program = run::program(steps).map_err(not_understood)?;
+        let program = run::program(program).map_err(not_understood)?;
         let began = Utc::now();
         let was_usable = std::mem::replace(&mut self.usable, false);
-        let answer = self.evaluate(world, run::RUNNER, Some(program), deadline, "its nodes ran").await;
+        let arguments = vec![argument(program), argument(ended)];
+        let answer = self.evaluate(world, run::RUNNER, arguments, deadline, "its nodes ran").await;
         let ended = Utc::now();
         self.usable = was_usable && answer.as_ref().err().is_none_or(|error| error.tab_usable);
         run::results(answer?.as_str().unwrap_or_default(), began, ended).map_err(not_understood)
@@ -269,6 +275,10 @@ fn document(requested: &PageUrl, description: &Description) -> Result<Document, 
     let final_url = Url::parse(&description.url).unwrap_or_else(|_| requested.as_url().clone());
     let base_url = Url::parse(&description.base).unwrap_or_else(|_| final_url.clone());
     Ok(Document { final_url, base_url, status: status(description) })
+}
+
+fn argument(value: impl Into<Value>) -> CallArgument {
+    CallArgument { value: Some(value.into()), ..CallArgument::default() }
 }
 
 fn status(description: &Description) -> Option<u16> {

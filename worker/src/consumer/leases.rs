@@ -34,7 +34,7 @@ impl Leases {
         store: HotStore,
         times: LeaseTimes,
         name: String,
-        slots: usize,
+        mut capacity: watch::Receiver<usize>,
         draining: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
@@ -55,6 +55,7 @@ impl Leases {
                     |wanted: Instant| fence_at.map_or(wanted, |fence_at| wanted.min(fence_at));
                 let deadline = not_after_fence(begun + times.heartbeat_every);
                 let announced = last_success.is_some();
+                let slots = *capacity.borrow_and_update();
                 let next =
                     match beat(&store, &name, slots, draining.is_cancelled(), announced, deadline).await {
                         Ok(Standing::Unknown) => {
@@ -82,6 +83,8 @@ impl Leases {
                     };
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
+                    // The dispatcher should know at once.
+                    Ok(()) = capacity.changed(), if announced => {}
                     () = stop.cancelled() => break,
                 }
             }
@@ -135,7 +138,7 @@ async fn beat(
 ) -> Result<Standing, String> {
     let beat = async {
         if announced {
-            store.heartbeat(draining).await
+            store.heartbeat(slots, draining).await
         } else {
             store.announce(name, slots).await.map(|()| Standing::Alive)
         }

@@ -6,7 +6,6 @@ pub(crate) mod leases;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
@@ -17,28 +16,32 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Consumes until the drain begins; the pages in hand are on `pages`.
 pub(crate) async fn run(worker: Arc<Shared>, pages: TaskTracker) {
-    let slots = Arc::new(Semaphore::new(worker.slots));
-    // A page being recorded has left its slot but holds its delivery, so there are twice as many as slots.
-    let prefetch = u16::try_from(worker.slots * 2).unwrap_or(u16::MAX);
     while !worker.draining.is_cancelled() {
         tokio::select! {
             () = worker.draining.cancelled() => return,
             () = async { worker.driver.ready().await; worker.leases.held().await } => {}
         }
-        consume(&worker, &pages, &slots, prefetch).await;
+        consume(&worker, &pages).await;
     }
 }
 
-/// Consumes until the worker drains, or lacks what pages need. Unread deliveries then go back to the queue.
-async fn consume(worker: &Arc<Shared>, pages: &TaskTracker, slots: &Arc<Semaphore>, prefetch: u16) {
-    let mut consumer = worker.broker.consume(prefetch);
+/// Consumes until the worker drains, lacks what pages need, or takes more or fewer pages at once than before. Unread
+/// deliveries then go back to the queue.
+async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
+    let mut capacity = worker.lanes.capacity();
+    let taken_at_once = *capacity.borrow_and_update();
+    // A page being recorded has left its slot but holds its delivery, so there are twice as many.
+    let mut consumer = worker.broker.consume(u16::try_from(taken_at_once * 2).unwrap_or(u16::MAX));
     loop {
         let slot = tokio::select! {
-            slot = Arc::clone(slots).acquire_owned() => slot,
+            slot = worker.lanes.enter() => slot,
             () = worker.draining.cancelled() => return,
         };
-        let Ok(slot) = slot else { return };
         let delivery = loop {
+            worker.lanes.look();
+            if *capacity.borrow() != taken_at_once {
+                return;
+            }
             if !worker.driver.is_ready() || !worker.leases.is_held() {
                 tracing::warn!("no browser or no lease: consuming nothing for now");
                 return;
@@ -46,6 +49,7 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker, slots: &Arc<Semaphor
             tokio::select! {
                 delivery = consumer.next() => break delivery,
                 () = worker.draining.cancelled() => return,
+                _ = capacity.changed() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         };

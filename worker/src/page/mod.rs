@@ -13,32 +13,35 @@ use crawlify_shared::broker::Delivery;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, MAX_ATTEMPTS, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use futures_util::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::Shared;
-use crate::execute::{Limits, execute};
+use crate::execute::{Limits, Means, execute};
+use crate::lanes::Slot;
+use crate::metrics::Step;
 use crate::recorder::Recorded;
 use claims::Claim;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
-pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: Arc<Shared>) {
+pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
     // 4. Claimed: from here on the page is ours, and the attempt is charged.
+    let begun = Instant::now();
     let page = match worker.claims.claim(&delivery.message).await {
         Claim::Ours(page) => *page,
         Claim::Nobodys => return acknowledge(delivery).await,
         Claim::Unknown => return delivery.requeue().await,
     };
     // 5. Executed: whatever happens is an outcome.
-    let busy = worker.metrics.slot_busy();
+    worker.metrics.observe_step(Step::Claim, begun.elapsed());
     let begun = Instant::now();
-    let (outcome, table) = execute_within_lease(&page, &worker).await;
-    drop(busy);
+    let (outcome, table) = execute_within_lease(&page, &mut slot, &worker).await;
     drop(slot);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
-    worker.metrics.observe_page(&next, begun.elapsed());
+    worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
+    let begun = Instant::now();
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
+    worker.metrics.observe_step(Step::Record, begun.elapsed());
     // 7. Acknowledged, only after the commit.
     match recorded {
         Recorded::Settled => acknowledge(delivery).await,
@@ -49,7 +52,11 @@ pub(crate) async fn run(delivery: Delivery, slot: OwnedSemaphorePermit, worker: 
 /// A page that is interrupted, because the worker gives its pages back or has lost its lease, is released. If others
 /// have the page by then, the record's fence lets the release do nothing; if nobody has, it is free at once and need
 /// not wait for the end of its lease.
-async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> (PageOutcome, Arc<NodeTable>) {
+async fn execute_within_lease(
+    page: &ClaimedPage,
+    slot: &mut Slot,
+    worker: &Shared,
+) -> (PageOutcome, Arc<NodeTable>) {
     let released = PageOutcome {
         end: PageEnd::Released,
         ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
@@ -62,8 +69,13 @@ async fn execute_within_lease(page: &ClaimedPage, worker: &Shared) -> (PageOutco
             Err(failure) => return (PageOutcome::failed(failure), nothing()),
         };
         let limits = Limits { start_at, page: worker.lease.page_deadline };
-        let executed =
-            AssertUnwindSafe(execute(page, &program, worker.driver.as_ref(), &worker.host_turns, limits));
+        let means = Means {
+            driver: worker.driver.as_ref(),
+            turns: &worker.host_turns,
+            renders: &worker.renders,
+            metrics: &worker.metrics,
+        };
+        let executed = AssertUnwindSafe(execute(page, &program, means, slot, limits));
         // Every call on the driver has a deadline; this one is for what lies between them.
         let deadline = start_at + limits.longest(program.workflow.limits.rate_limit_delay);
         let outcome = match tokio::time::timeout_at(deadline, executed.catch_unwind()).await {

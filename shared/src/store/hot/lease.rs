@@ -25,29 +25,31 @@ impl HotStore {
         client
             .execute(
                 "INSERT INTO workers (id, name, slots) VALUES ($1, $2, $3)
-                 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), status = 'ready'",
+                 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), status = 'ready',
+                     slots = excluded.slots",
                 &[&self.worker.0, &name, &slots],
             )
             .await?;
         Ok(())
     }
 
-    /// Says that the worker is alive.
+    /// Says that the worker is alive, and how many pages it takes at once now.
     ///
     /// # Errors
     /// As every statement of the store. A worker that meets them for too long must stop its pages.
-    pub async fn heartbeat(&self, draining: bool) -> Result<Standing, StoreError> {
+    pub async fn heartbeat(&self, slots: usize, draining: bool) -> Result<Standing, StoreError> {
+        let slots = i32::try_from(slots).unwrap_or(i32::MAX);
         let status = if draining { "draining" } else { "ready" };
         let client = self.client().await?;
         let statement = client
             .prepare_cached(
-                "UPDATE workers w SET heartbeat_at = now(), status = $2
+                "UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3
                  FROM (SELECT id, status FROM workers WHERE id = $1 FOR UPDATE) before
                  WHERE w.id = before.id
                  RETURNING before.status",
             )
             .await?;
-        let row = client.query_opt(&statement, &[&self.worker.0, &status]).await?;
+        let row = client.query_opt(&statement, &[&self.worker.0, &status, &slots]).await?;
         Ok(match row.map(|row| row.get::<_, String>(0)).as_deref() {
             Some("ready" | "draining") => Standing::Alive,
             Some(_) => Standing::WasLost,

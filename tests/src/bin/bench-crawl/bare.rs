@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::WaitUntil;
+use crawlify_shared::domain::workflow::{Block, Isolation, WaitUntil};
 use crawlify_worker::chrome::driver::{Driver, Session, TabError};
 use crawlify_worker::chrome::{ChromeDriver, ChromeOptions};
 use tokio::task::JoinSet;
@@ -42,7 +42,13 @@ pub(crate) async fn navigate(job: BareJob, mut line: Line) -> Result<()> {
     let options = ChromeOptions { idle_tabs: job.tabs, ..ChromeOptions::from_environment() };
     let shared = Arc::new(Shared {
         driver: ChromeDriver::start(options).await?,
-        session: Session { execution_id: ExecutionId::generate(), headers: job.headers },
+        // It loads everything, whatever the crawls block: it is what they are measured against.
+        session: Session {
+            execution_id: ExecutionId::generate(),
+            headers: job.headers,
+            block: Block::default(),
+            isolation: Isolation::default(),
+        },
         wait_until: job.wait_until.into(),
         urls,
         next: AtomicUsize::new(0),

@@ -11,13 +11,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{ElementState, Field, Read, Selector, WaitFor, WaitUntil};
+use crawlify_shared::domain::workflow::{
+    Block, ElementState, Field, Isolation, Read, Selector, WaitFor, WaitUntil,
+};
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, DomOp, DomStep, Driver, Session, Tab, TabError};
+use crate::chrome::driver::{
+    Document, DomOp, DomProgram, DomStep, Driver, Session, StepResult, Tab, TabError,
+};
 use crate::chrome::{ChromeDriver, ChromeOptions};
 
 /// A site and a browser of one test's own.
@@ -81,6 +85,8 @@ pub(super) fn session(headers: &[(&str, &str)]) -> Session {
     Session {
         execution_id: ExecutionId::generate(),
         headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        block: Block::default(),
+        isolation: Isolation::Execution,
     }
 }
 
@@ -89,7 +95,7 @@ pub(super) fn css(query: &str) -> Selector {
 }
 
 pub(super) fn step(op: DomOp) -> DomStep {
-    DomStep { op, ends_run: false, max_retries: 0, retry_delay: Duration::ZERO }
+    DomStep { op, group: 0, ends_group: false, max_retries: 0, retry_delay: Duration::ZERO }
 }
 
 pub(super) fn read(selector: Selector, read: Read, multiple: bool, fields: Vec<Field>) -> DomStep {
@@ -105,12 +111,22 @@ pub(super) fn wait_for(query: &str, state: ElementState, timeout_ms: u64) -> Dom
     step(DomOp::WaitFor(WaitFor { selector: css(query), state, timeout }))
 }
 
+/// Runs steps; those that were not run are left out.
+pub(super) async fn run(
+    tab: &mut Box<dyn Tab>,
+    steps: impl Into<Vec<DomStep>>,
+    deadline: Instant,
+) -> Result<Vec<StepResult>, TabError> {
+    let results = tab.run(&DomProgram::new(steps.into()), &[], deadline).await?;
+    Ok(results.into_iter().flatten().collect())
+}
+
 /// Runs one step and gives its output.
 pub(super) async fn one(
     tab: &mut Box<dyn Tab>,
     step: DomStep,
 ) -> Result<Value, crawlify_shared::domain::outcome::Failure> {
-    let mut results = tab.run(&[step], soon()).await.unwrap();
+    let mut results = run(tab, [step], soon()).await.unwrap();
     assert_eq!(results.len(), 1);
     results.remove(0).output
 }
@@ -201,11 +217,24 @@ async fn answer(request: Request) -> Response {
              document.createElement('b'), { textContent: 'y'.repeat(1000) }));</script>",
         )
         .into_response(),
+        "/hungry" => Html(
+            "<script>const kept = []; for (let i = 0; i < 24; i++) kept.push(new Uint8Array(16 << 20).fill(i + 1))\
+             </script><h1>full</h1>",
+        )
+        .into_response(),
+        "/with-parts" => Html(include_str!("parts.html")).into_response(),
+        "/part.js" => ([(header::CONTENT_TYPE, "text/javascript")], "say('script')").into_response(),
+        "/part.css" => ([(header::CONTENT_TYPE, "text/css")], "h1 { color: rgb(1, 2, 3) }").into_response(),
+        "/part.svg" => {
+            ([(header::CONTENT_TYPE, "image/svg+xml")], "<svg xmlns='http://www.w3.org/2000/svg'/>").into_response()
+        }
+        "/blocked" => "x".into_response(),
         "/other-port" => {
             let port = request.uri().query().unwrap_or_default();
             (StatusCode::FOUND, [(header::LOCATION, format!("http://127.0.0.1:{port}/plain"))])
                 .into_response()
         }
+        path if path.starts_with("/static/") => super::statics::answer(&request),
         _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
     }
 }

@@ -4,4 +4,5 @@ mod bench;
 mod faults;
 mod isolation;
 mod loading;
+mod statics;
 mod steps;

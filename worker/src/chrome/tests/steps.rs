@@ -7,7 +7,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::workflow::{ElementState, Field, Read, Selector};
 use serde_json::json;
 
-use super::bench::{Bench, css, one, read, read_all, soon, step, wait_for};
+use super::bench::{Bench, css, one, read, read_all, run, soon, step, wait_for};
 use crate::chrome::driver::{DomOp, DomStep};
 
 fn field(name: &str, selector: Option<Selector>, read: Read) -> Field {
@@ -42,7 +42,7 @@ async fn all_kinds_of_steps_run_in_one_call_although_names_hide_properties() {
         read(css("#form"), Read::Attribute("id".to_owned()), false, Vec::new()),
     ];
     let before = Utc::now();
-    let results = tab.run(&steps, soon()).await.unwrap();
+    let results = run(&mut tab, steps, soon()).await.unwrap();
     let after = Utc::now();
     let outputs: Vec<_> = results.iter().map(|result| result.output.clone().unwrap()).collect();
     assert_eq!(
@@ -90,7 +90,7 @@ async fn waiting_sees_what_comes_and_goes_and_gives_up_in_time() {
         wait_for(".boxless", ElementState::Visible, 120),
         wait_for("h1", ElementState::Hidden, 120),
     ];
-    let results = tab.run(&steps, soon()).await.unwrap();
+    let results = run(&mut tab, steps, soon()).await.unwrap();
     for result in &results[..4] {
         assert_eq!(result.output, Ok(json!(null)));
     }
@@ -118,10 +118,10 @@ async fn a_failed_step_is_run_again_and_may_end_the_run() {
     let hopeless = DomStep {
         max_retries: 2,
         retry_delay: Duration::from_millis(5),
-        ends_run: true,
+        ends_group: true,
         ..wait_for(".never", ElementState::Attached, 10)
     };
-    let results = tab.run(&[patient, hopeless, read_all("h1")], soon()).await.unwrap();
+    let results = run(&mut tab, [patient, hopeless, read_all("h1")], soon()).await.unwrap();
     assert_eq!(results.len(), 2);
     assert!(results[0].output.is_ok() && results[0].retries > 0);
     assert!(results[1].output.is_err());
@@ -168,7 +168,8 @@ async fn a_run_whose_page_goes_away_is_lost_but_its_tab_is_not() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/leaves").await.unwrap();
-    let error = tab.run(&[wait_for(".never", ElementState::Attached, 10_000)], soon()).await.unwrap_err();
+    let error =
+        run(&mut tab, [wait_for(".never", ElementState::Attached, 10_000)], soon()).await.unwrap_err();
     assert!(error.tab_usable && error.failure.class.is_transient(), "{error}");
     bench.load(&mut tab, "/plain").await.unwrap();
     assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["plain"]));
@@ -180,7 +181,8 @@ async fn a_page_that_becomes_busy_loses_its_run_at_the_deadline() {
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/busy-later").await.unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
-    let error = tab.run(&[wait_for(".never", ElementState::Attached, 60_000)], deadline).await.unwrap_err();
+    let error =
+        run(&mut tab, [wait_for(".never", ElementState::Attached, 60_000)], deadline).await.unwrap_err();
     assert_eq!(error.failure.class, ErrorClass::NavTimeout);
     assert!(!error.tab_usable && deadline.elapsed() < Duration::from_millis(500));
 }

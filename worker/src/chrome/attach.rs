@@ -1,0 +1,356 @@
+//! Opens targets and prepares them: a browser context, a tab of it that commands can be sent to, the headers it sends and
+//! what it does not load. Knows nothing about who uses a tab, or how often.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chromiumoxide_cdp::cdp::browser_protocol::browser::{
+    BrowserContextId, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
+};
+use chromiumoxide_cdp::cdp::browser_protocol::emulation::SetUserAgentOverrideParams;
+use chromiumoxide_cdp::cdp::browser_protocol::fetch::{self, RequestPattern};
+use chromiumoxide_cdp::cdp::browser_protocol::network::{self, ResourceType};
+use chromiumoxide_cdp::cdp::browser_protocol::target::{
+    AttachToTargetParams, CloseTargetParams, CreateBrowserContextParams, CreateTargetParams,
+    DisposeBrowserContextParams, TargetId,
+};
+use chromiumoxide_cdp::cdp::browser_protocol::{inspector, page};
+use crawlify_shared::domain::workflow::{Block, ResourceKind};
+use futures_util::try_join;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::connection::{CallError, Connection, Listener};
+use super::driver::Session;
+use super::page_state::PageEvents;
+
+/// A tab that commands can be sent to.
+#[derive(Debug)]
+pub(super) struct AttachedTab {
+    pub(super) target: String,
+    pub(super) session: String,
+    pub(super) events: Arc<PageEvents>,
+    /// The browser context that goes with the tab; `None` for one that tabs share.
+    own_context: Option<BrowserContextId>,
+}
+
+/// Opens tabs, and tells each of them when it crashes or goes.
+#[derive(Debug)]
+pub(super) struct Opener {
+    connection: Connection,
+    attached: Arc<Attached>,
+}
+
+/// The tabs that exist, by their target and by their session: who is told when one crashes or goes.
+#[derive(Debug, Default)]
+struct Attached(Mutex<HashMap<String, Arc<PageEvents>>>);
+
+/// How a tab sends a session's headers. Chrome sends headers that it is given only while its Network domain is on, which
+/// costs an event for each request and response; so what can be sent otherwise is.
+#[derive(Debug, Default)]
+struct SentHeaders<'h> {
+    user_agent: Option<&'h str>,
+    /// The languages alone: Chrome adds their weights.
+    languages: Option<String>,
+    rest: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Created {
+    target_info: TargetInfo,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Gone {
+    target_id: Option<String>,
+    session_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TargetInfo {
+    target_id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    opener_id: Option<String>,
+    opener_frame_id: Option<String>,
+}
+
+impl AttachedTab {
+    /// Whether it has a browser context of its own.
+    pub(super) fn is_apart(&self) -> bool {
+        self.own_context.is_some()
+    }
+}
+
+impl Opener {
+    /// Begins to listen to what becomes of targets; [`Opener::watch`] makes the browser tell.
+    pub(super) fn new(connection: Connection) -> Self {
+        let attached = Arc::new(Attached::default());
+        connection.listen("", attached.clone());
+        Self { connection, attached }
+    }
+
+    /// The line to the browser.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Makes a browser context, with cookies, storage and cache of its own. It takes no downloads.
+    pub(super) async fn create_context(&self, deadline: Instant) -> Result<BrowserContextId, CallError> {
+        let create = CreateBrowserContextParams::builder().dispose_on_detach(true).build();
+        let id = self.connection.call(None, &create, deadline).await?.browser_context_id;
+        let mut deny = SetDownloadBehaviorParams::new(SetDownloadBehaviorBehavior::Deny);
+        deny.browser_context_id = Some(id.clone());
+        self.connection.call(None, &deny, deadline).await?;
+        Ok(id)
+    }
+
+    /// Disposes of a context, with all its tabs, without waiting.
+    pub(super) fn dispose_context(&self, id: &BrowserContextId) {
+        self.connection.send(None, &DisposeBrowserContextParams::new(id.clone()));
+    }
+
+    /// Opens a tab that has a context of its own, and takes it along when it is closed.
+    pub(super) async fn open_apart(
+        &self,
+        session: &Session,
+        deadline: Instant,
+    ) -> Result<AttachedTab, CallError> {
+        let context = self.create_context(deadline).await?;
+        let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
+        let mut tab = self.open(&context, session, deadline).await?;
+        tab.own_context = Some(context);
+        unfinished.finish();
+        Ok(tab)
+    }
+
+    /// Opens a tab in a context.
+    pub(super) async fn open(
+        &self,
+        context: &BrowserContextId,
+        session: &Session,
+        deadline: Instant,
+    ) -> Result<AttachedTab, CallError> {
+        let mut create = CreateTargetParams::new("about:blank");
+        create.browser_context_id = Some(context.clone());
+        let target_id = self.connection.call(None, &create, deadline).await?.target_id;
+        // From here on the target exists, and must not be left behind whatever happens.
+        let unfinished = Unfinished { opener: self, what: Some(Opened::Target(target_id.clone())) };
+        let mut attach = AttachToTargetParams::new(target_id.clone());
+        attach.flatten = Some(true);
+        let id = String::from(self.connection.call(None, &attach, deadline).await?.session_id);
+        let target = String::from(target_id);
+        let events = Arc::new(PageEvents::new(&target, &id));
+        self.connection.listen(&id, events.clone());
+        let tab = AttachedTab { target, session: id, events, own_context: None };
+        self.attached.add(&tab);
+        let on = Some(tab.session.as_str());
+        let page_events = page::EnableParams::default();
+        let lifecycle_events = page::SetLifecycleEventsEnabledParams::new(true);
+        let crash_events = inspector::EnableParams {};
+        let prepared = try_join!(
+            self.connection.call(on, &page_events, deadline),
+            self.connection.call(on, &lifecycle_events, deadline),
+            self.connection.call(on, &crash_events, deadline),
+            self.set_headers(&tab, &session.headers, deadline),
+            self.set_block(&tab, &session.block, deadline),
+        );
+        if let Err(error) = prepared {
+            self.close(&tab);
+            return Err(error);
+        }
+        unfinished.finish();
+        Ok(tab)
+    }
+
+    /// Closes a tab, and the context that goes with it, without waiting.
+    pub(super) fn close(&self, tab: &AttachedTab) {
+        self.forget(tab);
+        match &tab.own_context {
+            Some(context) => self.dispose_context(context),
+            None => self.connection.send(None, &CloseTargetParams::new(TargetId::new(tab.target.as_str()))),
+        }
+    }
+
+    /// Listens to a tab no longer: its context is being disposed of.
+    pub(super) fn forget(&self, tab: &AttachedTab) {
+        self.connection.ignore(&tab.session);
+        self.attached.remove(tab);
+    }
+
+    async fn set_headers(
+        &self,
+        tab: &AttachedTab,
+        headers: &[(String, String)],
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let on = Some(tab.session.as_str());
+        let sent = SentHeaders::of(headers);
+        if sent.user_agent.is_some() || sent.languages.is_some() {
+            // An empty user agent is the browser's own.
+            let mut agent = SetUserAgentOverrideParams::new(sent.user_agent.unwrap_or_default());
+            agent.accept_language = sent.languages;
+            self.connection.call(on, &agent, deadline).await?;
+        }
+        if !sent.rest.is_empty() {
+            // No response body is ever asked for, so none need be kept.
+            let enable =
+                network::EnableParams::builder().max_total_buffer_size(0).max_resource_buffer_size(0).build();
+            let extra = network::SetExtraHttpHeadersParams::new(network::Headers::new(sent.rest));
+            try_join!(
+                self.connection.call(on, &enable, deadline),
+                self.connection.call(on, &extra, deadline)
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Has requests of blocked resources reported, which [`PageEvents`] refuses.
+    async fn set_block(&self, tab: &AttachedTab, block: &Block, deadline: Instant) -> Result<(), CallError> {
+        if block.is_empty() {
+            return Ok(());
+        }
+        let by_kind = block.kinds.iter().map(|kind| {
+            let kind = match kind {
+                ResourceKind::Image => ResourceType::Image,
+                ResourceKind::Stylesheet => ResourceType::Stylesheet,
+                ResourceKind::Font => ResourceType::Font,
+                ResourceKind::Media => ResourceType::Media,
+                ResourceKind::Script => ResourceType::Script,
+            };
+            RequestPattern::builder().url_pattern("*").resource_type(kind).build()
+        });
+        // In Chrome's patterns `?` and `\\` mean something too.
+        let escaped = |pattern: &str| pattern.replace('\\', r"\\").replace('?', r"\?");
+        let by_url = block
+            .patterns
+            .iter()
+            .map(|pattern| RequestPattern::builder().url_pattern(escaped(pattern)).build());
+        let enable = fetch::EnableParams::builder().patterns(by_kind.chain(by_url)).build();
+        self.connection.call(Some(&tab.session), &enable, deadline).await?;
+        Ok(())
+    }
+}
+
+impl<'h> SentHeaders<'h> {
+    fn of(headers: &'h [(String, String)]) -> Self {
+        let mut sent = Self::default();
+        for (name, value) in headers {
+            if name.eq_ignore_ascii_case("user-agent") {
+                sent.user_agent = Some(value);
+                continue;
+            }
+            if name.eq_ignore_ascii_case("accept-language") {
+                sent.languages = languages_of(value);
+                if sent.languages.is_some() {
+                    continue;
+                }
+            }
+            sent.rest.insert(name.clone(), value.clone().into());
+        }
+        sent
+    }
+}
+
+/// The languages of an `Accept-Language` header, if Chrome gives them the very weights that the header has: 1, 0.9, 0.8
+/// and so on.
+fn languages_of(header: &str) -> Option<String> {
+    let parts: Vec<_> = header.split(',').map(str::trim).collect();
+    let languages: Vec<_> =
+        parts.iter().map(|part| part.split(';').next().unwrap_or_default().trim()).collect();
+    let weighted = languages.iter().enumerate().map(|(place, language)| match place {
+        0 => (*language).to_owned(),
+        _ => format!("{language};q=0.{}", 10_usize.saturating_sub(place).max(1)),
+    });
+    let is_plain = |language: &&str| {
+        !language.is_empty() && language.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    (languages.iter().all(is_plain) && weighted.eq(parts.iter().map(|part| part.replace(' ', ""))))
+        .then(|| languages.join(","))
+}
+
+impl Attached {
+    fn add(&self, tab: &AttachedTab) {
+        let mut attached = self.lock();
+        attached.insert(tab.target.clone(), tab.events.clone());
+        attached.insert(tab.session.clone(), tab.events.clone());
+    }
+
+    fn remove(&self, tab: &AttachedTab) {
+        let mut attached = self.lock();
+        attached.remove(&tab.target);
+        attached.remove(&tab.session);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<PageEvents>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener for Attached {
+    fn event(&self, connection: &Connection, method: &str, params: &RawValue) {
+        match method {
+            "Target.targetCreated" => {
+                if let Ok(Created { target_info: target }) = serde_json::from_str(params.get())
+                    && target.kind == "page"
+                    && (target.opener_id.is_some() || target.opener_frame_id.is_some())
+                {
+                    connection.send(None, &CloseTargetParams::new(TargetId::new(target.target_id)));
+                }
+            }
+            "Target.targetCrashed" | "Target.targetDestroyed" | "Target.detachedFromTarget" => {
+                let Ok(gone) = serde_json::from_str::<Gone>(params.get()) else { return };
+                let name = gone.session_id.or(gone.target_id).unwrap_or_default();
+                if let Some(tab) = self.lock().get(&name) {
+                    tab.mark_gone();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Closes what was opened when its preparation is given up half-way, also by being dropped.
+struct Unfinished<'a> {
+    opener: &'a Opener,
+    what: Option<Opened>,
+}
+
+enum Opened {
+    Context(BrowserContextId),
+    Target(TargetId),
+}
+
+impl Unfinished<'_> {
+    fn finish(mut self) {
+        self.what = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        match self.what.take() {
+            Some(Opened::Context(id)) => self.opener.dispose_context(&id),
+            Some(Opened::Target(id)) => self.opener.connection.send(None, &CloseTargetParams::new(id)),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_are_handed_over_where_chrome_weighs_them_the_same() {
+        assert_eq!(languages_of("en-US,en;q=0.9, de;q=0.8").as_deref(), Some("en-US,en,de"));
+        assert_eq!(languages_of("de").as_deref(), Some("de"));
+        for other in ["en,de;q=0.5", "en;q=0.9", "", "*", "en,,de;q=0.8"] {
+            assert_eq!(languages_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Where pages are executed: a few slots, each with a tab, and many places for pages that are read without being rendered.
+//!
+//! A page comes in holding a slot. One that goes static gives the slot up for a place, so that the next page can come.
+//! How many pages the worker takes follows from what it sees: only while there are static pages are there so many.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+/// Places for static pages for each slot: they wait for the network most of the time.
+const PLACES_PER_SLOT: usize = 8;
+/// After so long without a static page, places are no longer counted on.
+const STATIC_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The slots and places of a worker. Every page takes from them.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    slots: usize,
+    /// One for each page that came in and has not gone static.
+    entries: Arc<Semaphore>,
+    /// One for each page that uses a tab. Not the same as an entry: the consumer holds one while it waits for a page,
+    /// and a static page that needs a tab after all must not wait for that.
+    tabs: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    last_static: Mutex<Option<Instant>>,
+    capacity: watch::Sender<usize>,
+}
+
+/// A page's right to be executed.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    lanes: Arc<Lanes>,
+    /// The entry, later a place.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Lanes {
+    /// Makes the lanes of a worker with so many slots.
+    pub(crate) fn new(slots: usize) -> Arc<Self> {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Arc::new(Self {
+            slots,
+            entries: semaphore(slots),
+            tabs: semaphore(slots),
+            places: semaphore(slots * PLACES_PER_SLOT),
+            last_static: Mutex::new(None),
+            capacity: watch::Sender::new(slots),
+        })
+    }
+
+    /// Waits for a free slot.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Slot {
+        Slot { lanes: Arc::clone(self), held: permit(&self.entries).await }
+    }
+
+    /// How many pages are executed at once, as things are, and when that changes.
+    pub(crate) fn capacity(&self) -> watch::Receiver<usize> {
+        self.capacity.subscribe()
+    }
+
+    /// Counts on places no longer, once there were no static pages for a while.
+    pub(crate) fn look(&self) {
+        let last = *self.last_static.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() > STATIC_PATIENCE) {
+            self.set_capacity(self.slots);
+        }
+    }
+
+    fn set_capacity(&self, pages: usize) {
+        self.capacity.send_if_modified(|capacity| std::mem::replace(capacity, pages) != pages);
+    }
+}
+
+impl Slot {
+    /// Exchanges the slot for a place among the static pages.
+    pub(crate) async fn go_static(&mut self) {
+        *self.lanes.last_static.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.lanes.set_capacity(self.lanes.slots * (1 + PLACES_PER_SLOT));
+        // The slot is given up only when there is a place: that holds back the pages that come.
+        self.held = permit(&self.lanes.places).await;
+    }
+
+    /// Waits for a tab's turn; the page has it until the answer is dropped.
+    pub(crate) async fn tab(&self) -> Option<OwnedSemaphorePermit> {
+        permit(&self.lanes.tabs).await
+    }
+}
+
+async fn permit(semaphore: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // No semaphore here is ever closed.
+    Arc::clone(semaphore).acquire_owned().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn static_pages_leave_their_slots_to_others_and_can_still_get_a_tab() {
+        let lanes = Lanes::new(1);
+        let mut pages = Vec::new();
+        for _ in 0..PLACES_PER_SLOT {
+            let mut slot = lanes.enter().await;
+            slot.go_static().await;
+            pages.push(slot);
+        }
+        assert_eq!(*lanes.capacity().borrow(), 1 + PLACES_PER_SLOT);
+        let mut waiting = lanes.enter().await;
+        assert!(waiting.go_static().now_or_never().is_none(), "the places are taken");
+        let tab = pages[0].tab().now_or_never();
+        assert!(tab.flatten().is_some(), "the slot of the page that waits is not in the way");
+        assert!(lanes.enter().now_or_never().is_none(), "one that waits for a place keeps its slot");
+        pages.clear();
+        waiting.go_static().await;
+        assert!(lanes.enter().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_capacity_is_that_of_the_slots_until_there_are_static_pages() {
+        let lanes = Lanes::new(2);
+        let mut capacity = lanes.capacity();
+        lanes.enter().await.go_static().await;
+        assert!(capacity.has_changed().unwrap());
+        assert_eq!(*capacity.borrow_and_update(), 2 * (1 + PLACES_PER_SLOT));
+        lanes.look();
+        assert!(!capacity.has_changed().unwrap(), "the last static page was just now");
+        *lanes.last_static.lock().unwrap() = Instant::now().checked_sub(2 * STATIC_PATIENCE);
+        lanes.look();
+        assert_eq!(*capacity.borrow(), 2);
+    }
+}
