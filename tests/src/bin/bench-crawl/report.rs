@@ -113,9 +113,17 @@ impl Report {
         let series = self.series();
         let columns: Vec<Vec<Figure>> = series.iter().map(|series| self.medians(*series)).collect();
         let mut names: Vec<&str> = Vec::new();
-        for figure in columns.iter().flatten() {
-            if !names.contains(&figure.name.as_str()) {
-                names.push(&figure.name);
+        for column in &columns {
+            // A figure that earlier columns lack comes behind the one that it follows in its own.
+            let mut place = 0;
+            for figure in column {
+                place = match names.iter().position(|name| *name == figure.name) {
+                    Some(known) => known + 1,
+                    None => {
+                        names.insert(place, &figure.name);
+                        place + 1
+                    }
+                };
             }
         }
         let mut rows = vec![vec![String::new()]];
