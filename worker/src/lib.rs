@@ -41,6 +41,7 @@ use metrics::Metrics;
 use page::claims::Claims;
 use page::programs::Programs;
 use recorder::Recorder;
+use recorder::decisions::write_decisions;
 use render::Renders;
 
 /// How a worker runs.
@@ -93,7 +94,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) lanes: Arc<Lanes>,
-    pub(crate) renders: Renders,
+    pub(crate) renders: Arc<Renders>,
     pub(crate) lease: LeaseTimes,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) driver: Arc<dyn Driver>,
@@ -143,9 +144,11 @@ pub async fn start(
     last.spawn(claiming);
     last.spawn(recording);
     last.spawn(beating);
+    let renders = Arc::new(Renders::default());
+    last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
         lanes,
-        renders: Renders::default(),
+        renders,
         lease: config.lease,
         broker,
         driver,
