@@ -8,6 +8,7 @@ mod admin;
 pub mod chrome;
 mod consumer;
 mod execute;
+pub mod explain;
 mod gather;
 mod group_commit;
 mod host_turns;
