@@ -146,7 +146,7 @@ fn retries(node: &ExplainedNode) -> String {
 fn show_page(text: &mut String, page: &ExplainedPage, explanation: &Explanation) {
     let depth = explanation.limits.max_depth.unwrap_or_default();
     let which = match page.kind {
-        "below_max_depth" => format!("pages above depth {depth}"),
+        "below_max_depth" => format!("pages at depths less than {depth}"),
         "at_max_depth" => format!("pages at depth {depth}, whose links are not followed"),
         _ => "every page".to_owned(),
     };

@@ -127,7 +127,7 @@ pub struct ExplainedRun {
 }
 
 const ENDS_AT_PAUSE: &str = "a pause follows, and the nodes after it must see the page as it is then";
-const ENDS_WITH_PAGE: &str = "the page's last nodes";
+const ENDS_WITH_PAGE: &str = "no pause comes between them";
 const OUTSIDE: &str = "these nodes need nothing of the page";
 const PAUSE: &str = "`wait` is a pause; the page goes on meanwhile";
 const STATIC: &str = "nothing can change in a page that runs no scripts, so pauses are over at once";
