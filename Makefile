@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench-record bench-peers
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-record bench-peers
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -48,6 +48,18 @@ sqlx: ## Write .sqlx/ anew, after a query or a migration has changed
 
 check-sqlx: ## Say whether .sqlx/ is as the queries and migrations want it
 	deploy/local/sqlx-data --check
+
+# `make bench WRITE=docs/BENCHMARKS.md` also puts the report between the marks of that document.
+# Cargo builds a package's programs together with its benchmarks; `cargo run` would build them a second time, as it
+# leaves out what only benchmarks need.
+BUILT := $(or $(CARGO_TARGET_DIR),target)
+CRITERION := $(or $(CRITERION_HOME),$(BUILT)/criterion)
+bench: ## Measure the parts of a crawl, and whole crawls of the built-in shop, on this machine
+	@deploy/local/setup demo
+	cargo bench --locked --package crawlify-tests --bench parts
+	$(BUILT)/release/bench-crawl --render full,static --bare --rounds 2 \
+		--parts $(CRITERION) $(if $(WRITE),--write $(WRITE))
+	@echo "criterion's own report: $(CRITERION)/report/index.html"
 
 # In the release profile: a debug build would measure its own encoding.
 bench-record: ## Measure the recorder against bare COPY, on a private Postgres

@@ -18,7 +18,8 @@ use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::Driver;
 use crawlify_worker::chrome::{ChromeDriver, ChromeOptions, find_browser};
-use crawlify_worker::role::{default_slots, host_name};
+use crawlify_worker::machine::default_slots;
+use crawlify_worker::role::host_name;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Servers;
@@ -80,7 +81,7 @@ impl Foundation {
             Ok::<_, Failure>((url, postgres, store))
         };
         let browser = async {
-            ChromeDriver::start(ChromeOptions { idle_tabs: slots, ..ChromeOptions::from_environment() })
+            ChromeDriver::start(ChromeOptions::for_slots(slots))
                 .await
                 .map_err(|error| Failure::of(Code::Configuration, &error))
         };

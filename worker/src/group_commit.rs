@@ -1,6 +1,9 @@
 //! Group commit: whatever arrives while one statement runs goes into the next one together.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Waits for a job, and takes what else is there until `full` says that the group is complete. `None`: no job will
 /// ever come.
@@ -13,6 +16,24 @@ pub(crate) async fn next_group<J>(
         match jobs.try_recv() {
             Ok(job) => group.push(job),
             Err(_) => break,
+        }
+    }
+    Some(group)
+}
+
+/// The same, and waits up to `linger` for more jobs as long as there are not `enough`.
+pub(crate) async fn gather_group<J>(
+    jobs: &mut mpsc::Receiver<J>,
+    full: impl Fn(&[J]) -> bool,
+    enough: impl Fn(&[J]) -> bool,
+    linger: Duration,
+) -> Option<Vec<J>> {
+    let mut group = next_group(jobs, &full).await?;
+    let until = Instant::now() + linger;
+    while !full(&group) && !enough(&group) {
+        match tokio::time::timeout_at(until, jobs.recv()).await {
+            Ok(Some(job)) => group.push(job),
+            Ok(None) | Err(_) => break,
         }
     }
     Some(group)
@@ -32,5 +53,23 @@ mod tests {
         assert_eq!(next_group(&mut jobs, |group| group.len() >= 3).await, Some(vec![3, 4]));
         drop(sender);
         assert_eq!(next_group(&mut jobs, |group| group.len() >= 3).await, None);
+    }
+
+    #[tokio::test]
+    async fn others_are_waited_for_until_there_are_enough_or_the_time_is_over() {
+        let (sender, mut jobs) = mpsc::channel(10);
+        sender.send(1).await.unwrap();
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            sender.send(2).await.unwrap();
+        };
+        let hour = Duration::from_secs(3600);
+        let gather = gather_group(&mut jobs, |_| false, |group| group.len() >= 2, hour);
+        assert_eq!(tokio::join!(gather, late).0, Some(vec![1, 2]));
+        sender.send(3).await.unwrap();
+        let briefly = Duration::from_millis(10);
+        assert_eq!(gather_group(&mut jobs, |_| false, |_| false, briefly).await, Some(vec![3]));
+        drop(sender);
+        assert_eq!(gather_group(&mut jobs, |_| false, |_| false, hour).await, None);
     }
 }

@@ -13,6 +13,7 @@ mod gather;
 mod group_commit;
 mod host_turns;
 mod lanes;
+pub mod machine;
 mod metrics;
 mod page;
 mod program;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chrome::driver::Driver;
 use crate::chrome::{ChromeDriver, ChromeOptions};
+use crate::machine::default_slots;
 use crate::{Config, StartError, start};
 
 /// The command line.
@@ -41,11 +42,6 @@ pub struct Args {
 /// How long the broker may take to come up at the start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// As many slots as there are cores: a page keeps one busy while it loads.
-pub fn default_slots() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from)
-}
-
 /// Runs a worker until `stop`, then drains it.
 ///
 /// # Errors
@@ -59,8 +55,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     .await
     .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
-    let driver =
-        ChromeDriver::start(ChromeOptions { idle_tabs: slots, ..ChromeOptions::from_environment() }).await?;
+    let driver = ChromeDriver::start(ChromeOptions::for_slots(slots)).await?;
     let config = Config {
         name: host_name(),
         slots,

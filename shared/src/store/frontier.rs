@@ -105,12 +105,14 @@ impl Store {
                 FROM workflow_executions WHERE id = $1 AND status = 'running'
                 FOR NO KEY UPDATE SKIP LOCKED
             ), due AS (
+                -- Not joined, so that the index gives the order and the limit ends the scan.
                 SELECT q.id, q.host, q.admitted, q.priority, q.created_at
-                FROM execution e JOIN url_queue q ON q.execution_id = e.id
-                WHERE q.status = 'pending' AND q.not_before <= now()
+                FROM url_queue q
+                WHERE q.execution_id = $1 AND EXISTS (SELECT FROM execution)
+                  AND q.status = 'pending' AND q.not_before <= now()
                   AND (q.reserved_until IS NULL OR q.reserved_until < now())
-                  AND (q.admitted OR e.remaining IS NULL OR e.remaining > 0)
-                  AND (e.host_delay_ms = 0
+                  AND (q.admitted OR (SELECT remaining IS NULL OR remaining > 0 FROM execution))
+                  AND ((SELECT host_delay_ms = 0 FROM execution)
                       OR NOT EXISTS (SELECT FROM hosts h WHERE h.host = q.host AND h.next_dispatch_at > now()))
                 ORDER BY q.priority DESC, q.created_at, q.id
                 LIMIT $2

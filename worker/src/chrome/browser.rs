@@ -8,6 +8,7 @@ use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
+use super::memory::own_bytes;
 use super::tabs::{TabLimits, Tabs};
 
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
@@ -36,6 +37,8 @@ pub(super) struct Upkeep {
     pub(super) pages: u64,
     /// It is replaced after this long.
     pub(super) age: Duration,
+    /// It is replaced when it uses more bytes of memory than this.
+    pub(super) memory: u64,
     /// How often it is asked whether it lives, and how long it may take to say so.
     pub(super) ping_every: Duration,
 }
@@ -43,8 +46,8 @@ pub(super) struct Upkeep {
 /// Why a browser is not watched over any longer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatchEnd {
-    /// It has done its work.
-    Retired,
+    /// It has done its work: it has loaded enough pages, is old enough, or uses too much memory.
+    Retired(&'static str),
     /// It died, or no longer answers.
     Lost(&'static str),
 }
@@ -81,13 +84,19 @@ impl Browser {
         let mut last_ping = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
-            if self.pages.load(Ordering::Relaxed) >= upkeep.pages || self.started.elapsed() >= upkeep.age {
-                return WatchEnd::Retired;
+            if self.pages.load(Ordering::Relaxed) >= upkeep.pages {
+                return WatchEnd::Retired("pages");
+            }
+            if self.started.elapsed() >= upkeep.age {
+                return WatchEnd::Retired("age");
             }
             if last_ping.elapsed() < upkeep.ping_every {
                 continue;
             }
             last_ping = Instant::now();
+            if own_bytes(self.launched.id()) > upkeep.memory {
+                return WatchEnd::Retired("memory");
+            }
             self.tabs.dispose_unused(CONTEXT_PATIENCE);
             let deadline = last_ping + upkeep.ping_every;
             let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;

@@ -21,6 +21,10 @@ use super::profile::ProfileFolders;
 use super::supervisor::{Current, Supervisor};
 use super::tab::ChromeTab;
 use super::tabs::TabLimits;
+use crate::machine::memory_bytes;
+
+/// How much memory a browser may use where the system does not say how much there is.
+const DEFAULT_MEMORY: u64 = 4 << 30;
 
 /// How the browser is run.
 #[derive(Clone, Debug)]
@@ -35,6 +39,9 @@ pub struct ChromeOptions {
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
     pub browser_age: Duration,
+    /// A browser is replaced when its processes together use more memory than this, in bytes. What they share is not
+    /// counted.
+    pub browser_memory: u64,
     /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
     /// replaced.
     pub ping_every: Duration,
@@ -82,6 +89,7 @@ impl Default for ChromeOptions {
             proxy_server: None,
             pages_per_browser: 2_000,
             browser_age: Duration::from_secs(30 * 60),
+            browser_memory: memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 7),
             ping_every: Duration::from_secs(5),
             idle_tabs: 8,
             static_tabs: 2,
@@ -91,6 +99,13 @@ impl Default for ChromeOptions {
 }
 
 impl ChromeOptions {
+    /// The defaults for so many slots, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
+    pub fn for_slots(slots: usize) -> Self {
+        // More tabs than this for one site's static pages use no more cores.
+        let static_tabs = slots.clamp(1, 16);
+        Self { idle_tabs: slots, static_tabs, ..Self::from_environment() }
+    }
+
     /// The defaults, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
     pub fn from_environment() -> Self {
         let flags = config::variable(config::CHROME_FLAGS).unwrap_or_default();
@@ -137,6 +152,7 @@ impl ChromeDriver {
             upkeep: Upkeep {
                 pages: options.pages_per_browser,
                 age: options.browser_age,
+                memory: options.browser_memory,
                 ping_every: options.ping_every,
             },
             profiles,

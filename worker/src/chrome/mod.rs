@@ -16,6 +16,7 @@ pub mod fake;
 mod find;
 mod flags;
 mod launch;
+mod memory;
 mod page_state;
 mod profile;
 mod run;

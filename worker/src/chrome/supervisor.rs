@@ -57,7 +57,8 @@ impl Supervisor {
             while retired.try_join_next().is_some() {}
             match end {
                 None => browser = Some(watched),
-                Some(WatchEnd::Retired) => {
+                Some(WatchEnd::Retired(reason)) => {
+                    tracing::info!(reason, browser.pid = watched.launched.id(), "a browser is replaced");
                     // The next one is there before this one goes, so that no page waits.
                     let next = stop.run_until_cancelled(self.launch()).await;
                     match next {

@@ -14,6 +14,9 @@ use crate::page;
 /// How often it looks whether it may still consume, while no delivery comes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Deliveries of pages that wait to be recorded together, beside as many as there are slots.
+const RECORDED_TOGETHER: usize = 4;
+
 /// Consumes until the drain begins; the pages in hand are on `pages`.
 pub(crate) async fn run(worker: Arc<Shared>, pages: TaskTracker) {
     while !worker.draining.is_cancelled() {
@@ -30,8 +33,9 @@ pub(crate) async fn run(worker: Arc<Shared>, pages: TaskTracker) {
 async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
     let mut capacity = worker.lanes.capacity();
     let taken_at_once = *capacity.borrow_and_update();
-    // A page being recorded has left its slot but holds its delivery, so there are twice as many.
-    let mut consumer = worker.broker.consume(u16::try_from(taken_at_once * 2).unwrap_or(u16::MAX));
+    // A page being recorded has left its slot but holds its delivery, so there are more of them.
+    let mut consumer =
+        worker.broker.consume(u16::try_from(taken_at_once * 2 + RECORDED_TOGETHER).unwrap_or(u16::MAX));
     loop {
         let slot = tokio::select! {
             slot = worker.lanes.enter() => slot,

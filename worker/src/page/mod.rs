@@ -33,6 +33,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     };
     // 5. Executed: whatever happens is an outcome.
     worker.metrics.observe_step(Step::Claim, begun.elapsed());
+    let expected = worker.recorder.expect();
     let begun = Instant::now();
     let (outcome, table) = execute_within_lease(&page, &mut slot, &worker).await;
     drop(slot);
@@ -41,6 +42,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
     let begun = Instant::now();
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
+    drop(expected);
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     // 7. Acknowledged, only after the commit.
     match recorded {

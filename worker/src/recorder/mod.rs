@@ -8,6 +8,7 @@ pub(crate) mod decisions;
 use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crawlify_shared::domain::id::PageId;
@@ -19,13 +20,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::group_commit::next_group;
+use crate::group_commit::gather_group;
 use crate::metrics::Metrics;
 
 /// Node records of one statement at the most, give or take one page's.
 const MAX_ROWS: usize = 2_000;
 /// Pages of one statement at the most.
 const MAX_PAGES: usize = 256;
+/// How long a group waits for further pages: a statement for one page costs as much as one for several.
+const LINGER: Duration = Duration::from_millis(150);
+/// A group of so many pages waits no longer.
+const ENOUGH_PAGES: usize = 16;
 /// After so many failures in a row the group is halved.
 const HALVE_AFTER: u32 = 3;
 /// The pause after a failure.
@@ -35,6 +40,18 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
     jobs: mpsc::Sender<Job>,
+    /// Pages that will be recorded, or are being. Written by [`Expected`].
+    expected: Arc<AtomicUsize>,
+}
+
+/// A page that will be recorded, until this is dropped: a group waits for it a little.
+#[derive(Debug)]
+pub(crate) struct Expected(Arc<AtomicUsize>);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What became of a record.
@@ -60,10 +77,18 @@ impl Recorder {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, waiting) = mpsc::channel(MAX_PAGES);
-        (Self { jobs }, run(store, metrics, waiting, stop))
+        let expected = Arc::new(AtomicUsize::new(0));
+        let recorder = Self { jobs, expected: Arc::clone(&expected) };
+        (recorder, run(store, metrics, waiting, expected, stop))
     }
 
-    /// Records a page; waits while the store is down.
+    /// Announces that a page will be recorded.
+    pub(crate) fn expect(&self) -> Expected {
+        self.expected.fetch_add(1, Ordering::Relaxed);
+        Expected(Arc::clone(&self.expected))
+    }
+
+    /// Records a page; waits while the store is down, and a little for others to come along.
     pub(crate) async fn record(&self, page: FinishedPage) -> Recorded {
         let (answer, answered) = oneshot::channel();
         if self.jobs.send(Job { page, answer }).await.is_err() {
@@ -73,14 +98,22 @@ impl Recorder {
     }
 }
 
-async fn run(store: HotStore, metrics: Arc<Metrics>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+async fn run(
+    store: HotStore,
+    metrics: Arc<Metrics>,
+    mut jobs: mpsc::Receiver<Job>,
+    expected: Arc<AtomicUsize>,
+    stop: CancellationToken,
+) {
     let full = |group: &[Job]| {
         group.len() >= MAX_PAGES
             || group.iter().map(|job| job.page.outcome.nodes.len()).sum::<usize>() >= MAX_ROWS
     };
+    // Where no other page is on its way, nobody is waited for.
+    let enough = |group: &[Job]| group.len() >= ENOUGH_PAGES.min(expected.load(Ordering::Relaxed));
     loop {
         let group = tokio::select! {
-            group = next_group(&mut jobs, full) => group,
+            group = gather_group(&mut jobs, full, enough, LINGER) => group,
             () = stop.cancelled() => None,
         };
         let Some(group) = group else { return };

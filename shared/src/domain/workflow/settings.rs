@@ -185,6 +185,12 @@ fn read_headers(config: &mut Object<'_>, report: &mut Report) -> Vec<(String, St
                 "setting_not_applied",
                 format!("the header `{name}` is the browser's own and is not sent"),
             );
+        } else if name.eq_ignore_ascii_case("accept") && value.trim_start().starts_with("text/html") {
+            // Chrome sends a header that it is given with pictures and styles too, and only while it reports each
+            // request and response, which costs a tenth of the speed.
+            let message =
+                "`Accept` asks for pages first, as the browser's own does: the browser's own is sent";
+            report.warn(&at, "left_to_browser", message);
         } else {
             headers.push((name.clone(), value.clone()));
         }

@@ -6,33 +6,23 @@
 //!
 //! With `--plans FILE` it measures nothing, but writes Postgres' log with the plan of every statement to that file.
 
-mod pages;
 mod report;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use crawlify_cli::demo_site::WORKFLOW;
-use crawlify_cli::private_postgres::{Options, PrivatePostgres};
-use crawlify_shared::domain::id::{ExecutionId, NodeExecutionId, PageId, WorkerId, WorkflowId};
+use crawlify_cli::private_postgres::PrivatePostgres;
+use crawlify_shared::domain::id::NodeExecutionId;
 use crawlify_shared::domain::outcome::NodeEnd;
-use crawlify_shared::domain::page::{FinishedPage, NodeTable};
-use crawlify_shared::domain::workflow::parse_text;
-use crawlify_shared::store::Store;
-use crawlify_shared::store::executions::StartExecution;
-use crawlify_shared::store::hot::HotStore;
-use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
+use crawlify_shared::domain::page::FinishedPage;
+use harness::bench::shop_crawl::{DurablePostgres, ShopCrawl};
 use serde_json::Value;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls};
-use tokio_util::task::TaskTracker;
 
-use pages::{KNOWN_URLS, finished_page, known_url, node_table};
 use report::{Measured, report};
 
 /// Pages of one statement; each has as many node rows as the demo workflow has nodes, which is 20.
@@ -68,26 +58,15 @@ const COPY_TYPES: [Type; 17] = [
 ];
 
 struct Bench {
-    hot: HotStore,
-    client: Client,
-    execution: ExecutionId,
-    worker: WorkerId,
-    table: Arc<NodeTable>,
-    /// How many pages were made, so that each has a URL of its own.
-    pages_made: usize,
+    crawl: ShopCrawl,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let folder = tempfile::tempdir().context("cannot make a folder")?;
-    // Postgres, under an account of its own where we are root, must pass through it.
-    #[cfg(unix)]
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let options = Options { data_dir: Some(folder.path().join("data")), ..Options::default() };
-    let postgres = PrivatePostgres::start(&options).await?;
+    let postgres = DurablePostgres::start().await?;
     let measured = match plans_file()? {
-        Some(file) => explain(&postgres, &file).await,
-        None => measure(&postgres).await,
+        Some(file) => explain(postgres.server(), &file).await,
+        None => measure(postgres.server()).await,
     };
     postgres.stop().await;
     measured
@@ -104,8 +83,9 @@ fn plans_file() -> Result<Option<PathBuf>> {
 
 /// Has Postgres log its plans, for long enough that it has chosen between plans for these parameters and for any.
 async fn explain(postgres: &PrivatePostgres, file: &Path) -> Result<()> {
-    let (mut bench, store, connections) = prepare(postgres).await?;
+    let mut bench = prepare(postgres).await?;
     bench
+        .crawl
         .client
         .batch_execute(
             "ALTER ROLE CURRENT_USER SET session_preload_libraries = 'auto_explain';
@@ -118,14 +98,14 @@ async fn explain(postgres: &PrivatePostgres, file: &Path) -> Result<()> {
     for pages in GROUPS {
         bench.record(pages, Duration::from_secs(2)).await?;
     }
-    bench.close(store, connections).await;
+    bench.crawl.close().await;
     std::fs::copy(postgres.folder().join("postgres.log"), file)
         .with_context(|| format!("cannot copy the log of {}", postgres.folder().display()))?;
     Ok(())
 }
 
 async fn measure(postgres: &PrivatePostgres) -> Result<()> {
-    let (mut bench, store, connections) = prepare(postgres).await?;
+    let mut bench = prepare(postgres).await?;
     bench.explain_fsync(&mut std::io::stdout()).await?;
     // The first statements find cold caches and statements that are not prepared.
     bench.record(10, Duration::from_millis(500)).await?;
@@ -139,70 +119,27 @@ async fn measure(postgres: &PrivatePostgres) -> Result<()> {
         writeln!(std::io::stderr(), "round {round} of {ROUNDS} done")?;
     }
     let bytes_a_row = bench.bytes_a_row().await?;
-    report(&results, bench.table.nodes.len(), bytes_a_row, &mut std::io::stdout())?;
-    bench.close(store, connections).await;
+    report(&results, bench.crawl.table.nodes.len(), bytes_a_row, &mut std::io::stdout())?;
+    bench.crawl.close().await;
     Ok(())
 }
 
-/// Migrates, starts an execution, and connects.
-async fn prepare(postgres: &PrivatePostgres) -> Result<(Bench, Store, TaskTracker)> {
-    let store = Store::connect(&postgres.url(), 2)?;
-    store.migrate().await?;
-    store.create_partitions(1).await?;
-    let definition = parse_text(WORKFLOW).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-    let execution = start_execution(&store).await?;
-    let (client, connection) = tokio_postgres::connect(postgres.url().expose(), NoTls).await?;
-    let connections = TaskTracker::new();
-    connections.spawn(connection);
-    connections.close();
-    let worker = WorkerId::generate();
-    let bench = Bench {
-        hot: HotStore::connect(&postgres.url(), worker)?,
-        client,
-        execution,
-        worker,
-        table: Arc::new(node_table(&definition.workflow)),
-        pages_made: 0,
-    };
-    bench.insert_known_urls().await?;
-    Ok((bench, store, connections))
-}
-
-async fn start_execution(store: &Store) -> Result<ExecutionId> {
-    let definition = parse_text(WORKFLOW).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-    let text = WorkflowText {
-        name: &definition.name,
-        description: &definition.description,
-        config: &definition.config,
-    };
-    let row = store.create_workflow(text, WorkflowStatus::Active).await?;
-    let workflow = &definition.workflow;
-    let started =
-        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls).await?;
-    match started {
-        StartExecution::Started(execution) => Ok(execution),
-        StartExecution::NotActive(_) | StartExecution::NotFound => anyhow::bail!("no execution was started"),
-    }
+/// A crawl on this server.
+async fn prepare(postgres: &PrivatePostgres) -> Result<Bench> {
+    Ok(Bench { crawl: ShopCrawl::start(&postgres.url()).await? })
 }
 
 impl Bench {
-    async fn close(self, store: Store, connections: TaskTracker) {
-        self.hot.close();
-        store.close().await;
-        drop(self);
-        connections.wait().await;
-    }
-
     /// Records groups of `pages` pages until `time` was spent in statements.
     async fn record(&mut self, pages: usize, time: Duration) -> Result<Measured> {
         let mut statements = Vec::new();
         let mut spent = Duration::ZERO;
         while spent < time {
-            let prepared = self.finished_pages(PREPARED.max(pages))?;
-            self.insert_claimed(&prepared).await?;
+            let prepared = self.crawl.finished_pages(PREPARED.max(pages))?;
+            self.crawl.insert_claimed(&prepared).await?;
             for group in prepared.chunks(pages) {
                 let begun = Instant::now();
-                let written = self.hot.record(group).await?;
+                let written = self.crawl.hot.record(group).await?;
                 let took = begun.elapsed();
                 ensure!(written.len() == group.len(), "{} of {} pages were recorded", written.len(), pages);
                 spent += took;
@@ -217,7 +154,7 @@ impl Bench {
         let mut statements = Vec::new();
         let mut spent = Duration::ZERO;
         while spent < time {
-            let prepared = self.finished_pages(PREPARED.max(pages))?;
+            let prepared = self.crawl.finished_pages(PREPARED.max(pages))?;
             for group in prepared.chunks(pages) {
                 let begun = Instant::now();
                 let rows = self.copy_group(group).await?;
@@ -231,12 +168,12 @@ impl Bench {
     }
 
     async fn copy_group(&self, group: &[FinishedPage]) -> Result<u64> {
-        let sink = self.client.copy_in(COPY).await?;
+        let sink = self.crawl.client.copy_in(COPY).await?;
         let mut writer = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
         for finished in group {
             let page = &finished.page;
             for node in &finished.outcome.nodes {
-                let definition = &self.table.nodes[usize::from(node.position)];
+                let definition = &self.crawl.table.nodes[usize::from(node.position)];
                 let at_ms = page.claimed_at.timestamp_millis();
                 let id = NodeExecutionId::derive(page.page_id, page.attempt, node.position, at_ms).0;
                 let NodeEnd::Completed(output) = &node.end else { continue };
@@ -257,7 +194,7 @@ impl Bench {
                     &definition.node_type,
                     &definition.phase,
                     &page.attempt,
-                    &self.worker.0,
+                    &self.crawl.worker.0,
                     &None::<&str>,
                     &i16::try_from(node.position)?,
                 ];
@@ -267,58 +204,9 @@ impl Bench {
         Ok(writer.finish().await?)
     }
 
-    /// Makes finished pages as the demo shop gives them.
-    fn finished_pages(&mut self, count: usize) -> Result<Vec<FinishedPage>> {
-        (0..count)
-            .map(|_| {
-                self.pages_made += 1;
-                finished_page(self.execution, self.pages_made, &self.table)
-            })
-            .collect()
-    }
-
-    /// Writes their rows, as if this worker had claimed them.
-    async fn insert_claimed(&self, pages: &[FinishedPage]) -> Result<()> {
-        let ids: Vec<_> = pages.iter().map(|finished| finished.page.page_id.0).collect();
-        let urls: Vec<_> = pages.iter().map(|finished| finished.page.url.as_str()).collect();
-        let hashes: Vec<_> = pages.iter().map(|finished| finished.page.url.hash().to_vec()).collect();
-        self.client
-            .execute(
-                "INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, status, attempt, epoch, admitted,
-                    locked_at, locked_by, locked_until)
-                 SELECT p.id, $4, p.url, p.url_hash, '127.0.0.1', 3, 'processing', 1, 0, true, now(), $5,
-                    now() + interval '3 minutes'
-                 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS p (id, url, url_hash)",
-                &[&ids, &urls, &hashes, &self.execution.0, &self.worker.0],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Writes the pages that most links lead to.
-    async fn insert_known_urls(&self) -> Result<()> {
-        for number in 0..KNOWN_URLS {
-            let url = known_url(number)?;
-            self.client
-                .execute(
-                    "INSERT INTO url_queue (id, execution_id, url, url_hash, host, status, attempt)
-                     VALUES ($1, $2, $3, $4, $5, 'completed', 1)",
-                    &[
-                        &PageId::generate().0,
-                        &self.execution.0,
-                        &url.as_str(),
-                        &url.hash().to_vec(),
-                        &url.host(),
-                    ],
-                )
-                .await?;
-        }
-        self.client.batch_execute("ANALYZE url_queue").await?;
-        Ok(())
-    }
-
     async fn explain_fsync(&self, to: &mut impl Write) -> Result<()> {
         let row = self
+            .crawl
             .client
             .query_one(
                 "SELECT version(), current_setting('fsync'), current_setting('synchronous_commit'),
@@ -337,6 +225,7 @@ impl Bench {
     /// Bytes of `node_executions` with its indexes, for each row.
     async fn bytes_a_row(&self) -> Result<f64> {
         let row = self
+            .crawl
             .client
             .query_one(
                 "SELECT (SELECT sum(pg_total_relation_size(relid))::int8
@@ -350,7 +239,7 @@ impl Bench {
     }
 
     fn rows(&self, pages: usize) -> u64 {
-        (pages * self.table.nodes.len()) as u64
+        (pages * self.crawl.table.nodes.len()) as u64
     }
 
     fn measured(&self, pages: usize, statements: Vec<Duration>, spent: Duration) -> Measured {

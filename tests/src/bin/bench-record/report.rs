@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::bench::median;
 
 use crate::{GROUPS, MEASURED, ROUNDS};
 
@@ -47,10 +48,4 @@ pub(crate) fn report(
     }
     writeln!(to, "{bytes_a_row:.0} bytes a row of node_executions, indexes included")?;
     Ok(())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -217,6 +217,18 @@ async fn answer(request: Request) -> Response {
              document.createElement('b'), { textContent: 'y'.repeat(1000) }));</script>",
         )
         .into_response(),
+        "/hungry" => Html(
+            "<script>const kept = []; for (let i = 0; i < 24; i++) kept.push(new Uint8Array(16 << 20).fill(i + 1))\
+             </script><h1>full</h1>",
+        )
+        .into_response(),
+        "/with-parts" => Html(include_str!("parts.html")).into_response(),
+        "/part.js" => ([(header::CONTENT_TYPE, "text/javascript")], "say('script')").into_response(),
+        "/part.css" => ([(header::CONTENT_TYPE, "text/css")], "h1 { color: rgb(1, 2, 3) }").into_response(),
+        "/part.svg" => {
+            ([(header::CONTENT_TYPE, "image/svg+xml")], "<svg xmlns='http://www.w3.org/2000/svg'/>").into_response()
+        }
+        "/blocked" => "x".into_response(),
         "/other-port" => {
             let port = request.uri().query().unwrap_or_default();
             (StatusCode::FOUND, [(header::LOCATION, format!("http://127.0.0.1:{port}/plain"))])

@@ -6,12 +6,12 @@ use std::time::Duration;
 use chromiumoxide_cdp::cdp::browser_protocol::page::CrashParams;
 use chromiumoxide_cdp::cdp::browser_protocol::target::GetTargetsParams;
 use crawlify_shared::domain::outcome::ErrorClass;
-use crawlify_shared::domain::workflow::ElementState;
+use crawlify_shared::domain::workflow::{Block, ElementState, ResourceKind};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use super::bench::{Bench, eventually, one, options, read_all, run, session, soon, wait_for};
-use crate::chrome::driver::{Driver, Tab};
+use crate::chrome::driver::{Driver, Session, Tab};
 use crate::chrome::{ChromeDriver, ChromeOptions, LaunchError};
 
 fn signal(pid: i32, signal: Signal) {
@@ -134,6 +134,34 @@ async fn a_browser_that_did_its_work_is_replaced_without_a_failure() {
     held.release().await;
     eventually("the old browser is gone", || !is_running(first)).await;
     assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_browser_that_uses_too_much_memory_is_replaced() {
+    let ping_every = Duration::from_millis(200);
+    let bench = Bench::with(ChromeOptions { browser_memory: 300 << 20, ping_every, ..options() }).await;
+    let first = bench.driver.browser_pid().unwrap();
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+    tokio::time::sleep(4 * ping_every).await;
+    assert_eq!(bench.driver.browser_pid(), Some(first), "it uses little so far");
+    let mut hungry = bench.open().await;
+    bench.load(&mut hungry, "/hungry").await.unwrap();
+    eventually("the browser is replaced", || bench.driver.browser_pid().is_some_and(|pid| pid != first))
+        .await;
+    drop(hungry);
+    eventually("the old browser is gone", || !is_running(first)).await;
+}
+
+#[tokio::test]
+async fn what_is_blocked_is_not_asked_for_and_the_page_itself_always_is() {
+    let bench = Bench::start().await;
+    let patterns = vec!["*/blocked*".to_owned(), "*".to_owned() + "with-parts*"];
+    let block = Block { kinds: vec![ResourceKind::Image, ResourceKind::Stylesheet], patterns };
+    let session = Session { block, ..session(&[]) };
+    let parts = bench.texts(&session, "/with-parts", "li").await;
+    assert_eq!(parts, ["script", "no image", "no style", "no fetch"]);
+    let parts = bench.texts(&bench.session, "/with-parts", "li").await;
+    assert_eq!(parts, ["script", "image", "style", "fetch"]);
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Keeping apart: our script from the page's, one execution from another.
 
-use crawlify_shared::domain::workflow::ElementState;
+use chromiumoxide_cdp::cdp::browser_protocol::target::GetBrowserContextsParams;
+use crawlify_shared::domain::workflow::{ElementState, Isolation};
 use serde_json::json;
 
 use super::bench::{Bench, css, read_all, run, session, soon, step, wait_for};
-use crate::chrome::driver::DomOp;
+use crate::chrome::driver::{DomOp, Session};
 
 #[tokio::test]
 async fn a_hostile_page_cannot_disturb_what_is_read_from_it() {
@@ -33,6 +34,30 @@ async fn executions_share_no_cookies_and_their_own_pages_do() {
     let has_cookie = |lines: Vec<String>| lines.iter().any(|line| line == "cookie: who=me");
     assert!(has_cookie(bench.texts(&first, "/headers", "li").await));
     assert!(!has_cookie(bench.texts(&second, "/headers", "li").await));
+}
+
+#[tokio::test]
+async fn pages_that_are_kept_apart_share_no_cookies_and_leave_nothing_open() {
+    let bench = Bench::start().await;
+    let apart = Session { isolation: Isolation::Page, ..session(&[]) };
+    bench.texts(&apart, "/cookie", "h1").await;
+    let lines = bench.texts(&apart, "/headers", "li").await;
+    assert!(!lines.iter().any(|line| line.starts_with("cookie")), "{lines:?}");
+    let browser = bench.driver.current_browser().unwrap();
+    let connection = browser.launched.connection.clone();
+    let contexts = || async {
+        let contexts = connection.call(None, &GetBrowserContextsParams {}, soon()).await.unwrap();
+        contexts.browser_context_ids.len()
+    };
+    let mut left = contexts().await;
+    for _ in 0..100 {
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        left = contexts().await;
+    }
+    panic!("{left} contexts are left");
 }
 
 #[tokio::test]

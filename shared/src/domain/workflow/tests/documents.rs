@@ -20,7 +20,7 @@ fn the_books_workflow_is_accepted_unchanged() {
         Limits { max_depth: Some(4), max_pages: Some(2000), rate_limit_delay: Duration::from_secs(1) }
     );
     assert_eq!(workflow.start_urls[0].as_str(), "http://books.toscrape.com/");
-    assert_eq!(workflow.headers.len(), 3);
+    assert_eq!(workflow.headers.len(), 2);
     assert_eq!(workflow.headers[0].0, "User-Agent");
     let [discovery, extraction] = workflow.phases.as_slice() else { panic!("two phases") };
     assert_eq!((discovery.id.as_str(), discovery.kind), ("url_discovery", PhaseKind::Discovery));
@@ -71,6 +71,7 @@ fn the_books_workflow_is_told_what_differs_from_before() {
     assert_eq!(
         warnings(&books()),
         [
+            "left_to_browser /config/headers/Accept",
             "wait_until_load /config/wait_until",
             "setting_not_applied /config/storage",
             "discovery_keys_saved /config/url_discovery"
@@ -82,7 +83,7 @@ fn the_books_workflow_is_told_what_differs_from_before() {
 fn a_stored_configuration_parses_alone_with_pointers_of_its_own() {
     let workflow = parse_config(&books()["config"]).unwrap();
     assert_eq!(workflow.phases.iter().map(|phase| phase.nodes.len()).sum::<usize>(), 20);
-    assert_eq!(workflow.warnings[0].pointer, "/wait_until");
+    assert_eq!(workflow.warnings[0].pointer, "/headers/Accept");
     let problems = parse_config(&json!({"start_urls": []})).unwrap_err();
     assert_eq!(problems[0].pointer, "/start_urls");
     assert_eq!(problems[1].pointer, "");

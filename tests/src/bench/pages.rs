@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 const LINKS: usize = 20;
 /// URLs that are in the frontier already. As each page is found once, 19 of 20 links lead to one of them.
-pub(crate) const KNOWN_URLS: usize = 1_000;
+pub const KNOWN_URLS: usize = 1_000;
 
-pub(crate) fn node_table(workflow: &Workflow) -> NodeTable {
+/// The nodes of a workflow, as records of them need them.
+pub fn node_table(workflow: &Workflow) -> NodeTable {
     let nodes = workflow.phases.iter().flat_map(|phase| {
         phase.nodes.iter().map(|node| NodeDefinition {
             node_id: node.id.clone(),
@@ -28,7 +29,11 @@ pub(crate) fn node_table(workflow: &Workflow) -> NodeTable {
     NodeTable { nodes: nodes.collect() }
 }
 
-pub(crate) fn finished_page(
+/// A page that went well, with a URL of its own by its number.
+///
+/// # Errors
+/// A URL is none.
+pub fn finished_page(
     execution_id: ExecutionId,
     number: usize,
     table: &Arc<NodeTable>,
@@ -84,7 +89,11 @@ pub(crate) fn finished_page(
     Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
 }
 
-pub(crate) fn known_url(number: usize) -> Result<PageUrl> {
+/// The URL of a page that is in the frontier already.
+///
+/// # Errors
+/// It is none.
+pub fn known_url(number: usize) -> Result<PageUrl> {
     Ok(PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-book-that-is-known-{number}/"))?)
 }
 
