@@ -46,13 +46,12 @@ pub(super) fn renders(text: &mut String, renders: &Renders) {
     }
     let _ =
         writeln!(text, "\n  render: {} static · {} full", counted(renders.static_pages), renders.full_pages);
-    let rows = together(&renders.decisions);
+    let rows = by_shape(&renders.decisions);
     let mut table = table();
     table.set_header(["shape", "mode", "static", "full", "why"]);
-    for (row, phase) in rows.iter().take(SHOWN) {
-        let phase = phase.map_or_else(String::new, |phase| format!(" ({phase})"));
+    for row in rows.iter().take(SHOWN) {
         table.add_row([
-            one_line(&format!("{}{phase}", row.shape), SHAPE_CHARACTERS),
+            one_line(&row.shape, SHAPE_CHARACTERS),
             row.mode.clone(),
             row.static_pages.to_string(),
             row.full_pages.to_string(),
@@ -68,22 +67,22 @@ pub(super) fn renders(text: &mut String, renders: &Renders) {
     }
 }
 
-/// Phases mostly come to the same about a shape: that is one row. The others name their phase.
-fn together(decisions: &[RenderRow]) -> Vec<(&RenderRow, Option<&str>)> {
-    let say_the_same = |left: &RenderRow, right: &RenderRow| {
-        left.mode == right.mode
-            && left.static_pages == right.static_pages
-            && left.full_pages == right.full_pages
-            && left.reason == right.reason
-    };
-    let mut rows: Vec<(&RenderRow, Option<&str>)> = Vec::new();
+/// One row for each shape: a page is loaded once for all its phases, so one that wants it full decides, and is named
+/// where others want it otherwise. The figures are those of the phase that ran on the most pages.
+fn by_shape(decisions: &[RenderRow]) -> Vec<RenderRow> {
+    let mut rows: Vec<RenderRow> = Vec::new();
     for decision in decisions {
-        let mut others = decisions.iter().filter(|other| other.shape == decision.shape);
-        if !others.all(|other| say_the_same(other, decision)) {
-            rows.push((decision, Some(&decision.phase)));
-        } else if rows.iter().all(|(row, _)| row.shape != decision.shape) {
-            rows.push((decision, None));
+        if rows.iter().any(|row| row.shape == decision.shape) {
+            continue;
         }
+        let phases = || decisions.iter().filter(|other| other.shape == decision.shape);
+        let decisive = phases().find(|phase| phase.mode == "full").unwrap_or(decision);
+        let reason = if phases().all(|phase| phase.mode == decisive.mode) {
+            decisive.reason.clone()
+        } else {
+            format!("{}: {}", decisive.phase, decisive.reason)
+        };
+        rows.push(RenderRow { mode: decisive.mode.clone(), reason, ..decision.clone() });
     }
     rows
 }
@@ -114,19 +113,23 @@ mod tests {
     }
 
     #[test]
-    fn phases_that_agree_are_one_row_and_others_are_named() {
+    fn the_phase_that_wants_a_shape_full_decides_and_is_named() {
+        let mut lists = row("links", "shop.test/list", 640, "`next` gives another output in a tab");
+        lists.mode = "full".to_owned();
         let decisions = vec![
             row("links", "shop.test/product/*", 640, "5 pages gave the same both ways"),
             row("data", "shop.test/product/*", 640, "5 pages gave the same both ways"),
+            row("data", "shop.test/list", 640, "6 pages gave the same both ways"),
+            lists,
             row("links", "shop.test/", 1, "on trial"),
-            row("data", "shop.test/", 1, "`price` gives another output in a tab"),
+            row("data", "shop.test/", 1, "on trial"),
         ];
         let expected = "
   render: 700 pages static · 15 full
   shape                mode    static  full  why
   shop.test/product/*  static     635     5  5 pages gave the same both ways
-  shop.test/ (links)   full         0     1  on trial
-  shop.test/ (data)    full         0     1  `price` gives another output in a tab
+  shop.test/list       full       635     5  links: `next` gives another output in a tab
+  shop.test/           full         0     1  on trial
 ";
         assert_eq!(shown(decisions), expected);
     }
