@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use crawlify_shared::config::{AMQP_URL, DATABASE_URL, SecretUrl};
+use crawlify_shared::domain::workflow::Render;
 use url::Url;
 
 /// Crawls described as JSON workflows, executed node by node in headless Chrome.
@@ -40,6 +41,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Check workflow files: all problems of each, with their places.
     Validate(ValidateArgs),
+    /// Show how a workflow file will be executed: its limits, nodes, and calls into each page.
+    Explain(ExplainArgs),
     /// Check what this machine has and lacks.
     Doctor(DoctorArgs),
 }
@@ -83,6 +86,13 @@ pub struct CrawlArgs {
     /// Least time between two pages of one host, in milliseconds.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=3_600_000))]
     pub rate_limit_delay: Option<u32>,
+    /// How pages are loaded, whatever the file says for its phases.
+    #[arg(long, value_name = "MODE", value_parser = Render::ALL.map(Render::as_str))]
+    pub render: Option<String>,
+    /// Load none of this with pages, instead of what the file blocks: image, stylesheet, font, media, script, or a
+    /// pattern of URLs such as *.example.com/*; separated by commas, or given several times.
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub block: Vec<String>,
     /// Pages executed at once; by default as many as there are cores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub slots: Option<u16>,
@@ -150,6 +160,16 @@ pub struct ValidateArgs {
     /// Workflow files: JSON or YAML.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
+}
+
+/// The arguments of `explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// The workflow: JSON or YAML.
+    pub file: PathBuf,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The arguments of `doctor`.

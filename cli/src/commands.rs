@@ -15,7 +15,7 @@ use crate::exit::{Code, Failure, chain};
 use crate::run::read;
 use crate::system::open_store;
 use crate::validate::report;
-use crate::{demo, doctor, run, site, up};
+use crate::{demo, doctor, explain, run, site, up};
 
 /// Runs the command. Data go to stdout, everything else to stderr.
 ///
@@ -44,6 +44,7 @@ pub async fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Worker(args) => role(|stop| crawlify_worker::role::run(args, stop)).await,
         Command::Migrate(args) => migrate(&args).await,
         Command::Validate(args) => validate(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => examine(args).await,
     }
 }

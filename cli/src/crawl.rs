@@ -15,7 +15,7 @@ use crate::args::CrawlArgs;
 use crate::exit::{Code, Failure};
 use crate::export::Export;
 use crate::progress::{ProgressDisplay, ProgressSnapshot};
-use crate::summary::{ErrorGroup, NodeTiming, OutputFile, RunSummary, render};
+use crate::summary::{ErrorGroup, NodeTiming, OutputFile, RenderRow, Renders, RunSummary, render};
 use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
 
 /// How often the progress is read.
@@ -205,7 +205,10 @@ async fn finish(
                 .cancel_execution(execution)
                 .await
                 .map_err(|error| Failure::of(Code::Unreachable, &error))?;
-            system.drain().await;
+        }
+        // Whatever the worker still has to say about its pages is in the store then.
+        system.drain().await;
+        if interrupted {
             settle(&store, execution).await?;
         }
         let output = match export {
@@ -314,6 +317,22 @@ fn run_summary(
                 p95: node.p95,
             })
             .collect(),
+        renders: Renders {
+            static_pages: count(summary.totals.static_pages),
+            full_pages: count(pages.completed + pages.failed - summary.totals.static_pages),
+            decisions: summary
+                .render
+                .into_iter()
+                .map(|decision| RenderRow {
+                    phase: decision.phase,
+                    shape: decision.shape,
+                    mode: decision.mode.as_str().to_owned(),
+                    static_pages: decision.static_pages,
+                    full_pages: decision.full_pages,
+                    reason: decision.reason,
+                })
+                .collect(),
+        },
         errors: summary
             .page_errors
             .into_iter()

@@ -7,6 +7,7 @@ mod demo;
 pub mod demo_site;
 pub mod doctor;
 pub mod exit;
+mod explain;
 mod export;
 pub mod printable;
 pub mod private_postgres;

@@ -40,24 +40,35 @@ pub(crate) fn with_overrides(
     args: &CrawlArgs,
 ) -> Result<Definition, Failure> {
     let mut config = definition.config;
-    if !start_urls.is_empty() {
-        config["start_urls"] = json!(start_urls);
-    }
-    let numbers = [
-        ("max_pages", args.max_pages),
-        ("max_depth", args.max_depth.map(u64::from)),
-        ("rate_limit_delay", args.rate_limit_delay.map(u64::from)),
+    let given = |texts: &[String]| (!texts.is_empty()).then(|| json!(texts));
+    let overrides = [
+        ("start_urls", "--start-url", given(start_urls)),
+        ("max_pages", "--max-pages", args.max_pages.map(Value::from)),
+        ("max_depth", "--max-depth", args.max_depth.map(Value::from)),
+        ("rate_limit_delay", "--rate-limit-delay", args.rate_limit_delay.map(Value::from)),
+        ("render", "--render", args.render.as_deref().map(Value::from)),
+        ("block", "--block", given(&args.block)),
     ];
-    for (key, number) in numbers {
-        if let Some(number) = number {
-            config[key] = json!(number);
+    for (key, _, value) in &overrides {
+        if let Some(value) = value {
+            config[*key] = value.clone();
         }
     }
+    let overridden = |pointer: &str| {
+        let key = pointer.strip_prefix("/config/")?.split('/').next()?;
+        let (_, option, _) = overrides.iter().find(|(name, _, value)| *name == key && value.is_some())?;
+        Some(*option)
+    };
     let document: Value =
         json!({ "name": definition.name, "description": definition.description, "config": config });
     parse_document(&document).map_err(|problems| {
-        let problems: Vec<_> =
-            problems.iter().map(|problem| format!("{}: {}", problem.pointer, problem.message)).collect();
+        let problems: Vec<_> = problems
+            .iter()
+            .map(|problem| match overridden(&problem.pointer) {
+                Some(option) => format!("{option}: {}", problem.message),
+                None => format!("{}: {}", problem.pointer, problem.message),
+            })
+            .collect();
         Failure::new(
             Code::Usage,
             format!("the command line does not fit the workflow: {}", problems.join("; ")),

@@ -108,13 +108,14 @@ const RECOUNT: &str = "
 WITH wrong AS (
     SELECT 'pages of ' || e.id AS what,
         ARRAY[sum(c.completed), sum(c.failed), sum(c.items), sum(c.urls_found), sum(c.nodes_executed),
-            sum(c.nodes_failed)]::int8[] AS counted,
+            sum(c.nodes_failed), sum(c.static_pages)]::int8[] AS counted,
         ARRAY[(SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'completed'),
             (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'failed'),
             (SELECT count(*) FROM extracted_items i WHERE i.execution_id = e.id),
             (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.parent_id IS NOT NULL),
             (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status <> 'cancelled'),
-            (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status = 'failed')]::int8[]
+            (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status = 'failed'),
+            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.rendered = 'static')]::int8[]
             AS found
     FROM workflow_executions e JOIN page_counters c ON c.execution_id = e.id GROUP BY e.id
     UNION ALL

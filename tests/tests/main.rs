@@ -8,6 +8,7 @@ mod crawl;
 mod fleet;
 mod frontier;
 mod recorded;
+mod render;
 mod store;
 mod tidy;
 mod worker;

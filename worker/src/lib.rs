@@ -8,6 +8,7 @@ mod admin;
 pub mod chrome;
 mod consumer;
 mod execute;
+pub mod explain;
 mod gather;
 mod group_commit;
 mod host_turns;
@@ -42,6 +43,7 @@ use metrics::Metrics;
 use page::claims::Claims;
 use page::programs::Programs;
 use recorder::Recorder;
+use recorder::decisions::write_decisions;
 use render::Renders;
 
 /// How a worker runs.
@@ -94,7 +96,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) lanes: Arc<Lanes>,
-    pub(crate) renders: Renders,
+    pub(crate) renders: Arc<Renders>,
     pub(crate) lease: LeaseTimes,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) driver: Arc<dyn Driver>,
@@ -144,9 +146,11 @@ pub async fn start(
     last.spawn(claiming);
     last.spawn(recording);
     last.spawn(beating);
+    let renders = Arc::new(Renders::default());
+    last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
         lanes,
-        renders: Renders::default(),
+        renders,
         lease: config.lease,
         broker,
         driver,

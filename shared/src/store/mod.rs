@@ -9,6 +9,7 @@ pub mod executions;
 pub mod frontier;
 pub mod hot;
 pub mod items;
+pub mod render;
 pub mod summary;
 pub mod workflows;
 

@@ -11,6 +11,7 @@ use super::counters::quantile;
 use super::executions::{ExecutionStatus, PageCounts};
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
+use crate::domain::page::RenderDecision;
 use crate::domain::workflow::parse_config;
 
 /// How many groups of errors a summary names at the most, for pages and for nodes.
@@ -33,6 +34,8 @@ pub struct Summary {
     pub attempts: Vec<AttemptCount>,
     /// One entry for each node, in the order of execution.
     pub nodes: Vec<NodeSummary>,
+    /// How pages of each shape are loaded, and why; empty where every page is to be rendered.
+    pub render: Vec<RenderDecision>,
     /// Why pages were given up or wait for another attempt, the most frequent first.
     pub page_errors: Vec<ErrorGroup>,
     /// Why nodes failed, the most frequent first.
@@ -52,6 +55,8 @@ pub struct Totals {
     pub nodes_executed: i64,
     /// Nodes that ran and failed.
     pub nodes_failed: i64,
+    /// Of the completed and the failed pages, those that were read as they came; the others were loaded in a tab.
+    pub static_pages: i64,
     /// When a worker last counted something.
     pub updated_at: Option<DateTime<Utc>>,
 }
@@ -134,6 +139,7 @@ impl Store {
             totals: self.totals(execution).await?,
             attempts: self.attempt_counts(execution).await?,
             nodes,
+            render: self.render_decisions(execution).await?,
             page_errors: self.page_errors(execution).await?,
             node_errors: self.node_errors(execution).await?,
         }))
@@ -153,6 +159,7 @@ impl Store {
                 COALESCE(SUM(urls_found), 0)::bigint AS "urls_found!",
                 COALESCE(SUM(nodes_executed), 0)::bigint AS "nodes_executed!",
                 COALESCE(SUM(nodes_failed), 0)::bigint AS "nodes_failed!",
+                COALESCE(SUM(static_pages), 0)::bigint AS "static_pages!",
                 MAX(updated_at) AS updated_at
             FROM page_counters
             WHERE execution_id = $1

@@ -86,11 +86,16 @@ async fn options_that_make_no_sense_are_refused_before_anything_starts() {
     let file = write(&scratch, "demo.json", crawlify_cli::demo_site::WORKFLOW);
     for (arguments, said) in [
         (&["run", &file, "--start-url", "shop"][..], "invalid value 'shop' for '--start-url <URL>'"),
-        (&["run", &file, "--start-url", "ftp://shop.test/"], "/config/start_urls/0: `ftp://shop.test/`"),
+        (
+            &["run", &file, "--start-url", "ftp://shop.test/"],
+            "--start-url: `ftp://shop.test/` cannot be crawled",
+        ),
         (&["run", &file, "--max-pages", "0"], "--max-pages"),
         (&["run", &file, "--data-dir", "/tmp"], "--keep"),
         (&["run", &file, "-o", "/no/such/folder/items.jsonl"], "there is no folder /no/such/folder"),
         (&["run", &file, "-o", "/tmp"], "cannot write /tmp: it is a folder"),
+        (&["run", &file, "--render", "quick"], "[possible values: full, static, auto]"),
+        (&["run", &file, "--block", "image,picture"], "--block: `picture` is neither a kind of resource"),
         (&["run"], "<FILE>"),
     ] {
         let ended = ended(&scratch, arguments).await.with_code(2).saying(&[said]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use crawlify_shared::domain::page::RenderDecision;
 use crawlify_shared::store::executions::{ExecutionRow, ExecutionStatus, PageCounts};
 use crawlify_shared::store::items::ItemRow;
 use crawlify_shared::store::summary::{ErrorGroup, NodeSummary, Summary, Totals};
@@ -124,6 +125,8 @@ pub(in crate::api) struct Figures {
     duration: i64,
     nodes_executed: i64,
     nodes_failed: i64,
+    /// Of the completed and the failed pages, those that were read as they came; the others were loaded in a tab.
+    static_pages: i64,
     /// When a worker last recorded something.
     last_update: Option<DateTime<Utc>>,
 }
@@ -151,6 +154,7 @@ impl Figures {
             duration: elapsed.num_milliseconds().max(0),
             nodes_executed: totals.nodes_executed,
             nodes_failed: totals.nodes_failed,
+            static_pages: totals.static_pages,
             last_update: totals.updated_at,
         }
     }
@@ -168,6 +172,9 @@ pub(in crate::api) struct StatsBody {
     attempts: Vec<AttemptEntry>,
     /// In the order of execution.
     nodes: Vec<NodeEntry>,
+    /// How pages are loaded, by phase and shape of their URLs, and why; those that concern the most pages first. Empty
+    /// where every page is to be rendered. Some seconds old while the execution runs.
+    render: Vec<RenderEntry>,
     /// Why pages failed, the most frequent first.
     page_errors: Vec<ErrorEntry>,
     /// Why nodes failed, the most frequent first.
@@ -187,6 +194,7 @@ impl StatsBody {
                 .map(|count| AttemptEntry { attempt: count.attempt, pages: count.pages })
                 .collect(),
             nodes: summary.nodes.into_iter().map(NodeEntry::from).collect(),
+            render: summary.render.into_iter().map(RenderEntry::from).collect(),
             page_errors: summary.page_errors.into_iter().map(ErrorEntry::from).collect(),
             node_errors: summary.node_errors.into_iter().map(ErrorEntry::from).collect(),
         }
@@ -240,6 +248,42 @@ impl From<NodeSummary> for NodeEntry {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
+}
+
+/// How pages of one shape are loaded for one phase. Figures count attempts: a page that was given back or tried again
+/// may count twice, and a page counts for each phase that runs on it.
+#[derive(Serialize, ToSchema)]
+pub(in crate::api) struct RenderEntry {
+    phase: String,
+    /// What the URLs of pages made from one template have in common.
+    shape: String,
+    /// `static` or `full`; of several workers that differ, `full`.
+    mode: &'static str,
+    /// A sentence on why.
+    reason: String,
+    /// Pages that were read as they came.
+    static_pages: u64,
+    /// Pages that were loaded in a tab.
+    full_pages: u64,
+    /// Pages that were loaded both ways.
+    compared: u64,
+    /// How often that, or pages that could not be read as they came, spoke against reading them so.
+    disagreed: u64,
+}
+
+impl From<RenderDecision> for RenderEntry {
+    fn from(decision: RenderDecision) -> Self {
+        Self {
+            phase: decision.phase,
+            shape: decision.shape,
+            mode: decision.mode.as_str(),
+            reason: decision.reason,
+            static_pages: decision.static_pages,
+            full_pages: decision.full_pages,
+            compared: decision.compared,
+            disagreed: decision.disagreed,
+        }
+    }
 }
 
 /// Failures with the same message.

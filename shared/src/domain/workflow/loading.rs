@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::model::{Block, Isolation, Render, ResourceKind, WaitUntil};
+use super::model::{Block, Isolation, Phase, Render, ResourceKind, WaitUntil};
 use super::problem::{Pointer, Report};
 use super::reader::{Object, shorten, wrong_type};
 use super::suggest::did_you_mean;
@@ -120,6 +120,20 @@ pub(super) fn read_isolation(config: &mut Object<'_>, report: &mut Report) -> Is
     let at = config.at("isolation");
     let text = config.text("isolation", report);
     text.and_then(|text| one_of(text, &KNOWN, &at, report)).unwrap_or_default()
+}
+
+/// Says where `isolation` and `render` do not go together.
+pub(super) fn warn_of_isolated_renders(
+    config: &Object<'_>,
+    isolation: Isolation,
+    phases: &[Phase],
+    report: &mut Report,
+) {
+    if isolation == Isolation::Page && phases.iter().any(|phase| phase.render != Render::Full) {
+        let message = "with an `isolation` of \"page\" every page is rendered in full: reading pages without a tab \
+             lives from what they share";
+        report.warn(&config.at("render"), "setting_not_applied", message);
+    }
 }
 
 fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)], at: &Pointer, report: &mut Report) -> Option<T> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::loading::{read_block, read_isolation, read_render, read_wait_until};
+use super::loading::{read_block, read_isolation, read_render, read_wait_until, warn_of_isolated_renders};
 use super::model::{Action, Limits, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
@@ -74,6 +74,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let isolation = read_isolation(&mut config, report);
     warn_of_what_is_not_applied(&mut config, report);
     let phases = read_phases(&mut config, report);
+    warn_of_isolated_renders(&config, isolation, phases.as_deref().unwrap_or_default(), report);
     config.warn_of_unknown("the configuration", report);
     Some(Workflow {
         name: String::new(),

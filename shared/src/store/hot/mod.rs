@@ -1,9 +1,11 @@
-//! The worker's hot path over deadpool-postgres: claim, record, heartbeat, and the workflow of an execution.
+//! The worker's hot path over deadpool-postgres: claim, record, heartbeat, the workflow of an execution, and what was
+//! decided about its pages.
 //!
 //! Every statement stands alone: there is no `BEGIN`, so a future that is dropped half-way leaves no open
 //! transaction behind in the pool.
 
 mod claim;
+mod decisions;
 mod lease;
 mod record;
 

@@ -32,14 +32,14 @@ static RECORD: LazyLock<String> = LazyLock::new(|| {
         "
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[])
-        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released)
+        $9::text[], $10::bool[], $11::text[])
+        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered)
 ), done AS (
     -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
     -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
     UPDATE url_queue q
     SET status = p.status, error = p.error, error_class = p.error_class, failed_nodes = p.failed_nodes,
-        final_url = p.final_url, locked_at = NULL, locked_by = NULL, locked_until = NULL,
+        final_url = p.final_url, rendered = p.rendered, locked_at = NULL, locked_by = NULL, locked_until = NULL,
         attempt = CASE WHEN p.released THEN q.attempt - 1 ELSE q.attempt END,
         -- A page that goes back must not be claimed by a message of its earlier dispatch.
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
@@ -48,14 +48,15 @@ WITH page AS (
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
     FROM page p
     WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
-    RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released
+    RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released,
+        p.rendered
 ), definition AS (
-    SELECT * FROM unnest($11::text[], $12::text[], $13::text[], $14::jsonb[])
+    SELECT * FROM unnest($12::text[], $13::text[], $14::text[], $15::jsonb[])
         WITH ORDINALITY AS f (node_id, node_type, phase, input, number)
 ), node AS (
     SELECT n.*, d.execution_id, d.attempt, f.node_id, f.node_type, f.phase, f.input
-    FROM unnest($15::uuid[], $16::uuid[], $17::int8[], $18::int2[], $19::text[], $20::timestamptz[],
-        $21::timestamptz[], $22::jsonb[], $23::text[], $24::text[], $25::int4[], $26::int4[], $27::int8[])
+    FROM unnest($16::uuid[], $17::uuid[], $18::int8[], $19::int2[], $20::text[], $21::timestamptz[],
+        $22::timestamptz[], $23::jsonb[], $24::text[], $25::text[], $26::int4[], $27::int4[], $28::int8[])
         AS n (id, page_id, definition, position, status, started_at, completed_at, output, error, error_class,
             retry_count, bucket, duration_us)
     JOIN done d ON d.id = n.page_id
@@ -69,14 +70,14 @@ WITH page AS (
 ), items AS (
     INSERT INTO extracted_items (id, execution_id, page_id, url, data)
     SELECT i.id, d.execution_id, d.id, d.url, i.data
-    FROM unnest($28::uuid[], $29::uuid[], $30::jsonb[]) AS i (id, page_id, data)
+    FROM unnest($29::uuid[], $30::uuid[], $31::jsonb[]) AS i (id, page_id, data)
     JOIN done d ON d.id = i.page_id
     ON CONFLICT (id) DO NOTHING
     RETURNING execution_id
 ), found AS (
     SELECT DISTINCT ON (d.execution_id, u.url_hash) u.id, d.execution_id, u.url, u.url_hash, u.host,
         d.depth + 1 AS depth, d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by
-    FROM unnest($31::uuid[], $32::uuid[], $33::text[], $34::bytea[], $35::text[], $36::text[])
+    FROM unnest($32::uuid[], $33::uuid[], $34::text[], $35::bytea[], $36::text[], $37::text[])
         AS u (id, page_id, url, url_hash, host, discovered_by)
     JOIN done d ON d.id = u.page_id
     ORDER BY d.execution_id, u.url_hash, d.depth
@@ -96,20 +97,22 @@ WITH page AS (
     RETURNING execution_id
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
-        nodes_executed, nodes_failed)
+        nodes_executed, nodes_failed, static_pages)
     SELECT d.execution_id, $1, count(*) FILTER (WHERE d.status = 'completed'),
         count(*) FILTER (WHERE d.status = 'failed'),
         count(*) FILTER (WHERE d.status = 'pending' AND NOT d.released),
         (SELECT count(*) FROM items i WHERE i.execution_id = d.execution_id),
         (SELECT count(*) FROM links l WHERE l.execution_id = d.execution_id),
         (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status <> 'cancelled'),
-        (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status = 'failed')
+        (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status = 'failed'),
+        count(*) FILTER (WHERE d.rendered = 'static')
     FROM done d GROUP BY d.execution_id ORDER BY d.execution_id
     ON CONFLICT (execution_id, worker_id) DO UPDATE SET
         completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
         retried = c.retried + excluded.retried, items = c.items + excluded.items,
         urls_found = c.urls_found + excluded.urls_found, nodes_executed = c.nodes_executed + excluded.nodes_executed,
-        nodes_failed = c.nodes_failed + excluded.nodes_failed, updated_at = now()
+        nodes_failed = c.nodes_failed + excluded.nodes_failed,
+        static_pages = c.static_pages + excluded.static_pages, updated_at = now()
 ), node_totals AS (
     INSERT INTO node_counters AS c (execution_id, worker_id, phase, node_id, node_type, completed, failed, cancelled,
         retries, duration_us, durations)
@@ -141,6 +144,7 @@ struct Columns<'a> {
     page_failed_nodes: Vec<i32>,
     page_final_url: Vec<Option<&'a str>>,
     page_released: Vec<bool>,
+    page_rendered: Vec<Option<&'static str>>,
     definition_node_id: Vec<&'a str>,
     definition_node_type: Vec<&'static str>,
     definition_phase: Vec<&'a str>,
@@ -244,6 +248,9 @@ impl<'a> Columns<'a> {
         self.page_failed_nodes.push(i32::try_from(failed_nodes).unwrap_or(i32::MAX));
         self.page_final_url.push(outcome.final_url.as_deref());
         self.page_released.push(*next == NextStatus::Released);
+        // Of a page that goes back nothing is known yet.
+        let has_ended = status != "pending";
+        self.page_rendered.push(has_ended.then(|| outcome.rendered.as_str()));
         for node in &outcome.nodes {
             let (status, output, failure) = match &node.end {
                 NodeEnd::Completed(Value::Null) => ("completed", None, None),
@@ -292,7 +299,7 @@ impl<'a> Columns<'a> {
     }
 
     /// In the order of the statement's numbers.
-    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 36] {
+    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 37] {
         [
             worker,
             &self.page_id,
@@ -304,6 +311,7 @@ impl<'a> Columns<'a> {
             &self.page_failed_nodes,
             &self.page_final_url,
             &self.page_released,
+            &self.page_rendered,
             &self.definition_node_id,
             &self.definition_node_type,
             &self.definition_phase,

@@ -362,6 +362,7 @@ fn how_pages_are_loaded_is_for_all_phases_or_each() {
     assert_eq!(workflow.block.kinds, [ResourceKind::Image, ResourceKind::Font]);
     assert_eq!(workflow.block.patterns, ["*.ads.example/*"]);
     assert_eq!(workflow.isolation, Isolation::Page);
+    assert_eq!(warnings(&document), ["setting_not_applied /config/render"], "isolated pages are rendered");
     document["config"]["render"] = json!({"data_extraction": "static"});
     assert_eq!(parsed(&document).phases[0].render, Render::Static);
 }

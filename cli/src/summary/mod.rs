@@ -1,5 +1,7 @@
 //! The last words of `crawlify run`: what the execution did, as text. It reads nothing and measures nothing.
 
+mod renders;
+
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::printable::one_line;
 use crate::progress::clock;
+pub use renders::{RenderRow, Renders};
 
 const SLOWEST_NODES: usize = 5;
 const ERROR_GROUPS: usize = 3;
@@ -31,6 +34,8 @@ pub struct RunSummary {
     pub attempts: Vec<(u32, u64)>,
     /// Every node that ran; the slowest are shown.
     pub nodes: Vec<NodeTiming>,
+    /// How pages were loaded.
+    pub renders: Renders,
     /// Failures of pages and of nodes, grouped; the most frequent are shown.
     pub errors: Vec<ErrorGroup>,
     /// The file that was written.
@@ -88,6 +93,7 @@ pub fn render(summary: &RunSummary) -> String {
     );
     figures(&mut text, summary);
     slowest_nodes(&mut text, &summary.nodes);
+    renders::renders(&mut text, &summary.renders);
     frequent_errors(&mut text, &summary.errors);
     if !summary.look_further.is_empty() {
         text.push_str("\n  look further\n");
@@ -268,6 +274,7 @@ mod tests {
                 node("d", 50, 0),
                 node("e", 1_500_000, 0),
             ],
+            renders: Renders::default(),
             errors: vec![],
             output: Some(OutputFile { path: "books.jsonl".into(), bytes: 1_234_567 }),
             look_further: vec!["psql postgres:///crawlify?host=/tmp/x".to_owned()],

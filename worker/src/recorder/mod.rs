@@ -3,6 +3,8 @@
 //! It never gives a page up while the worker lives: a store that is down is waited for. A page whose data the store
 //! refuses is found by halving its group, and is recorded as failed without that data.
 
+pub(crate) mod decisions;
+
 use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;
@@ -199,7 +201,7 @@ fn refused(page: FinishedPage, error: &StoreError) -> FinishedPage {
     FinishedPage {
         page: page.page,
         table: Arc::new(NodeTable { nodes: Vec::new() }),
-        outcome: PageOutcome::failed(failure.clone()),
+        outcome: PageOutcome { rendered: page.outcome.rendered, ..PageOutcome::failed(failure.clone()) },
         next: NextStatus::Failed(failure),
     }
 }

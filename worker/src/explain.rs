@@ -1,0 +1,369 @@
+//! How a workflow will be executed, for its author: what is compiled of it, in words and numbers. Executes nothing.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::workflow::{
+    Action, ElementState, Isolation, Node, Phase, Render, Selector, WaitUntil, Workflow,
+};
+use serde::Serialize;
+
+use crate::program::{At, PageRun, Plan, Program, Run};
+
+/// How a workflow will be executed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The workflow's name.
+    pub name: String,
+    /// Where the crawl begins.
+    pub start_urls: Vec<String>,
+    /// How far and how fast it may go.
+    pub limits: ExplainedLimits,
+    /// How pages are loaded.
+    pub loading: ExplainedLoading,
+    /// The phases, in the order of execution.
+    pub phases: Vec<ExplainedPhase>,
+    /// The kinds of page that are executed differently: one, or two where discovery does not run on the deepest pages.
+    pub pages: Vec<ExplainedPage>,
+}
+
+/// How far and how fast a crawl may go; `null` is no limit.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedLimits {
+    /// Links are followed at most this deep.
+    pub max_depth: Option<u32>,
+    /// At most this many pages are dispatched.
+    pub max_pages: Option<u64>,
+    /// The least time between the starts of two pages of one host.
+    pub rate_limit_delay_ms: u64,
+}
+
+/// How pages are loaded.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedLoading {
+    /// When a navigation counts as done: `load`, `domcontentloaded` or `networkidle`.
+    pub wait_until: &'static str,
+    /// Kinds of resources that are not loaded.
+    pub blocked_kinds: Vec<&'static str>,
+    /// Patterns of URLs that are not loaded.
+    pub blocked_patterns: Vec<String>,
+    /// What pages share: `execution` or `page`.
+    pub isolation: &'static str,
+    /// The names of the headers that are sent with every request; their values may be secrets.
+    pub headers: Vec<String>,
+}
+
+/// One phase.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedPhase {
+    /// Its id.
+    pub id: String,
+    /// `discovery` or `extraction`.
+    pub kind: &'static str,
+    /// What it asks for: `full`, `static` or `auto`.
+    pub render: &'static str,
+    /// In the order of execution.
+    pub nodes: Vec<ExplainedNode>,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedNode {
+    /// Its place in the order of execution, over all phases, from 0: `position` in `node_executions`.
+    pub position: u16,
+    /// Its id.
+    pub id: String,
+    /// What it does.
+    #[serde(rename = "type")]
+    pub node_type: &'static str,
+    /// What it looks for.
+    pub selector: Option<String>,
+    /// What it waits for, where it waits.
+    pub waits_for: Option<String>,
+    /// The nodes that it needs.
+    pub depends_on: Vec<String>,
+    /// How often it is run again after a failure.
+    pub max_retries: u16,
+    /// The pause before each further run.
+    pub retry_delay_ms: u64,
+    /// Whether the nodes after it run although it failed.
+    pub optional: bool,
+    /// Under which key its output is saved in the page's item.
+    pub output_key: Option<String>,
+}
+
+/// How pages of one kind are executed.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedPage {
+    /// Which pages: `every`, `below_max_depth` or `at_max_depth`.
+    pub kind: &'static str,
+    /// The phases that run on them.
+    pub phases: Vec<String>,
+    /// How they are loaded: `full`, `static` or `auto`.
+    pub render: &'static str,
+    /// Why they are loaded so, where the phases differ or ask for something else.
+    pub render_reason: Option<String>,
+    /// What happens on a page that was loaded in a tab, one after the other.
+    pub runs: Vec<ExplainedRun>,
+    /// How many calls into the page that is, if no phase ends early.
+    pub calls: usize,
+    /// The one call for a page that is read without a tab; `null` where all are loaded in one.
+    pub static_run: Option<ExplainedRun>,
+}
+
+/// A stretch of nodes that is executed in one way.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedRun {
+    /// `call`: one call into the page executes `nodes`. `pause`: nothing happens for `pause_ms`. `outside`: no call is
+    /// needed.
+    pub how: &'static str,
+    /// The positions of the nodes that are executed in the page, or of the pause.
+    pub nodes: Vec<u16>,
+    /// The positions of those that the worker judges outside the page, on what the calls gave.
+    pub judged_outside: Vec<u16>,
+    /// How long a pause takes.
+    pub pause_ms: Option<u64>,
+    /// Why the stretch ends or is what it is.
+    pub why: &'static str,
+}
+
+const ENDS_AT_PAUSE: &str = "a pause follows, and the nodes after it must see the page as it is then";
+const ENDS_WITH_PAGE: &str = "no pause comes between them";
+const OUTSIDE: &str = "these nodes need nothing of the page";
+const PAUSE: &str = "`wait` is a pause; the page goes on meanwhile";
+const STATIC: &str = "nothing can change in a page that runs no scripts, so pauses are over at once";
+
+/// Explains a workflow.
+pub fn explain(workflow: Workflow) -> Explanation {
+    let program = Program::compile(workflow);
+    let workflow = &program.workflow;
+    Explanation {
+        name: workflow.name.clone(),
+        start_urls: workflow.start_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        limits: ExplainedLimits {
+            max_depth: workflow.limits.max_depth,
+            max_pages: workflow.limits.max_pages,
+            rate_limit_delay_ms: milliseconds(workflow.limits.rate_limit_delay),
+        },
+        loading: ExplainedLoading {
+            wait_until: match workflow.wait_until {
+                WaitUntil::DomContentLoaded => "domcontentloaded",
+                WaitUntil::Load => "load",
+                WaitUntil::NetworkIdle => "networkidle",
+            },
+            blocked_kinds: workflow.block.kinds.iter().map(|kind| kind.as_str()).collect(),
+            blocked_patterns: workflow.block.patterns.clone(),
+            isolation: match workflow.isolation {
+                Isolation::Execution => "execution",
+                Isolation::Page => "page",
+            },
+            headers: workflow.headers.iter().map(|(name, _)| name.clone()).collect(),
+        },
+        phases: (0..workflow.phases.len()).map(|phase| explain_phase(&program, phase)).collect(),
+        pages: kinds(&program).into_iter().map(|(kind, plan)| explain_page(&program, kind, plan)).collect(),
+    }
+}
+
+/// The plans that there are pages for.
+fn kinds(program: &Program) -> Vec<(&'static str, &Plan)> {
+    let (first, deepest) = (program.plan(0), program.plan(u32::MAX));
+    match program.workflow.limits.max_depth {
+        _ if first.phases == deepest.phases && first.phases.len() == program.phases.len() => {
+            vec![("every", first)]
+        }
+        None => vec![("every", first)],
+        Some(0) => vec![("at_max_depth", deepest)],
+        Some(_) => vec![("below_max_depth", first), ("at_max_depth", deepest)],
+    }
+}
+
+fn explain_phase(program: &Program, index: usize) -> ExplainedPhase {
+    let Phase { id, kind, render, nodes } = &program.workflow.phases[index];
+    let explained = nodes.iter().enumerate().map(|(node, definition)| ExplainedNode {
+        position: position(program, At { phase: index, node }),
+        id: definition.id.clone(),
+        node_type: definition.action.node_type(),
+        selector: selector(&definition.action),
+        waits_for: waits_for(definition),
+        depends_on: definition.dependencies.iter().map(|needed| nodes[*needed].id.clone()).collect(),
+        max_retries: definition.retry.max_retries,
+        retry_delay_ms: milliseconds(definition.retry.delay),
+        optional: definition.optional,
+        output_key: definition.output_key.clone(),
+    });
+    ExplainedPhase {
+        id: id.clone(),
+        kind: kind.as_str(),
+        render: render.as_str(),
+        nodes: explained.collect(),
+    }
+}
+
+fn selector(action: &Action) -> Option<String> {
+    let selector = match action {
+        Action::WaitFor(wait) => &wait.selector,
+        Action::ExtractLinks(selector) => selector,
+        Action::Extract(extract) => &extract.selector,
+        Action::Wait(_) | Action::FilterUrls(_) => return None,
+    };
+    Some(match selector {
+        Selector::Css(query) => query.clone(),
+        Selector::Xpath(query) => format!("xpath={query}"),
+    })
+}
+
+fn waits_for(node: &Node) -> Option<String> {
+    match &node.action {
+        Action::WaitFor(wait) => {
+            let state = match wait.state {
+                ElementState::Visible => "visible",
+                ElementState::Hidden => "hidden",
+                ElementState::Attached => "attached",
+            };
+            Some(format!("{state}, at most {} ms", milliseconds(wait.timeout)))
+        }
+        Action::Wait(pause) => Some(format!("{} ms", milliseconds(*pause))),
+        Action::ExtractLinks(_) | Action::FilterUrls(_) | Action::Extract(_) => None,
+    }
+}
+
+fn explain_page(program: &Program, kind: &'static str, plan: &Plan) -> ExplainedPage {
+    let runs: Vec<_> =
+        plan.runs.iter().enumerate().map(|(index, run)| explain_run(program, plan, index, run)).collect();
+    ExplainedPage {
+        kind,
+        phases: plan.phases.iter().map(|phase| program.workflow.phases[*phase].id.clone()).collect(),
+        render: plan.render.as_str(),
+        render_reason: render_reason(program, plan),
+        calls: runs.iter().filter(|run| run.how == "call").count(),
+        static_run: (plan.render != Render::Full).then(|| page_run(program, &plan.fused, STATIC)),
+        runs,
+    }
+}
+
+fn render_reason(program: &Program, plan: &Plan) -> Option<String> {
+    let phases = || plan.phases.iter().map(|phase| &program.workflow.phases[*phase]);
+    if phases().all(|phase| phase.render == plan.render) && !plan.phases.is_empty() {
+        return None;
+    }
+    if plan.phases.is_empty() {
+        return Some("no node runs on it".to_owned());
+    }
+    if program.workflow.isolation == Isolation::Page {
+        return Some("`isolation` is `page`".to_owned());
+    }
+    let decisive = phases().find(|phase| phase.render == plan.render)?;
+    Some(format!("a page is loaded once for all its phases, and `{}` asks for this", decisive.id))
+}
+
+fn explain_run(program: &Program, plan: &Plan, index: usize, run: &Run) -> ExplainedRun {
+    match run {
+        Run::Page(run) if index + 1 < plan.runs.len() => page_run(program, run, ENDS_AT_PAUSE),
+        Run::Page(run) => page_run(program, run, ENDS_WITH_PAGE),
+        Run::Wait { at, pause } => ExplainedRun {
+            how: "pause",
+            nodes: vec![position(program, *at)],
+            judged_outside: Vec::new(),
+            pause_ms: Some(milliseconds(*pause)),
+            why: PAUSE,
+        },
+    }
+}
+
+fn page_run(program: &Program, run: &PageRun, why: &'static str) -> ExplainedRun {
+    let positions = |in_page: bool| {
+        let nodes = run.nodes.iter().zip(&run.steps).filter(|(_, step)| step.is_some() == in_page);
+        nodes.map(|(at, _)| position(program, *at)).collect::<Vec<_>>()
+    };
+    let (nodes, judged_outside) = (positions(true), positions(false));
+    let how = if nodes.is_empty() { "outside" } else { "call" };
+    ExplainedRun {
+        how,
+        why: if nodes.is_empty() { OUTSIDE } else { why },
+        nodes,
+        judged_outside,
+        pause_ms: None,
+    }
+}
+
+fn position(program: &Program, at: At) -> u16 {
+    program.phases[at.phase].first_position + u16::try_from(at.node).unwrap_or(u16::MAX)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use crawlify_shared::domain::workflow::parse_config;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn explained(changes: Value) -> Explanation {
+        let mut config = json!({
+            "start_urls": ["http://shop.test/"], "max_depth": 2,
+            "url_discovery": [
+                {"id": "links", "type": "extract_links", "params": {"selector": "a"}},
+                {"id": "ours", "type": "filter_urls", "params": {"pattern": "shop"}, "dependencies": ["links"]}
+            ],
+            "data_extraction": [
+                {"id": "pause", "type": "wait", "params": {"duration": 250}},
+                {"id": "title", "type": "extract", "params": {"selector": "h1"}, "output_key": "title"}
+            ]
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            config[key.as_str()] = value.clone();
+        }
+        explain(parse_config(&config).unwrap_or_else(|problems| panic!("{problems:?}")))
+    }
+
+    fn runs(page: &ExplainedPage) -> Vec<(&str, &[u16], &[u16])> {
+        page.runs.iter().map(|run| (run.how, &run.nodes[..], &run.judged_outside[..])).collect()
+    }
+
+    #[test]
+    fn a_pause_splits_the_calls_and_filters_are_judged_outside() {
+        let explained = explained(json!({}));
+        let [most, deepest] = &explained.pages[..] else { panic!("{:?}", explained.pages) };
+        assert_eq!((most.kind, deepest.kind), ("below_max_depth", "at_max_depth"));
+        assert_eq!(
+            runs(most),
+            [("call", &[0][..], &[1][..]), ("pause", &[2][..], &[][..]), ("call", &[3][..], &[][..])]
+        );
+        assert_eq!((most.calls, most.runs[1].pause_ms), (2, Some(250)));
+        assert_eq!((runs(deepest).len(), deepest.calls), (2, 1));
+        assert!(most.static_run.is_none(), "pages are loaded in a tab");
+    }
+
+    #[test]
+    fn a_page_that_is_read_as_it_came_needs_one_call() {
+        let explained = explained(json!({"render": "auto"}));
+        let page = &explained.pages[0];
+        let run = page.static_run.as_ref().unwrap();
+        assert_eq!(
+            (page.render, &run.nodes[..], &run.judged_outside[..]),
+            ("auto", &[0, 3][..], &[1, 2][..])
+        );
+    }
+
+    #[test]
+    fn why_a_page_is_loaded_otherwise_than_a_phase_asks_is_said() {
+        let mixed = explained(json!({"render": {"data_extraction": "static"}}));
+        assert_eq!(mixed.pages[0].render, "full");
+        assert!(mixed.pages[0].render_reason.as_ref().unwrap().contains("`url_discovery`"));
+        assert_eq!((mixed.pages[1].render, &mixed.pages[1].render_reason), ("static", &None));
+        let alone = explained(json!({"render": "static", "isolation": "page"}));
+        assert_eq!(alone.pages[0].render_reason.as_deref(), Some("`isolation` is `page`"));
+    }
+
+    #[test]
+    fn pages_are_of_one_kind_where_depth_makes_no_difference() {
+        let without_discovery = explained(json!({"url_discovery": []}));
+        assert_eq!(without_discovery.pages.iter().map(|page| page.kind).collect::<Vec<_>>(), ["every"]);
+        let flat = explained(json!({"max_depth": 0}));
+        assert_eq!(flat.pages.iter().map(|page| page.kind).collect::<Vec<_>>(), ["at_max_depth"]);
+        let nothing = explained(json!({"data_extraction": []}));
+        assert_eq!(nothing.pages[1].render_reason.as_deref(), Some("no node runs on it"));
+    }
+}
