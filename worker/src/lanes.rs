@@ -18,7 +18,8 @@ const STATIC_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Lanes {
     slots: usize,
-    /// One for each page that came in and has not gone static.
+    /// One for each page that came in and has not gone static. There are some more than tabs: the next page is claimed
+    /// while others load, so that a tab has it at once.
     entries: Arc<Semaphore>,
     /// One for each page that uses a tab. Not the same as an entry: the consumer holds one while it waits for a page,
     /// and a static page that needs a tab after all must not wait for that.
@@ -42,7 +43,7 @@ impl Lanes {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Arc::new(Self {
             slots,
-            entries: semaphore(slots),
+            entries: semaphore(slots + slots.div_ceil(2)),
             tabs: semaphore(slots),
             places: semaphore(slots * PLACES_PER_SLOT),
             last_static: Mutex::new(None),
@@ -113,6 +114,7 @@ mod tests {
         assert!(waiting.go_static().now_or_never().is_none(), "the places are taken");
         let tab = pages[0].tab().now_or_never();
         assert!(tab.flatten().is_some(), "the slot of the page that waits is not in the way");
+        let _ahead = lanes.enter().await;
         assert!(lanes.enter().now_or_never().is_none(), "one that waits for a place keeps its slot");
         pages.clear();
         waiting.go_static().await;

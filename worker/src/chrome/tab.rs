@@ -28,6 +28,8 @@ use super::tabs::Lease;
 
 /// The name of the world that our functions run in, as developer tools would show it.
 const WORLD: &str = "crawlify";
+/// Completes "the deadline passed while ...".
+const BUSY: &str = "the page was busy";
 /// How often a navigation is begun again because the page before it navigated at the same moment.
 const CROSSED_NAVIGATIONS: u32 = 2;
 
@@ -131,7 +133,7 @@ impl ChromeTab {
         if let Some(error_text) = &navigated.error_text {
             if failure::is_bare_status(error_text) {
                 // What there is now is the browser's own page about it, which nothing should be read from.
-                let (description, _) = self.describe(navigated.frame_id, deadline).await?;
+                let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
                 let url = url.as_url().clone();
                 return Ok(Document { base_url: url.clone(), final_url: url, status: status(&description) });
             }
@@ -141,8 +143,22 @@ impl ChromeTab {
         let loader = navigated.loader_id.map(String::from).unwrap_or_default();
         let mut state = self.attached()?.events.watch();
         loop {
-            let documents = self.reached(&mut state, wait_until, &loader, deadline).await?;
-            match self.describe(navigated.frame_id.clone(), deadline).await {
+            // The world is made while the page loads. It may be one of a document that gives way to another.
+            let frame = || navigated.frame_id.clone();
+            let (documents, world) = tokio::join!(
+                self.reached(&mut state, wait_until, &loader, deadline),
+                self.make_world(frame(), deadline)
+            );
+            let documents = documents?;
+            let description = match world {
+                Ok(world) => self.describe(world, deadline).await,
+                Err(error) => Err(error),
+            };
+            let description = match description {
+                Err(error) if error.tab_usable => self.describe_anew(frame(), deadline).await,
+                description => description,
+            };
+            match description {
                 Ok((description, world)) => {
                     let state = state.borrow();
                     if state.documents.len() == documents && !state.is_leaving() {
@@ -179,16 +195,27 @@ impl ChromeTab {
         if documents > MAX_DOCUMENTS { Err(failure::too_many_documents()) } else { Ok(documents) }
     }
 
-    async fn describe(
+    async fn make_world(&self, frame: FrameId, deadline: Instant) -> Result<ExecutionContextId, TabError> {
+        let mut create = CreateIsolatedWorldParams::new(frame);
+        create.world_name = Some(WORLD.to_owned());
+        Ok(self.call(&create, deadline, BUSY).await?.execution_context_id)
+    }
+
+    async fn describe_anew(
         &self,
         frame: FrameId,
         deadline: Instant,
     ) -> Result<(Description, ExecutionContextId), TabError> {
-        const DOING: &str = "the page was busy";
-        let mut create = CreateIsolatedWorldParams::new(frame);
-        create.world_name = Some(WORLD.to_owned());
-        let world = self.call(&create, deadline, DOING).await?.execution_context_id;
-        let value = self.evaluate(world, DESCRIBE, Vec::new(), deadline, DOING).await?;
+        let world = self.make_world(frame, deadline).await?;
+        self.describe(world, deadline).await
+    }
+
+    async fn describe(
+        &self,
+        world: ExecutionContextId,
+        deadline: Instant,
+    ) -> Result<(Description, ExecutionContextId), TabError> {
+        let value = self.evaluate(world, DESCRIBE, Vec::new(), deadline, BUSY).await?;
         let description = serde_json::from_value(value).map_err(not_understood)?;
         Ok((description, world))
     }
