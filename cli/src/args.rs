@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use crawlify_shared::config::{AMQP_URL, DATABASE_URL, SecretUrl};
 use crawlify_shared::domain::workflow::Render;
+use crawlify_worker::machine::Slots;
 use url::Url;
 
 /// Crawls described as JSON workflows, executed node by node in headless Chrome.
@@ -93,9 +94,9 @@ pub struct CrawlArgs {
     /// pattern of URLs such as *.example.com/*; separated by commas, or given several times.
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub block: Vec<String>,
-    /// Pages executed at once; by default as many as there are cores.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub slots: Option<u16>,
+    /// Pages executed at once; `auto` is as many as there are cores, or as there is memory for.
+    #[arg(long, value_name = "N", default_value_t)]
+    pub slots: Slots,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the flattened arguments have their own")]
     pub servers: Servers,
@@ -138,9 +139,9 @@ pub struct UpArgs {
     /// Keep nothing: the private database is removed at the end.
     #[arg(long, conflicts_with = "data_dir")]
     pub ephemeral: bool,
-    /// Pages executed at once; by default as many as there are cores.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub slots: Option<u16>,
+    /// Pages executed at once; `auto` is as many as there are cores, or as there is memory for.
+    #[arg(long, value_name = "N", default_value_t)]
+    pub slots: Slots,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the flattened arguments have their own")]
     pub servers: Servers,

@@ -18,7 +18,7 @@ use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::Driver;
 use crawlify_worker::chrome::{ChromeDriver, ChromeOptions, find_browser};
-use crawlify_worker::machine::default_slots;
+use crawlify_worker::machine::Slots;
 use crawlify_worker::role::host_name;
 use tokio_util::sync::CancellationToken;
 
@@ -67,12 +67,8 @@ impl Foundation {
     ///
     /// # Errors
     /// Says what is missing or unreachable, and what to do.
-    pub async fn lay(
-        servers: &Servers,
-        data_dir: Option<PathBuf>,
-        slots: Option<u16>,
-    ) -> Result<Self, Failure> {
-        let slots = slots.map_or_else(default_slots, usize::from);
+    pub async fn lay(servers: &Servers, data_dir: Option<PathBuf>, slots: Slots) -> Result<Self, Failure> {
+        let slots = slots.number();
         find_programs(servers).await?;
         // Both take a moment, and neither needs the other.
         let database = async {

@@ -41,7 +41,6 @@ class Setting:
     binary: pathlib.Path
     chrome: pathlib.Path
     tabs: int
-    static_slots: int
     concurrency: int
     peers: object
     # Told by our first run.
@@ -64,14 +63,13 @@ def our_chrome_flags():
 class Crawlify:
     """Our program: one process with its private Postgres, everything recorded."""
 
-    def __init__(self, name, options=(), concurrent='tabs'):
-        self.name, self.options, self.concurrent = name, list(options), concurrent
+    def __init__(self, name, options=()):
+        self.name, self.options = name, list(options)
 
     def command(self, setting, pages, folder):
-        slots = setting.static_slots if self.concurrent == 'static_slots' else setting.tabs
         return [
             setting.binary, 'run', setting.workflow_file, '--start-url', setting.start_url, '--max-depth', '60',
-            '--rate-limit-delay', '0', '--slots', str(slots), '--max-pages', str(pages or ALL_PAGES),
+            '--rate-limit-delay', '0', '--slots', str(setting.tabs), '--max-pages', str(pages or ALL_PAGES),
             '-o', folder / 'items.jsonl', *self.options,
         ]
 
@@ -151,7 +149,7 @@ class Peer:
 
 
 FULL = Crawlify('crawlify full')
-STATIC = Crawlify('crawlify static', ['--render', 'static'], 'static_slots')
+STATIC = Crawlify('crawlify static', ['--render', 'static'])
 BLOCKED = Crawlify('crawlify blocked', ['--block', 'image,stylesheet,font,media'])
 SCRAPY = Peer('scrapy', 'scrapy_crawl.py')
 BARE = Peer('bare-chrome', 'bare_chrome.js', bare=True)

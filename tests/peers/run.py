@@ -56,7 +56,6 @@ def options():
     add('binary', str(crawlers.ROOT / 'target/release/crawlify'), help='our program')
     add('rounds', '3', type=positive, help='how often each crawler runs')
     add('tabs', '2', type=positive, help='tabs of each browser; slots of ours')
-    add('static-slots', '16', type=positive, help='slots of ours in the static lane')
     add('concurrency', '16', type=positive, help='requests at once of the peers without a browser')
     add('pages', '300', type=pages, help='pages of each run with a browser, or `all`')
     add('http-pages', 'all', type=pages, help='pages of each run without a browser, or `all`')
@@ -226,8 +225,7 @@ def main():
             serving(binary, chosen.site and pathlib.Path(chosen.site).resolve()) as (site, url):
         # Browsers under another account must reach their profiles.
         os.chmod(scratch, 0o755)
-        setting = crawlers.Setting(workflow_file, workflow, url, binary, chrome, chosen.tabs, chosen.static_slots,
-                                   chosen.concurrency, peers)
+        setting = crawlers.Setting(workflow_file, workflow, url, binary, chrome, chosen.tabs, chosen.concurrency, peers)
         bench = Bench(chosen, setting, site, pathlib.Path(scratch))
         postgres = bench.prepare()
         results = bench.alternate()
@@ -237,10 +235,10 @@ def main():
     } | peers.versions()
     facts = [
         'Site: %s, workflow `%s`: %d link selectors, %d fields. %d tabs in each browser, %d requests at once of the '
-        'peers without one, %d slots in the static lane. Rounds: %d.' % (
+        'peers without one; our static lane reads 8 pages at once for each tab. Rounds: %d.' % (
             'a folder of files' if chosen.site else 'the built-in shop', workflow_file.name,
             len(workflow.link_selectors), len(workflow.fields), chosen.tabs, chosen.concurrency,
-            chosen.static_slots, chosen.rounds),
+            chosen.rounds),
     ]
     text = table.report({'ratios': crawlers.RATIOS}, results, versions, facts)
     print(text)

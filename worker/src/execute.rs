@@ -169,7 +169,11 @@ impl Visit<'_> {
 
     async fn on_tab(&self, tab: &mut dyn Tab, deadline: Instant) -> (PageOutcome, bool) {
         let begun = Instant::now();
-        let navigated = tab.navigate(&self.page.url, self.program.workflow.wait_until, deadline).await;
+        let first = match self.plan.runs.first() {
+            Some(Run::Page(run)) if !run.dom.steps().is_empty() => Some(&run.dom),
+            _ => None,
+        };
+        let navigated = tab.navigate(&self.page.url, self.program.workflow.wait_until, first, deadline).await;
         self.means.metrics.observe_step(Step::Navigate, begun.elapsed());
         let document = match navigated {
             Ok(document) => document,

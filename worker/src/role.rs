@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chrome::driver::Driver;
 use crate::chrome::{ChromeDriver, ChromeOptions};
-use crate::machine::default_slots;
+use crate::machine::Slots;
 use crate::{Config, StartError, start};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Pages executed at once; by default as many as there are cores.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub slots: Option<u16>,
+    /// Pages executed at once; `auto` is as many as there are cores, or as there is memory for.
+    #[arg(long, value_name = "N", default_value_t)]
+    pub slots: Slots,
     /// The port of /metrics, /livez and /readyz; 0 takes any free one.
     #[arg(long, default_value_t = 9090)]
     pub admin_port: u16,
@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// There is no browser, the broker cannot be reached within a minute, or the admin address is taken.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
-    let slots = args.slots.map_or_else(default_slots, usize::from);
+    let slots = args.slots.number();
     let broker = AmqpBroker::connect(
         &args.amqp_url,
         AmqpOptions { first_connection_within: PATIENCE, ..Default::default() },

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pending::Pending;
+
 /// The longest message that is taken; a longer one is skipped, so that no page can fill our memory.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// How many commands may wait for a browser that does not read.
@@ -60,7 +62,8 @@ pub(super) enum CallError {
     Translation(#[from] serde_json::Error),
 }
 
-type Answer = Result<Box<RawValue>, String>;
+/// What the browser answered, or why it refused.
+pub(super) type Answer = Result<Box<RawValue>, String>;
 
 #[derive(Serialize)]
 struct Outgoing<'a, P> {
@@ -125,25 +128,32 @@ impl Connection {
         command: &C,
         deadline: Instant,
     ) -> Result<C::Response, CallError> {
+        self.begin(session, command, deadline).await?.answer(deadline).await
+    }
+
+    /// Sends a command; its answer may be waited for later.
+    pub(super) async fn begin<C: Command>(
+        &self,
+        session: Option<&str>,
+        command: &C,
+        deadline: Instant,
+    ) -> Result<Pending<C::Response>, CallError> {
         let (answered, answer) = oneshot::channel();
         let (id, message) = self.encode(session, command)?;
         match lock(&self.0.waiting).as_mut() {
             Some(waiting) => waiting.insert(id, answered),
             None => return Err(CallError::Lost),
         };
-        let _forget = Forget { connection: self, id };
-        let exchange = async {
-            self.0.outgoing.send(message).await.map_err(|_| CallError::Lost)?;
-            answer.await.map_err(|_| CallError::Lost)?.map_err(CallError::Refused)
-        };
+        let pending = Pending::new(self, id, answer);
         tokio::select! {
             // Looked at first, so that nobody waits for a line that is broken.
             biased;
             () = self.0.lost.cancelled() => Err(CallError::Lost),
-            answer = tokio::time::timeout_at(deadline, exchange) => {
-                let raw = answer.map_err(|_| CallError::Timeout)??;
-                Ok(serde_json::from_str(raw.get())?)
-            }
+            sent = tokio::time::timeout_at(deadline, self.0.outgoing.send(message)) => match sent {
+                Ok(Ok(())) => Ok(pending),
+                Ok(Err(_)) => Err(CallError::Lost),
+                Err(_) => Err(CallError::Timeout),
+            },
         }
     }
 
@@ -181,6 +191,13 @@ impl Connection {
     /// Whether the line is broken.
     pub(super) fn is_lost(&self) -> bool {
         self.0.lost.is_cancelled()
+    }
+
+    /// Expects the answer to a command no longer.
+    pub(super) fn forget(&self, id: u64) {
+        if let Some(waiting) = lock(&self.0.waiting).as_mut() {
+            waiting.remove(&id);
+        }
     }
 
     fn encode<C: Command>(&self, session: Option<&str>, command: &C) -> serde_json::Result<(u64, Vec<u8>)> {
@@ -251,20 +268,6 @@ impl Connection {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("lost", &self.is_lost()).finish_non_exhaustive()
-    }
-}
-
-/// Forgets a call that was given up, so that the map of waiting calls does not grow.
-struct Forget<'a> {
-    connection: &'a Connection,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        if let Some(waiting) = lock(&self.connection.0.waiting).as_mut() {
-            waiting.remove(&self.id);
-        }
     }
 }
 

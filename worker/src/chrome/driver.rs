@@ -61,7 +61,8 @@ pub struct Session {
 /// One tab, in the hands of one page at a time. Dropping it without [`Tab::release`] destroys it.
 #[async_trait]
 pub trait Tab: Send + std::fmt::Debug {
-    /// Loads a page and waits as `wait_until` says.
+    /// Loads a page and waits as `wait_until` says. `first` begins to run as soon as the page is there, so that
+    /// [`Tab::run`] with the same program has its results sooner.
     ///
     /// # Errors
     /// The page's own failure (DNS, timeout, ...) or the browser's, as a [`TabError`] with its class.
@@ -69,6 +70,7 @@ pub trait Tab: Send + std::fmt::Debug {
         &mut self,
         url: &PageUrl,
         wait_until: WaitUntil,
+        first: Option<&DomProgram>,
         deadline: tokio::time::Instant,
     ) -> Result<Document, TabError>;
 

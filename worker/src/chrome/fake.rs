@@ -194,6 +194,7 @@ impl Tab for FakeTab {
         &mut self,
         url: &PageUrl,
         _wait_until: WaitUntil,
+        _first: Option<&DomProgram>,
         deadline: Instant,
     ) -> Result<Document, TabError> {
         self.page = None;
@@ -354,9 +355,9 @@ mod tests {
         let driver = FakeDriver::new().with_page(url.as_str(), loads);
         let soon = Instant::now() + Duration::from_secs(5);
         let mut tab = driver.open(&session(), soon).await.unwrap();
-        let error = tab.navigate(&url, WaitUntil::Load, soon).await.unwrap_err();
+        let error = tab.navigate(&url, WaitUntil::Load, None, soon).await.unwrap_err();
         assert_eq!(error.failure.class, ErrorClass::Connect);
-        assert_eq!(tab.navigate(&url, WaitUntil::Load, soon).await.unwrap().status, Some(200));
+        assert_eq!(tab.navigate(&url, WaitUntil::Load, None, soon).await.unwrap().status, Some(200));
         let program =
             DomProgram::new(vec![step("good", 0), step("bad", 0), step("good", 0), step("good", 1)]);
         let results = tab.run(&program, &[], soon).await.unwrap();
@@ -375,7 +376,7 @@ mod tests {
         let driver = FakeDriver::new().with_page(url.as_str(), [FakePage::LosesBrowser]);
         let soon = Instant::now() + Duration::from_secs(5);
         let mut tab = driver.open(&session(), soon).await.unwrap();
-        let error = tab.navigate(&url, WaitUntil::Load, soon).await.unwrap_err();
+        let error = tab.navigate(&url, WaitUntil::Load, None, soon).await.unwrap_err();
         assert_eq!(error.failure.class, ErrorClass::BrowserLost);
         assert!(!driver.is_ready() && driver.open(&session(), soon).await.is_err());
         let ((), ()) = tokio::join!(driver.ready(), async { driver.set_ready(true) });

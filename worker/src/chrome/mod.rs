@@ -18,6 +18,7 @@ mod flags;
 mod launch;
 mod memory;
 mod page_state;
+mod pending;
 mod profile;
 mod run;
 mod static_lane;

@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{
     CreateIsolatedWorldParams, FrameId, NavigateParams, NavigateReturns,
 };
-use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallArgument, CallFunctionOnParams, ExecutionContextId};
+use chromiumoxide_cdp::cdp::js_protocol::runtime::{
+    CallArgument, CallFunctionOnParams, CallFunctionOnReturns, ExecutionContextId,
+};
 use chromiumoxide_types::Command;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::WaitUntil;
@@ -23,6 +25,7 @@ use super::browser::Browser;
 use super::driver::{Document, DomProgram, StepResult, Tab, TabError};
 use super::failure;
 use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
+use super::pending::Pending;
 use super::run;
 use super::tabs::Lease;
 
@@ -30,6 +33,7 @@ use super::tabs::Lease;
 const WORLD: &str = "crawlify";
 /// Completes "the deadline passed while ...".
 const BUSY: &str = "the page was busy";
+const RUNNING: &str = "its nodes ran";
 /// How often a navigation is begun again because the page before it navigated at the same moment.
 const CROSSED_NAVIGATIONS: u32 = 2;
 
@@ -55,6 +59,17 @@ pub(super) struct ChromeTab {
     /// The isolated world of the present document.
     world: Option<ExecutionContextId>,
     usable: bool,
+    /// A run that began with the page.
+    ahead: Option<Ahead>,
+}
+
+/// A run that nobody has asked for the results of yet.
+#[derive(Debug)]
+struct Ahead {
+    /// Where its program is, which lives longer than this is looked at.
+    program: usize,
+    began: DateTime<Utc>,
+    pending: Pending<CallFunctionOnReturns>,
 }
 
 #[derive(Deserialize)]
@@ -67,7 +82,7 @@ struct Description {
 
 impl ChromeTab {
     pub(super) fn new(tab: AttachedTab, lease: Lease, browser: Arc<Browser>) -> Self {
-        Self { tab: Some(tab), browser, lease, world: None, usable: true }
+        Self { tab: Some(tab), browser, lease, world: None, usable: true, ahead: None }
     }
 
     fn attached(&self) -> Result<&AttachedTab, TabError> {
@@ -127,6 +142,7 @@ impl ChromeTab {
         &mut self,
         url: &PageUrl,
         wait_until: WaitUntil,
+        first: Option<&DomProgram>,
         deadline: Instant,
     ) -> Result<Document, TabError> {
         let navigated = self.begin(url, deadline).await?;
@@ -150,12 +166,22 @@ impl ChromeTab {
                 self.make_world(frame(), deadline)
             );
             let documents = documents?;
+            let mut ahead = None;
             let description = match world {
-                Ok(world) => self.describe(world, deadline).await,
+                Ok(world) => {
+                    let description = self.begin_describing(world, deadline).await?;
+                    if let Some(program) = first {
+                        ahead = Some(self.begin_run(world, program, &[], deadline).await?);
+                    }
+                    self.described(description, deadline).await.map(|description| (description, world))
+                }
                 Err(error) => Err(error),
             };
             let description = match description {
-                Err(error) if error.tab_usable => self.describe_anew(frame(), deadline).await,
+                Err(error) if error.tab_usable => {
+                    ahead = None;
+                    self.describe_anew(frame(), deadline).await
+                }
                 description => description,
             };
             match description {
@@ -163,6 +189,7 @@ impl ChromeTab {
                     let state = state.borrow();
                     if state.documents.len() == documents && !state.is_leaving() {
                         self.world = Some(world);
+                        self.ahead = ahead;
                         return document(url, &description);
                     }
                 }
@@ -207,34 +234,68 @@ impl ChromeTab {
         deadline: Instant,
     ) -> Result<(Description, ExecutionContextId), TabError> {
         let world = self.make_world(frame, deadline).await?;
-        self.describe(world, deadline).await
+        let description = self.begin_describing(world, deadline).await?;
+        Ok((self.described(description, deadline).await?, world))
     }
 
-    async fn describe(
+    async fn begin_describing(
         &self,
         world: ExecutionContextId,
         deadline: Instant,
-    ) -> Result<(Description, ExecutionContextId), TabError> {
-        let value = self.evaluate(world, DESCRIBE, Vec::new(), deadline, BUSY).await?;
-        let description = serde_json::from_value(value).map_err(not_understood)?;
-        Ok((description, world))
+    ) -> Result<Pending<CallFunctionOnReturns>, TabError> {
+        self.begin_call(world, DESCRIBE, Vec::new(), deadline, BUSY).await
     }
 
-    async fn evaluate(
+    async fn described(
+        &self,
+        description: Pending<CallFunctionOnReturns>,
+        deadline: Instant,
+    ) -> Result<Description, TabError> {
+        let value = self.returned(description, deadline, BUSY).await?;
+        serde_json::from_value(value).map_err(not_understood)
+    }
+
+    async fn begin_run(
+        &self,
+        world: ExecutionContextId,
+        program: &DomProgram,
+        ended: &[usize],
+        deadline: Instant,
+    ) -> Result<Ahead, TabError> {
+        let arguments = vec![argument(run::program(program).map_err(not_understood)?), argument(ended)];
+        let began = Utc::now();
+        let pending = self.begin_call(world, run::RUNNER, arguments, deadline, RUNNING).await?;
+        Ok(Ahead { program: std::ptr::from_ref(program).addr(), began, pending })
+    }
+
+    async fn begin_call(
         &self,
         world: ExecutionContextId,
         function: &str,
         arguments: Vec<CallArgument>,
         deadline: Instant,
         doing: &str,
-    ) -> Result<Value, TabError> {
+    ) -> Result<Pending<CallFunctionOnReturns>, TabError> {
         let mut call = CallFunctionOnParams::new(function);
         call.execution_context_id = Some(world);
         call.await_promise = Some(true);
         call.return_by_value = Some(true);
         call.silent = Some(true);
         call.arguments = Some(arguments);
-        let answer = self.call(&call, deadline, doing).await?;
+        let session = &self.attached()?.session;
+        let begun = self.browser.launched.connection.begin(Some(session), &call, deadline);
+        self.unless_broken(async { begun.await.map_err(|error| failure::of_call(error, doing)) }).await
+    }
+
+    /// What a function gave; a crash and a flood of dialogs end the wait for it.
+    async fn returned(
+        &self,
+        call: Pending<CallFunctionOnReturns>,
+        deadline: Instant,
+        doing: &str,
+    ) -> Result<Value, TabError> {
+        let answer = async { call.answer(deadline).await.map_err(|error| failure::of_call(error, doing)) };
+        let answer = self.unless_broken(answer).await?;
         if let Some(exception) = answer.exception_details {
             let thrown = exception.exception.and_then(|thrown| thrown.description).unwrap_or(exception.text);
             return Err(internal(format!("our function failed in the page: {thrown}")));
@@ -249,13 +310,14 @@ impl Tab for ChromeTab {
         &mut self,
         url: &PageUrl,
         wait_until: WaitUntil,
+        first: Option<&DomProgram>,
         deadline: Instant,
     ) -> Result<Document, TabError> {
-        self.world = None;
+        (self.world, self.ahead) = (None, None);
         self.browser.count_page();
         // Not usable unless this gets to its end: the caller may drop it half-way.
         let was_usable = std::mem::replace(&mut self.usable, false);
-        let loaded = self.load(url, wait_until, deadline).await;
+        let loaded = self.load(url, wait_until, first, deadline).await;
         self.usable = was_usable && loaded.as_ref().err().is_none_or(|error| error.tab_usable);
         loaded
     }
@@ -267,11 +329,19 @@ impl Tab for ChromeTab {
         deadline: Instant,
     ) -> Result<Vec<Option<StepResult>>, TabError> {
         let world = self.world.ok_or_else(|| internal("nodes were run before a page was loaded"))?;
-        let program = run::program(program).map_err(not_understood)?;
-        let began = Utc::now();
         let was_usable = std::mem::replace(&mut self.usable, false);
-        let arguments = vec![argument(program), argument(ended)];
-        let answer = self.evaluate(world, run::RUNNER, arguments, deadline, "its nodes ran").await;
+        let ahead = self
+            .ahead
+            .take()
+            .filter(|ahead| ahead.program == std::ptr::from_ref(program).addr() && ended.is_empty());
+        let begun = match ahead {
+            Some(ahead) => Ok(ahead),
+            None => self.begin_run(world, program, ended, deadline).await,
+        };
+        let (began, answer) = match begun {
+            Ok(Ahead { began, pending, .. }) => (began, self.returned(pending, deadline, RUNNING).await),
+            Err(error) => (Utc::now(), Err(error)),
+        };
         let ended = Utc::now();
         self.usable = was_usable && answer.as_ref().err().is_none_or(|error| error.tab_usable);
         run::results(answer?.as_str().unwrap_or_default(), began, ended).map_err(not_understood)

@@ -64,13 +64,13 @@ impl Bench {
     }
 
     pub(super) async fn load(&self, tab: &mut Box<dyn Tab>, path: &str) -> Result<Document, TabError> {
-        tab.navigate(&self.url(path), WaitUntil::Load, soon()).await
+        tab.navigate(&self.url(path), WaitUntil::Load, None, soon()).await
     }
 
     /// Loads a page in a new tab and reads the texts of all matches.
     pub(super) async fn texts(&self, session: &Session, path: &str, query: &str) -> Vec<String> {
         let mut tab = self.driver.open(session, soon()).await.unwrap();
-        tab.navigate(&self.url(path), WaitUntil::Load, soon()).await.unwrap();
+        tab.navigate(&self.url(path), WaitUntil::Load, None, soon()).await.unwrap();
         let value = one(&mut tab, read_all(query)).await.unwrap();
         tab.release().await;
         serde_json::from_value(value).unwrap()

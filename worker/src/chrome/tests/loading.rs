@@ -43,7 +43,7 @@ async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
         (bench.url("/loop"), ErrorClass::NotAPage),
     ] {
         let began = Instant::now();
-        let error = tab.navigate(&url, WaitUntil::Load, soon()).await.unwrap_err();
+        let error = tab.navigate(&url, WaitUntil::Load, None, soon()).await.unwrap_err();
         assert_eq!(error.failure.class, class, "{url}: {}", error.failure.message);
         assert!(error.tab_usable);
         assert!(began.elapsed() < Duration::from_secs(1), "{url} took {:?}", began.elapsed());
@@ -58,7 +58,7 @@ async fn a_load_that_does_not_end_ends_at_its_deadline() {
         let mut tab = bench.open().await;
         let began = Instant::now();
         let deadline = began + Duration::from_millis(1500);
-        let error = tab.navigate(&bench.url(path), WaitUntil::Load, deadline).await.unwrap_err();
+        let error = tab.navigate(&bench.url(path), WaitUntil::Load, None, deadline).await.unwrap_err();
         assert_eq!(error.failure.class, ErrorClass::NavTimeout, "{path}: {}", error.failure.message);
         assert!(!error.tab_usable);
         assert!(began.elapsed() < Duration::from_secs(2), "{path} took {:?}", began.elapsed());
@@ -70,9 +70,9 @@ async fn a_load_that_does_not_end_ends_at_its_deadline() {
 async fn a_navigation_waits_for_what_it_is_told_to() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;
-    tab.navigate(&bench.url("/slow-picture"), WaitUntil::DomContentLoaded, soon()).await.unwrap();
+    tab.navigate(&bench.url("/slow-picture"), WaitUntil::DomContentLoaded, None, soon()).await.unwrap();
     assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "seen");
-    tab.navigate(&bench.url("/late-fetch"), WaitUntil::NetworkIdle, soon()).await.unwrap();
+    tab.navigate(&bench.url("/late-fetch"), WaitUntil::NetworkIdle, None, soon()).await.unwrap();
     assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "1");
 }
 

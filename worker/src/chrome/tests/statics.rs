@@ -101,7 +101,7 @@ impl Bench {
 
     async fn in_a_tab(&self, path: &str, steps: Vec<DomStep>) -> (Document, Vec<Value>) {
         let mut tab = self.open().await;
-        let document = tab.navigate(&self.url(path), WaitUntil::Load, soon()).await.unwrap();
+        let document = tab.navigate(&self.url(path), WaitUntil::Load, None, soon()).await.unwrap();
         let results = run(&mut tab, steps, soon()).await.unwrap();
         tab.release().await;
         (document, results.into_iter().map(|result| result.output.unwrap()).collect())
