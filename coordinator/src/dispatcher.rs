@@ -23,12 +23,12 @@ const MIN_WINDOW: i64 = 16;
 /// Every execution may have this many pages under way, however many executions there are.
 const MIN_SHARE: i64 = 4;
 /// The pause while executions run but nothing is due.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// The pause while no execution runs.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// The pause after pages were found: long enough that a step finds more than the one page that has just ended, as each
 /// step costs five statements.
-const AGAIN_PAUSE: Duration = Duration::from_millis(20);
+const AGAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Publishes due pages.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use chrono::Utc;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::url_shape::shape;
+use crawlify_shared::domain::workflow::Render;
 use tokio::time::Instant;
 
 use crate::chrome::driver::{Document, Driver, Session, Static, Tab, TabError};
@@ -19,8 +20,12 @@ use crate::metrics::{Metrics, Step};
 use crate::program::{PageRun, Plan, Program, Run};
 use crate::render::{Course, Renders, compare};
 
-/// How long a tab may take to be free and open.
-const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// How long a tab may take to be free.
+const FREE_WITHIN: Duration = Duration::from_secs(15);
+/// How long a tab may take to open.
+const OPEN_WITHIN: Duration = Duration::from_secs(15);
+/// A host that is asked more rarely is not asked twice for the sake of speed.
+const UNHURRIED: Duration = Duration::from_secs(1);
 /// How long a page may take to be read without being rendered, before it is loaded in a tab.
 const READ_WITHIN: Duration = Duration::from_secs(20);
 
@@ -45,11 +50,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// How long after `start_at` the page has ended at the latest, its host's pace being `delay`.
     pub(crate) fn longest(self, delay: Duration) -> Duration {
-        READ_WITHIN.min(self.page)
-            + OPEN_WITHIN.min(self.page)
-            + 2 * delay
-            + self.page
-            + Duration::from_secs(1)
+        READ_WITHIN + FREE_WITHIN + OPEN_WITHIN + 2 * delay + self.page + Duration::from_secs(1)
     }
 }
 
@@ -70,33 +71,49 @@ pub(crate) async fn execute(
     };
     let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits };
     let shape = shape(&page.url);
-    match means.renders.course(
-        page.execution_id,
-        &workflow.phases,
-        &visit.plan.phases,
-        visit.plan.render,
-        &shape,
-    ) {
+    let is_unhurried = visit.plan.render == Render::Auto && workflow.limits.rate_limit_delay >= UNHURRIED;
+    let render = if is_unhurried { Render::Full } else { visit.plan.render };
+    match means.renders.course(page.execution_id, &workflow.phases, &visit.plan.phases, render, &shape) {
         Course::Full => visit.load(slot, limits.start_at).await,
         Course::Static => {
             slot.go_static().await;
-            let read = visit.read(limits.start_at).await;
-            means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.as_ref().map(|_| ()));
+            let read = visit.read(limits.start_at, false).await;
+            if let Some(read) = judged(&read) {
+                means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.map(|_| ()));
+            }
             match read {
                 Ok(outcome) => outcome,
                 Err(_) => visit.load(slot, Instant::now()).await,
             }
         }
         Course::Both => {
-            let outcome = visit.load(slot, limits.start_at).await;
+            // Read first: what the page's scripts leave behind must not help.
+            let read = visit.read(limits.start_at, true).await;
+            let outcome = visit.load(slot, Instant::now()).await;
             // What was loaded is what counts; a page that was not is no measure for anything.
-            if outcome.end == PageEnd::Completed {
-                let read = visit.read(Instant::now()).await;
-                let verdicts = compare(program, &visit.plan.phases, &outcome, &read);
+            if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
+                let verdicts = compare(program, &visit.plan.phases, &outcome, read);
                 means.renders.were_compared(page.execution_id, &shape, verdicts);
             }
             outcome
         }
+    }
+}
+
+/// Why a page was not read as it came.
+enum NotRead {
+    /// Only a tab can tell.
+    NeedsFull(String),
+    /// That is our fault, and says nothing of the page.
+    Lost,
+}
+
+/// What a reading says of its page, if anything.
+fn judged(read: &Result<PageOutcome, NotRead>) -> Option<Result<&PageOutcome, &String>> {
+    match read {
+        Ok(outcome) => Some(Ok(outcome)),
+        Err(NotRead::NeedsFull(reason)) => Some(Err(reason)),
+        Err(NotRead::Lost) => None,
     }
 }
 
@@ -111,18 +128,28 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Reads the page without rendering it; `Err` says why only a tab can tell.
-    async fn read(&self, not_before: Instant) -> Result<PageOutcome, String> {
+    /// Reads the page without rendering it.
+    async fn read(&self, not_before: Instant, fresh: bool) -> Result<PageOutcome, NotRead> {
         self.turn(not_before).await;
         let begun = Instant::now();
         let deadline = begun + READ_WITHIN.min(self.limits.page);
         let PageRun { dom, .. } = &self.plan.fused;
-        let read = self.means.driver.read_static(&self.session, &self.page.url, dom, deadline).await;
+        let read = self.means.driver.read_static(&self.session, &self.page.url, dom, fresh, deadline).await;
         self.means.metrics.observe_step(Step::Static, begun.elapsed());
         let (document, results) = match read {
             Static::Read { document, results } => (document, results),
-            Static::NeedsFull(reason) => return Err(reason),
+            Static::NeedsFull(reason) => return Err(NotRead::NeedsFull(reason)),
+            Static::Lost(reason) => {
+                tracing::debug!(page.id = %self.page.page_id, reason, "a page could not be read as it came");
+                return Err(NotRead::Lost);
+            }
         };
+        // Some servers refuse what is no navigation; that a page is not there they say to everybody.
+        if let Some(status @ (400..=403 | 405..=409 | 411..=499)) = document.status {
+            return Err(NotRead::NeedsFull(format!(
+                "the server answers with HTTP status {status} without a tab"
+            )));
+        }
         if let Some(mut outcome) = http_failure(&document) {
             outcome.rendered = Rendered::Static;
             return Ok(outcome);
@@ -136,16 +163,13 @@ impl Visit<'_> {
     /// turn late; waiting for the turn is not the page's fault, so its deadline starts after that.
     async fn load(&self, slot: &Slot, not_before: Instant) -> PageOutcome {
         let begun = Instant::now();
-        let open_by = begun + OPEN_WITHIN.min(self.limits.page);
         // Pages that turned out to need one may be before this one. It goes back unharmed if that takes too long.
-        let Ok(_turn) = tokio::time::timeout_at(open_by, slot.tab()).await else {
-            return PageOutcome {
-                end: PageEnd::Released,
-                ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
-            };
+        let Ok(_turn) = tokio::time::timeout(FREE_WITHIN, slot.tab()).await else {
+            let released = PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""));
+            return PageOutcome { end: PageEnd::Released, ..released };
         };
         let _busy = self.means.metrics.slot_busy();
-        let mut tab = match self.means.driver.open(&self.session, open_by).await {
+        let mut tab = match self.means.driver.open(&self.session, Instant::now() + OPEN_WITHIN).await {
             Ok(tab) => tab,
             Err(error) => return PageOutcome::failed(error.failure),
         };

@@ -87,7 +87,12 @@ impl<'p> Gathered<'p> {
                     self.cancel(*at, &reason);
                 }
                 (None, Some(result)) => self.add_result(*at, result),
-                (None, None) => self.add_judged(*at),
+                (None, None) if step.is_none() => self.add_judged(*at),
+                (None, None) => {
+                    let failure = Failure::new(ErrorClass::Internal, "the page gave no result for the node");
+                    let now = Utc::now();
+                    self.add(*at, NodeEnd::Failed(failure), now, now, 0);
+                }
             }
         }
     }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+/// How often it is looked whether there are enough jobs.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Waits for a job, and takes what else is there until `full` says that the group is complete. `None`: no job will
 /// ever come.
 pub(crate) async fn next_group<J>(
@@ -31,9 +34,13 @@ pub(crate) async fn gather_group<J>(
     let mut group = next_group(jobs, &full).await?;
     let until = Instant::now() + linger;
     while !full(&group) && !enough(&group) {
-        match tokio::time::timeout_at(until, jobs.recv()).await {
+        // What is enough may change while nothing comes.
+        let look_at = until.min(Instant::now() + LOOK_EVERY);
+        match tokio::time::timeout_at(look_at, jobs.recv()).await {
             Ok(Some(job)) => group.push(job),
-            Ok(None) | Err(_) => break,
+            Ok(None) => break,
+            Err(_) if look_at == until => break,
+            Err(_) => {}
         }
     }
     Some(group)

@@ -3,6 +3,7 @@
 //! A page comes in holding a slot. One that goes static gives the slot up for a place, so that the next page can come.
 //! How many pages the worker takes follows from what it sees: only while there are static pages are there so many.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct Lanes {
     places: Arc<Semaphore>,
     last_static: Mutex<Option<Instant>>,
     capacity: watch::Sender<usize>,
+    /// Whether there is a slot without a page. Written by the consumer.
+    is_hungry: AtomicBool,
 }
 
 /// A page's right to be executed.
@@ -48,6 +51,7 @@ impl Lanes {
             places: semaphore(slots * PLACES_PER_SLOT),
             last_static: Mutex::new(None),
             capacity: watch::Sender::new(slots),
+            is_hungry: AtomicBool::new(false),
         })
     }
 
@@ -59,6 +63,16 @@ impl Lanes {
     /// How many pages are executed at once, as things are, and when that changes.
     pub(crate) fn capacity(&self) -> watch::Receiver<usize> {
         self.capacity.subscribe()
+    }
+
+    /// Notes whether there is a slot that waits for a page to come.
+    pub(crate) fn set_hungry(&self, is_hungry: bool) {
+        self.is_hungry.store(is_hungry, Ordering::Relaxed);
+    }
+
+    /// Whether there is a slot that waits for a page to come: then links should reach the frontier at once.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.is_hungry.load(Ordering::Relaxed)
     }
 
     /// Counts on places no longer, once there were no static pages for a while.

@@ -139,8 +139,9 @@ pub async fn start(
     let (end, last) = (CancellationToken::new(), TaskTracker::new());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
     let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
-    let (recorder, recording) = Recorder::new(store.clone(), Arc::clone(&metrics), end.clone());
     let lanes = Lanes::new(config.slots);
+    let (recorder, recording) =
+        Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), end.clone());
     let (leases, beating) =
         Leases::new(store.clone(), config.lease, config.name, lanes.capacity(), stop.clone(), end.clone());
     last.spawn(claiming);

@@ -17,6 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PINGS_MISSED: u32 = 2;
 /// How long a first command may take after the first answer.
 const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
+/// So many pages that are read without being rendered count as one page.
+const READS_PER_PAGE: u64 = 20;
 /// Contexts that nobody used for this long are disposed of.
 const CONTEXT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,6 +29,8 @@ pub(super) struct Browser {
     pub(super) tabs: Arc<Tabs>,
     /// Navigations begun. Written by tabs, read by the supervisor.
     pages: AtomicU64,
+    /// Pages read without being rendered, which wear a browser out far less.
+    reads: AtomicU64,
     started: Instant,
 }
 
@@ -57,7 +61,13 @@ impl Browser {
     pub(super) async fn start(launched: Launched, limits: TabLimits) -> Result<Self, LaunchFailure> {
         let deadline = Instant::now() + PREPARATION_PATIENCE;
         match Tabs::start(launched.connection.clone(), limits, deadline).await {
-            Ok(tabs) => Ok(Self { launched, tabs, pages: AtomicU64::new(0), started: Instant::now() }),
+            Ok(tabs) => Ok(Self {
+                launched,
+                tabs,
+                pages: AtomicU64::new(0),
+                reads: AtomicU64::new(0),
+                started: Instant::now(),
+            }),
             Err(error) => {
                 launched.close().await;
                 Err(std::io::Error::other(error).into())
@@ -68,6 +78,11 @@ impl Browser {
     /// Counts a navigation.
     pub(super) fn count_page(&self) {
         self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a page that is read without being rendered.
+    pub(super) fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns when the browser is lost or has done its work.
@@ -84,7 +99,8 @@ impl Browser {
         let mut last_ping = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
-            if self.pages.load(Ordering::Relaxed) >= upkeep.pages {
+            let reads = self.reads.load(Ordering::Relaxed) / READS_PER_PAGE;
+            if self.pages.load(Ordering::Relaxed) + reads >= upkeep.pages {
                 return WatchEnd::Retired("pages");
             }
             if self.started.elapsed() >= upkeep.age {

@@ -102,7 +102,7 @@ impl ChromeOptions {
     /// The defaults for so many slots, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
     pub fn for_slots(slots: usize) -> Self {
         // More tabs than this for one site's static pages use no more cores.
-        let static_tabs = slots.clamp(1, 16);
+        let static_tabs = slots.clamp(1, 4);
         Self { idle_tabs: slots, static_tabs, ..Self::from_environment() }
     }
 
@@ -207,13 +207,15 @@ impl Driver for ChromeDriver {
         session: &Session,
         url: &PageUrl,
         program: &DomProgram,
+        fresh: bool,
         deadline: Instant,
     ) -> Static {
         let Some(browser) = self.current.borrow().clone() else {
-            return Static::NeedsFull("there is no browser".to_owned());
+            return Static::Lost("there is no browser".to_owned());
         };
-        let read = browser.tabs.read_static(session, url, program, deadline).await;
-        read.unwrap_or_else(|error| Static::NeedsFull(format!("it was not read: {error}")))
+        browser.count_read();
+        let read = browser.tabs.read_static(session, url, program, fresh, deadline).await;
+        read.unwrap_or_else(|error| Static::Lost(error.to_string()))
     }
 
     fn is_ready(&self) -> bool {

@@ -26,12 +26,13 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Reads a page without rendering it: the browser fetches it with the cookies of the execution's context, parses
     /// it, and runs the program on the document. No scripts, no layout, no resources; many at a time share one tab.
     ///
-    /// In such a document an element that is there counts as visible.
+    /// In such a document an element that is there counts as visible. `fresh`: the server is asked whatever is cached.
     async fn read_static(
         &self,
         session: &Session,
         url: &PageUrl,
         program: &DomProgram,
+        fresh: bool,
         deadline: tokio::time::Instant,
     ) -> Static;
 
@@ -116,6 +117,8 @@ pub enum Static {
     /// It takes a tab to tell: the response is no plain HTML document, the connection failed, an element that is
     /// waited for is not there. The reason is for people.
     NeedsFull(String),
+    /// Our tab for such pages failed, or there is no browser: this says nothing of the page.
+    Lost(String),
 }
 
 /// Steps that one call runs. It is translated for the browser once, however many pages it runs on.

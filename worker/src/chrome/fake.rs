@@ -161,6 +161,7 @@ impl Driver for FakeDriver {
         _session: &Session,
         url: &PageUrl,
         program: &DomProgram,
+        _fresh: bool,
         _deadline: Instant,
     ) -> Static {
         let mut state = self.shared.state();

@@ -38,6 +38,15 @@ const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
 /// How much longer than the page may take its answer is waited for.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 
+/// What is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page<'a> {
+    pub(super) url: &'a PageUrl,
+    pub(super) program: &'a DomProgram,
+    /// Whether the server is asked whatever is cached.
+    pub(super) fresh: bool,
+}
+
 /// The tabs of one origin in one browser context.
 #[derive(Debug)]
 pub(super) struct StaticLane {
@@ -62,6 +71,7 @@ struct StaticTab {
 struct Request<'a> {
     url: &'a str,
     headers: Vec<(&'a str, &'a str)>,
+    fresh: bool,
     byte_limit: usize,
     timeout_ms: u64,
 }
@@ -96,8 +106,7 @@ impl StaticLane {
         opener: &Arc<Opener>,
         context: &BrowserContextId,
         session: &Session,
-        url: &PageUrl,
-        program: &DomProgram,
+        page: Page<'_>,
         deadline: Instant,
     ) -> Result<Static, CallError> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.tabs.len();
@@ -113,7 +122,7 @@ impl StaticLane {
                 }
             }
         };
-        tab.read(session, url, program, deadline).await
+        tab.read(session, page, deadline).await
     }
 }
 
@@ -166,13 +175,7 @@ impl StaticTab {
         !self.is_broken.load(Ordering::Relaxed) && !self.tab.events.watch().borrow().gone
     }
 
-    async fn read(
-        &self,
-        session: &Session,
-        url: &PageUrl,
-        program: &DomProgram,
-        deadline: Instant,
-    ) -> Result<Static, CallError> {
+    async fn read(&self, session: &Session, page: Page<'_>, deadline: Instant) -> Result<Static, CallError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut headers: Vec<_> = session
             .headers
@@ -184,7 +187,8 @@ impl StaticTab {
             headers.push(("accept", ACCEPT));
         }
         let request = Request {
-            url: url.as_str(),
+            url: page.url.as_str(),
+            fresh: page.fresh,
             headers,
             byte_limit: DOCUMENT_BYTES,
             timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
@@ -197,7 +201,7 @@ impl StaticTab {
         read.return_by_value = Some(true);
         read.arguments = Some(vec![
             argument(serde_json::to_string(&request)?),
-            argument(run::program(program)?.to_owned()),
+            argument(run::program(page.program)?.to_owned()),
         ]);
         let began = Utc::now();
         let answer = self.call(&read, deadline + ANSWER_PATIENCE).await;
@@ -214,7 +218,7 @@ impl StaticTab {
             answer.result.value.as_ref().and_then(|value| value.as_str()).unwrap_or_default(),
         )?)?;
         let Some(fetched) = reading.document else { return Ok(Static::NeedsFull(reading.needs_full)) };
-        let final_url = Url::parse(&fetched.url).unwrap_or_else(|_| url.as_url().clone());
+        let final_url = Url::parse(&fetched.url).unwrap_or_else(|_| page.url.as_url().clone());
         let base_url = Url::parse(&fetched.base).unwrap_or_else(|_| final_url.clone());
         let document = Document { final_url, base_url, status: Some(fetched.status) };
         Ok(Static::Read { document, results: run::results(&reading.results, began, ended)? })

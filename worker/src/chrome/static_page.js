@@ -9,11 +9,11 @@
 
   // The character set as https://encoding.spec.whatwg.org/ and the prescan of HTML determine it; null where only a
   // guess would.
-  function characterSet(bytes, declared) {
+  function characterSet(bytes, declared, type) {
     if (bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) return "utf-8";
     if (bytes[0] === 0xff && bytes[1] === 0xfe) return "utf-16le";
     if (bytes[0] === 0xfe && bytes[1] === 0xff) return "utf-16be";
-    for (const label of [declared, () => inMarkup(bytes)]) {
+    for (const label of [declared, () => (type === "text/html" ? inMarkup(bytes) : inXml(bytes))]) {
       const name = typeof label === "function" ? label() : label;
       try {
         if (name) return new TextDecoder(name.trim()).encoding;
@@ -27,11 +27,20 @@
   function inMarkup(bytes) {
     const start = new TextDecoder("latin1").decode(bytes.subarray(0, PRESCANNED_BYTES)).replace(/<!--[^]*?-->/g, "");
     for (const [tag] of start.matchAll(/<meta[\s/][^>]*>/gi)) {
-      const label = /charset\s*=\s*["']?\s*([^\s"'/>;]+)/i.exec(tag)?.[1].toLowerCase();
+      const content = /\scontent\s*=\s*("[^"]*"|'[^']*'|[^\s>]+)/i.exec(tag);
+      const isType = /\shttp-equiv\s*=\s*["']?\s*content-type/i.test(tag);
+      const declaring = content === null ? tag : isType ? content[1] : tag.replace(content[0], "");
+      const label = /charset\s*=\s*["']?\s*([^\s"'/>;]+)/i.exec(declaring)?.[1].toLowerCase();
       // What was read as single bytes cannot be UTF-16, whatever it says.
       if (label) return label.startsWith("utf-16") ? "utf-8" : label === "x-user-defined" ? "windows-1252" : label;
     }
     return null;
+  }
+
+  // XML is UTF-8 where it does not say otherwise.
+  function inXml(bytes) {
+    const start = new TextDecoder("latin1").decode(bytes.subarray(0, PRESCANNED_BYTES));
+    return /^<\?xml[^>]*\sencoding\s*=\s*["']([^"']+)/.exec(start)?.[1] ?? "utf-8";
   }
 
   async function bodyOf(response, limit) {
@@ -57,47 +66,47 @@
     return bytes;
   }
 
+  // A page may name its elements like properties of the document.
+  const uncurried = (method) => Function.prototype.call.bind(method);
+  const all = uncurried(Document.prototype.querySelectorAll);
+  const attribute = uncurried(Element.prototype.getAttribute);
+
   // A browser that runs scripts reads what is in `noscript` as text. The parser here runs none, and would read elements;
-  // so it is given empty ones, whose text is put back.
+  // so it is given empty ones, whose text is put back. In comments, scripts and attributes that would do harm: there it
+  // is seen that not every one has become an element.
   const NOSCRIPT = /<noscript((?:\s[^>]*)?)>([^]*?)<\/noscript\s*>/gi;
   const MARK = "data-crawlify-noscript";
 
   function parse(text, type) {
     const texts = [];
     if (type === "text/html") {
-      text = text.replace(NOSCRIPT, (whole, attributes, content) => {
-        texts.push({ whole, content });
+      text = text.replace(NOSCRIPT, (_, attributes, content) => {
+        texts.push(content);
         return `<noscript${attributes} ${MARK}="${texts.length - 1}"></noscript>`;
       });
     }
     const parsed = new DOMParser().parseFromString(text, type);
+    const found = all(parsed, "noscript");
+    if (type === "text/html" && (found.length !== texts.length || /<noscript(?![^>]* data-crawlify-noscript=)/i.test(text))) {
+      return null;
+    }
+    for (const element of type === "text/html" ? found : []) {
+      const content = texts[attribute(element, MARK)];
+      if (content === undefined) return null;
+      element.removeAttribute(MARK);
+      element.textContent = content;
+    }
     // In a tab these become shadow trees, which no selector reaches.
-    for (const shadow of parsed.querySelectorAll('template[shadowrootmode="open" i], template[shadowrootmode="closed" i]')) {
+    for (const shadow of all(parsed, 'template[shadowrootmode="open" i], template[shadowrootmode="closed" i]')) {
       shadow.remove();
     }
-    if (texts.length > 0) putBack(parsed, texts);
     return parsed;
   }
 
-  function putBack(parsed, texts) {
-    for (const element of parsed.querySelectorAll(`noscript[${MARK}]`)) {
-      const { content } = texts[element.getAttribute(MARK)] ?? {};
-      element.removeAttribute(MARK);
-      if (content !== undefined) element.textContent = content;
-    }
-    // Some were no elements at all, but text of a script or a comment.
-    const walker = parsed.createTreeWalker(parsed, NodeFilter.SHOW_TEXT | NodeFilter.SHOW_COMMENT);
-    const marked = new RegExp(`<noscript[^>]* ${MARK}="(\\d+)"></noscript>`, "g");
-    for (let node = walker.nextNode(); node !== null; node = walker.nextNode()) {
-      if (node.data.includes(MARK)) {
-        node.data = node.data.replace(marked, (mark, index) => texts[index]?.whole ?? mark);
-      }
-    }
-  }
-
   function baseOf(parsed, url) {
-    const href = parsed.querySelector("base[href]")?.getAttribute("href");
-    if (href === undefined) return url;
+    const [element] = all(parsed, "base[href]");
+    if (element === undefined) return url;
+    const href = attribute(element, "href");
     try {
       const base = new URL(href, url);
       return /^(data|javascript):$/.test(base.protocol) ? url : base.href;
@@ -107,18 +116,21 @@
   }
 
   function sendsOn(parsed) {
-    for (const meta of parsed.querySelectorAll("meta[http-equiv][content]")) {
-      if (meta.httpEquiv.toLowerCase() === "refresh" && parseFloat(meta.content) < 1) return true;
+    for (const meta of all(parsed, "meta[http-equiv][content]")) {
+      const isRefresh = attribute(meta, "http-equiv").trim().toLowerCase() === "refresh";
+      if (isRefresh && parseFloat(attribute(meta, "content")) < 1) return true;
     }
     return false;
   }
 
   async function read(request, program) {
-    const { url, headers, byte_limit: byteLimit, timeout_ms: timeout } = JSON.parse(request);
+    const { url, headers, byte_limit: byteLimit, timeout_ms: timeout, fresh } = JSON.parse(request);
     const response = await fetch(url, {
       credentials: "include",
       referrerPolicy: "no-referrer",
       headers,
+      // To compare, the server is asked itself.
+      cache: fresh ? "no-store" : "default",
       signal: AbortSignal.timeout(timeout),
     });
     const document = { url: response.url, base: response.url, status: response.status };
@@ -134,12 +146,13 @@
     const bytes = await bodyOf(response, byteLimit);
     if (bytes === null) return { needs_full: `the document has more than ${byteLimit} bytes` };
     const declared = parameters.map((one) => /^\s*charset\s*=\s*"?([^"]*)/.exec(one)?.[1]).find(Boolean);
-    let set = characterSet(bytes, declared);
+    let set = characterSet(bytes, declared, type.trim());
     if (set === null) {
       if (bytes.some((byte) => byte > 127)) return { needs_full: "it declares no character set" };
       set = "utf-8";
     }
     const parsed = parse(new TextDecoder(set).decode(bytes), type.trim());
+    if (parsed === null) return { needs_full: "it has a `noscript` that is no element, or has no end" };
     if (sendsOn(parsed)) return { needs_full: "the page sends the browser on" };
     document.base = baseOf(parsed, response.url);
     return { document, results: await run(program, [], parsed) };

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::attach::{AttachedTab, Opener};
 use super::connection::{CallError, Connection};
 use super::driver::{DomProgram, Session, Static};
-use super::static_lane::StaticLane;
+use super::static_lane::{Page, StaticLane};
 
 /// Sites of one execution that have tabs for static pages; the one that was used longest ago gives way.
 const STATIC_ORIGINS: usize = 8;
@@ -98,12 +98,13 @@ impl Tabs {
         session: &Session,
         url: &PageUrl,
         program: &DomProgram,
+        fresh: bool,
         deadline: Instant,
     ) -> Result<Static, CallError> {
         let (_lease, id) = self.lease(session.execution_id);
         let id = id.get_or_try_init(|| self.opener.create_context(deadline)).await?;
         let lane = self.lane(session, url);
-        lane.read(&self.opener, id, session, url, program, deadline).await
+        lane.read(&self.opener, id, session, Page { url, program, fresh }, deadline).await
     }
 
     /// Keeps a tab for the next page of its execution.

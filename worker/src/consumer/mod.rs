@@ -50,11 +50,16 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
                 tracing::warn!("no browser or no lease: consuming nothing for now");
                 return;
             }
-            tokio::select! {
-                delivery = consumer.next() => break delivery,
+            worker.lanes.set_hungry(true);
+            let delivery = tokio::select! {
+                delivery = consumer.next() => Some(delivery),
                 () = worker.draining.cancelled() => return,
-                _ = capacity.changed() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = capacity.changed() => None,
+                () = tokio::time::sleep(LOOK_EVERY) => None,
+            };
+            worker.lanes.set_hungry(false);
+            if let Some(delivery) = delivery {
+                break delivery;
             }
         };
         let Some(delivery) = delivery else {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::group_commit::gather_group;
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 
 /// Node records of one statement at the most, give or take one page's.
@@ -74,12 +75,13 @@ impl Recorder {
     pub(crate) fn new(
         store: HotStore,
         metrics: Arc<Metrics>,
+        lanes: Arc<Lanes>,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, waiting) = mpsc::channel(MAX_PAGES);
         let expected = Arc::new(AtomicUsize::new(0));
         let recorder = Self { jobs, expected: Arc::clone(&expected) };
-        (recorder, run(store, metrics, waiting, expected, stop))
+        (recorder, run(store, metrics, waiting, expected, lanes, stop))
     }
 
     /// Announces that a page will be recorded.
@@ -103,14 +105,18 @@ async fn run(
     metrics: Arc<Metrics>,
     mut jobs: mpsc::Receiver<Job>,
     expected: Arc<AtomicUsize>,
+    lanes: Arc<Lanes>,
     stop: CancellationToken,
 ) {
     let full = |group: &[Job]| {
         group.len() >= MAX_PAGES
             || group.iter().map(|job| job.page.outcome.nodes.len()).sum::<usize>() >= MAX_ROWS
     };
-    // Where no other page is on its way, nobody is waited for.
-    let enough = |group: &[Job]| group.len() >= ENOUGH_PAGES.min(expected.load(Ordering::Relaxed));
+    // Where no other page is on its way, nobody is waited for; and where slots are free, the links that these pages found
+    // may be what they wait for.
+    let enough = |group: &[Job]| {
+        lanes.is_hungry() || group.len() >= ENOUGH_PAGES.min(expected.load(Ordering::Relaxed))
+    };
     loop {
         let group = tokio::select! {
             group = gather_group(&mut jobs, full, enough, LINGER) => group,

@@ -9,7 +9,7 @@ pub(crate) fn compare(
     program: &Program,
     phases: &[usize],
     loaded: &PageOutcome,
-    read: &Result<PageOutcome, String>,
+    read: Result<&PageOutcome, &String>,
 ) -> Vec<(usize, Result<(), String>)> {
     let elsewhere = match read {
         Err(reason) => Some(reason.clone()),

@@ -38,7 +38,7 @@ pub(crate) enum Course {
 /// What this worker knows of the shapes of its executions.
 #[derive(Debug, Default)]
 pub(crate) struct Renders {
-    /// Newest last. Written for every page that may be static; locked for moments only.
+    /// Used last, last. Written for every page that may be static; locked for moments only.
     executions: Mutex<Vec<(ExecutionId, Shapes)>>,
 }
 
@@ -134,7 +134,10 @@ impl Shapes {
             executions.push((execution, Self::default()));
             executions.len() - 1
         });
-        &mut executions[place].1
+        // The one that was used last stays longest.
+        executions[place..].rotate_left(1);
+        let last = executions.len() - 1;
+        &mut executions[last].1
     }
 
     fn verdict(&mut self, phase: usize, shape: &str) -> &mut Verdict {

@@ -83,17 +83,31 @@ fn a_difference_sends_the_shape_back_and_makes_the_next_trial_longer() {
 #[test]
 fn one_phase_that_needs_a_tab_is_enough() {
     let crawl = Crawl::new(&[Render::Auto, Render::Auto]);
-    for _ in 0..5 {
-        assert_eq!(crawl.course(), Course::Both);
+    let compare = || {
         let verdicts = vec![(0, Ok(())), (1, Err("it differs".to_owned()))];
         crawl.renders.were_compared(crawl.execution, SHAPE, verdicts);
-        assert_eq!(crawl.course(), Course::Full);
-        // Until it is tried again.
-        while crawl.course() == Course::Full {}
-        let verdicts = vec![(0, Ok(())), (1, Err("it differs".to_owned()))];
-        crawl.renders.were_compared(crawl.execution, SHAPE, verdicts);
-        break;
+    };
+    assert_eq!(crawl.course(), Course::Both);
+    compare();
+    // The first phase goes on with its own trial whenever the second one lets it.
+    let courses: Vec<Course> = (0..39).map(|_| crawl.course()).collect();
+    assert!(courses.iter().all(|course| *course == Course::Full), "{courses:?}");
+    assert_eq!(crawl.course(), Course::Both);
+    compare();
+    assert_eq!((0..79).filter(|_| crawl.course() == Course::Full).count(), 79, "rarer each time");
+}
+
+#[test]
+fn what_was_under_way_when_a_difference_was_found_changes_nothing() {
+    let crawl = Crawl::new(&[Render::Auto]);
+    crawl.pages(5, None);
+    crawl.renders.were_compared(crawl.execution, SHAPE, vec![(0, Err("it differs".to_owned()))]);
+    for _ in 0..10 {
+        crawl.renders.was_read(crawl.execution, &[0], SHAPE, Ok(()));
+        crawl.renders.were_compared(crawl.execution, SHAPE, vec![(0, Ok(()))]);
     }
+    assert_eq!(crawl.course(), Course::Full);
+    assert_eq!(crawl.decision().reason, "it differs");
 }
 
 #[test]

@@ -27,6 +27,10 @@ pub(super) struct Verdict {
     agreed: u32,
     /// Pages that could not be read as they came, in a row.
     unreadable: u32,
+    /// Whether the pages are loaded because they could not be read, so that one that can changes that.
+    is_unreadable: bool,
+    /// Whether a page is being tried again. One that was under way before says nothing.
+    is_retrying: bool,
     /// Pages since the last trial, in the modes that do not try each page.
     since_trial: u32,
     seen: RenderDecision,
@@ -57,6 +61,7 @@ impl Verdict {
         let is_due = self.since_trial >= every;
         if is_due {
             self.since_trial = 0;
+            self.is_retrying = self.mode == Mode::Full;
         }
         match (self.mode, render, is_due) {
             (Mode::Full, Render::Static, true) | (Mode::Static, _, false) | (_, Render::Static, true) => {
@@ -82,7 +87,7 @@ impl Verdict {
             Ok(()) => {
                 self.seen.static_pages += 1;
                 self.unreadable = 0;
-                if self.mode == Mode::Full {
+                if self.mode == Mode::Full && self.is_unreadable && self.is_retrying {
                     self.decide(Mode::Static, "a page could be read as it came again".to_owned());
                 }
             }
@@ -91,7 +96,9 @@ impl Verdict {
                 self.unreadable += 1;
                 if self.unreadable >= UNREADABLE_PAGES && self.mode == Mode::Static {
                     self.seen.disagreed += 1;
-                    self.decide(Mode::Full, format!("{} pages in a row: {reason}", self.unreadable));
+                    let pages = self.unreadable;
+                    self.decide(Mode::Full, format!("{pages} pages in a row: {reason}"));
+                    self.is_unreadable = true;
                 } else if self.mode == Mode::Static {
                     self.seen.reason = format!("{}; but one page: {reason}", self.basis());
                 }
@@ -104,6 +111,7 @@ impl Verdict {
         self.has_changed = true;
         self.seen.compared += 1;
         match same {
+            Ok(()) if self.mode == Mode::Full && !self.is_retrying => {}
             Ok(()) => {
                 self.agreed += 1;
                 let needed = (TRIAL_PAGES << self.differences().min(8)).min(LONGEST_TRIAL);
@@ -144,8 +152,8 @@ impl Verdict {
     fn decide(&mut self, mode: Mode, reason: String) {
         if self.mode != mode {
             self.since_trial = 0;
-            self.unreadable = 0;
         }
+        (self.is_unreadable, self.is_retrying, self.unreadable) = (false, false, 0);
         self.mode = mode;
         self.seen.mode = if mode == Mode::Static { Rendered::Static } else { Rendered::Full };
         self.seen.reason = reason;

@@ -32,7 +32,7 @@ WITH wanted AS (
         -- A page may have to wait for its host's turn, until after all that are claimed with it.
         locked_until = CASE WHEN e.host_delay_ms = 0 THEN now()
                 ELSE greatest((SELECT h.next_start_at FROM hosts h WHERE h.host = q.host), now()) END
-            + ($4::int8 + cardinality($1)::int8 * e.host_delay_ms) * interval '1 millisecond'
+            + ($4::int8 + (cardinality($1)::int8 + 1) * e.host_delay_ms) * interval '1 millisecond'
     FROM wanted w, workflow_executions e
     WHERE q.id = w.id AND q.epoch = w.epoch
       AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))

@@ -42,10 +42,24 @@ pub(super) fn answer(request: &Request) -> Response {
         "base" => Html("<base href='/other/'><base href='/second/'><h1>x</h1><a href='page'>p</a>").into_response(),
         "noscript" => Html(
             "<head><noscript><img src=/pixel><h1>in head</h1></noscript><title>t</title></head>\
-             <noscript class=n><h1>in body</h1> &amp; more</noscript><h1>outside</h1><p><noscript></noscript>\
-             <!-- <noscript>no <b></noscript> --><script>'<noscript>text</noscript>'</script>",
+             <noscript class=n><h1>in body</h1> &amp; more</noscript><h1>outside</h1><p><noscript></noscript>",
         )
         .into_response(),
+        "noscript-in-comment" => {
+            Html("<!-- <noscript> old --><h1>T</h1><noscript>x</noscript><h2>rest</h2>").into_response()
+        }
+        "noscript-in-script" => Html("<script>x = '<noscript>'</script><h1>T</h1><noscript>x</noscript>").into_response(),
+        "noscript-in-attribute" => Html("<div data-f='<noscript>a</noscript>'><h1>T</h1></div>").into_response(),
+        "noscript-in-template" => Html("<template><noscript>a</noscript></template><h1>T</h1>").into_response(),
+        "noscript-without-end" => Html("<h1>T</h1><noscript><p>x").into_response(),
+        "misleading-meta" => typed(
+            "text/html",
+            b"<meta name=description content='charset=latin1'><meta charset=utf-8><h1>caf\xc3\xa9</h1>".to_vec(),
+        ),
+        "clobbered" => {
+            Html("<base href=/b/><form name=querySelectorAll></form><form name=querySelector></form><h1>c</h1>")
+                .into_response()
+        }
         "shadow" => Html("<div><template shadowrootmode=open><h1>in shadow</h1></template></div><h1>light</h1>").into_response(),
         "broken-markup" => Html("<table><h1>moved out<td><a href=x>y<p><a href=z>w</table><li>loose").into_response(),
         "moved" => (StatusCode::FOUND, [(header::LOCATION, "/static/base")]).into_response(),
@@ -86,7 +100,7 @@ fn listed(headers: &HeaderMap) -> String {
 
 impl Bench {
     async fn read_static(&self, session: &Session, path: &str, steps: Vec<DomStep>) -> Static {
-        self.driver.read_static(session, &self.url(path), &DomProgram::new(steps), soon()).await
+        self.driver.read_static(session, &self.url(path), &DomProgram::new(steps), false, soon()).await
     }
 
     /// The document, and the outputs of the steps.
@@ -95,7 +109,7 @@ impl Bench {
             Static::Read { document, results } => {
                 (document, results.into_iter().map(|result| result.unwrap().output.unwrap()).collect())
             }
-            Static::NeedsFull(reason) => panic!("{path}: {reason}"),
+            other => panic!("{path}: {other:?}"),
         }
     }
 
@@ -109,8 +123,8 @@ impl Bench {
 
     async fn why_not(&self, path: &str) -> String {
         match self.read_static(&self.session, path, vec![read_all("h1")]).await {
-            Static::Read { results, .. } => panic!("{path} was read: {results:?}"),
             Static::NeedsFull(reason) => reason,
+            other => panic!("{path}: {other:?}"),
         }
     }
 }
@@ -139,6 +153,8 @@ async fn a_page_gives_the_same_without_a_tab() {
         ("utf16", "caf\u{e9}"),
         ("shift-jis", "\u{65e5}\u{672c}"),
         ("undeclared-ascii", "cafe"),
+        ("misleading-meta", "caf\u{e9}"),
+        ("clobbered", "c"),
         ("unknown-charset", "caf\u{e9}"),
         ("xhtml", "strict"),
         ("base", "x"),
@@ -169,6 +185,11 @@ async fn what_only_a_tab_can_tell_is_left_to_one_with_the_reason() {
         ("/static/refresh", "sends the browser on"),
         ("/static/download", "download"),
         ("/static/nothing", "content type"),
+        ("/static/noscript-in-comment", "noscript"),
+        ("/static/noscript-in-script", "noscript"),
+        ("/static/noscript-in-attribute", "noscript"),
+        ("/static/noscript-in-template", "noscript"),
+        ("/static/noscript-without-end", "noscript"),
         ("/static/large", "more than"),
         ("/loop", "not fetched"),
     ] {
@@ -278,7 +299,7 @@ async fn many_pages_are_read_at_a_time() {
     let bench = Bench::start().await;
     let program = DomProgram::new(steps());
     let urls: Vec<_> = (0..64).map(|number| bench.url(&format!("/static/base?{number}"))).collect();
-    let reads = urls.iter().map(|url| bench.driver.read_static(&bench.session, url, &program, soon()));
+    let reads = urls.iter().map(|url| bench.driver.read_static(&bench.session, url, &program, true, soon()));
     for (read, url) in futures_util::future::join_all(reads).await.into_iter().zip(&urls) {
         let Static::Read { document, results } = read else { panic!("{read:?}") };
         assert_eq!((document.final_url.as_str(), results.len()), (url.as_str(), program.steps().len()));
