@@ -4,6 +4,7 @@
 mod crawl;
 mod lifecycle;
 mod outage;
+mod render;
 mod storing;
 
 use std::sync::Arc;
@@ -166,15 +167,23 @@ fn extract(id: &str, selector: &str) -> Value {
 
 /// A page whose links are these, whose texts are the selectors they were asked for, and where `missing` is not there.
 fn page(links: &[&str]) -> FakePage {
+    FakePage::loads(answers(links, "the"))
+}
+
+/// What the steps of such a page give; its texts begin with `article`.
+fn answers(
+    links: &[&str],
+    article: &'static str,
+) -> impl Fn(&DomStep) -> Result<Value, Failure> + Send + Sync + 'static {
     let links = json!(links);
-    FakePage::loads(move |step: &DomStep| match &step.op {
+    move |step: &DomStep| match &step.op {
         DomOp::Links(Selector::Css(query)) | DomOp::Read { selector: Selector::Css(query), .. }
             if query == "missing" =>
         {
             Err(Failure::new(ErrorClass::SelectorMissing, "nothing matches `missing`"))
         }
         DomOp::Links(_) => Ok(links.clone()),
-        DomOp::Read { selector: Selector::Css(query), .. } => Ok(json!(format!("the {query}"))),
+        DomOp::Read { selector: Selector::Css(query), .. } => Ok(json!(format!("{article} {query}"))),
         _ => Ok(Value::Null),
-    })
+    }
 }

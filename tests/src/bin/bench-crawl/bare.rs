@@ -90,7 +90,7 @@ async fn work(shared: Arc<Shared>) -> Result<(), TabError> {
         let Some(url) = shared.urls.get(next) else { return Ok(()) };
         let deadline = tokio::time::Instant::now() + PAGE_WITHIN;
         let mut tab = shared.driver.open(&shared.session, deadline).await?;
-        let loaded = tab.navigate(url, shared.wait_until, deadline).await;
+        let loaded = tab.navigate(url, shared.wait_until, None, deadline).await;
         let count = if loaded.is_ok() { &shared.loaded } else { &shared.failed };
         count.fetch_add(1, Ordering::Relaxed);
         if loaded.map_or_else(|error| error.tab_usable, |_| true) {

@@ -10,6 +10,7 @@ use crawlify_cli::args::Servers;
 use crawlify_cli::system::{Foundation, System};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::parse_document;
+use crawlify_worker::machine::Slots;
 use harness::bench::metrics_text::MetricsText;
 use harness::bench::shop_crawl::{open_folder, start_execution};
 use tokio_postgres::{Client, NoTls};
@@ -35,7 +36,7 @@ pub(crate) async fn crawl(job: CrawlJob, mut line: Line) -> Result<()> {
     let definition = parse_document(&job.document).map_err(|problems| anyhow!("{problems:?}"))?;
     let folder = open_folder()?;
     let data = Some(folder.path().join("data"));
-    let foundation = Foundation::lay(&Servers::default(), data, Some(job.slots))
+    let foundation = Foundation::lay(&Servers::default(), data, Slots::Number(job.slots))
         .await
         .map_err(|failure| anyhow!("{failure}"))?;
     // The metrics are read where everybody reads them.

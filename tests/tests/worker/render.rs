@@ -1,0 +1,88 @@
+//! Which pages get a tab, and which are read as they came.
+
+use crawlify_worker::chrome::fake::FakeDriver;
+use harness::crawl::Crawl;
+use serde_json::{Value, json};
+
+use super::{PAGES, Running, TIMES, answers, page, shop};
+
+const ITEMS: usize = 40;
+const RENDERED: &str =
+    "SELECT concat_ws(' ', replace(url, 'http://shop.test', ''), rendered) FROM url_queue ORDER BY 1";
+
+fn shop_with(render: &str) -> Value {
+    let mut config = shop();
+    config["render"] = json!(render);
+    config
+}
+
+/// A start page that lists items, and the items. Read as they came, the titles of items begin with `article`.
+fn items(article: &'static str) -> FakeDriver {
+    let paths: Vec<String> = (1..=ITEMS).map(|number| format!("/item/{number}")).collect();
+    let links: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let driver = FakeDriver::new().with_page("http://shop.test/", [page(&links)]);
+    paths.iter().fold(driver, |driver, path| {
+        let url = format!("http://shop.test{path}");
+        driver.with_page(&url, [page(&[])]).with_static(&url, answers(&[], article))
+    })
+}
+
+async fn titles(crawl: &Crawl) -> Vec<String> {
+    crawl.texts("SELECT DISTINCT data->>'title' FROM extracted_items ORDER BY 1").await
+}
+
+#[tokio::test]
+async fn a_static_page_that_needs_a_tab_gets_one() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1", "/2"])])
+        .with_page("http://shop.test/2", [page(&[])])
+        .with_static("http://shop.test/", answers(&["/1", "/2"], "the"))
+        .with_static("http://shop.test/1", answers(&[], "the"));
+    let running = Running::start(&shop_with("static"), driver, TIMES).await;
+    let driver = running.driver.clone();
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1", "/2 completed 1"]);
+    assert_eq!(crawl.texts(RENDERED).await, ["/ static", "/1 static", "/2 full"]);
+    assert_eq!((driver.static_reads(), driver.loads().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn pages_that_give_the_same_both_ways_leave_the_tabs() {
+    let running = Running::start(&shop_with("auto"), items("the"), TIMES).await;
+    let driver = running.driver.clone();
+    let crawl = running.end().await;
+    assert_eq!(titles(&crawl).await, ["the h1"]);
+    let read = crawl.number("SELECT count(*) FROM url_queue WHERE rendered = 'static'").await;
+    // The slots may all have begun with a trial before the fifth has ended.
+    assert!((25..=35).contains(&read), "{read} pages were read as they came");
+    assert_eq!(driver.loads().len(), ITEMS + 1 - usize::try_from(read).unwrap());
+    let why =
+        "SELECT DISTINCT mode || ': ' || (compared >= 5) FROM render_decisions WHERE shape LIKE '%/item/#'";
+    assert_eq!(crawl.texts(why).await, ["static: true"]);
+}
+
+#[tokio::test]
+async fn pages_that_differ_stay_in_their_tabs_and_what_the_tab_gave_counts() {
+    let running = Running::start(&shop_with("auto"), items("another"), TIMES).await;
+    let driver = running.driver.clone();
+    let crawl = running.end().await;
+    assert_eq!(titles(&crawl).await, ["the h1"]);
+    assert_eq!(driver.loads().len(), ITEMS + 1);
+    let why = "SELECT DISTINCT mode || ': ' || reason FROM render_decisions
+        WHERE shape LIKE '%/item/#' AND phase = 'data_extraction'";
+    assert_eq!(crawl.texts(why).await, ["full: `title` gives another output in a tab"]);
+}
+
+#[tokio::test]
+async fn a_host_that_is_asked_rarely_is_not_asked_twice() {
+    let mut config = shop_with("auto");
+    config["rate_limit_delay"] = json!(1000);
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1"])])
+        .with_page("http://shop.test/1", [page(&[])])
+        .with_static("http://shop.test/", answers(&["/1"], "the"));
+    let running = Running::start(&config, driver, TIMES).await;
+    let driver = running.driver.clone();
+    running.end().await;
+    assert_eq!((driver.static_reads(), driver.loads().len()), (0, 2));
+}
