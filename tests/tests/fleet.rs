@@ -113,7 +113,7 @@ async fn three_workers_crawl_and_the_death_of_one_costs_nothing() {
     for worker in &workers {
         let (_, metrics) = get(&format!("http://{}/metrics", worker.admin)).await;
         let (pages, nodes) = per_worker[&worker.id];
-        assert_eq!(sum(&metrics, "crawlify_pages_total{outcome=\"completed\"}"), pages, "{metrics}");
+        assert_eq!(sum(&metrics, "crawlify_pages_total{outcome=\"completed\","), pages, "{metrics}");
         assert_eq!(sum(&metrics, "crawlify_node_duration_seconds_count{"), nodes, "{metrics}");
     }
     let (_, metrics) = get(&format!("{api}/metrics")).await;

@@ -52,7 +52,7 @@ async fn an_automatic_crawl_reads_pages_that_give_the_same_both_ways() {
     let mut workflow: Value = serde_json::from_str(WORKFLOW).unwrap();
     let nodes = workflow["config"]["url_discovery"].as_array_mut().unwrap();
     let books = nodes.iter_mut().find(|node| node["id"] == "extract_book_links").unwrap();
-    books["params"]["selector"] = json!("ul.products:not(#recently_viewed) article.product_pod h3 a");
+    books["params"]["selector"] = json!("ol.products article.product_pod h3 a");
     workflow["config"]["render"] = json!("auto");
     let (file, items) = (scratch.path("lists.json"), scratch.path("items.jsonl"));
     std::fs::write(&file, workflow.to_string()).unwrap();

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crawlify_shared::domain::page::RenderDecision;
 use crawlify_shared::store::executions::{ExecutionRow, ExecutionStatus, PageCounts};
 use crawlify_shared::store::items::ItemRow;
 use crawlify_shared::store::summary::{ErrorGroup, NodeSummary, Summary, Totals};
@@ -11,6 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use super::render::RenderEntry;
 
 /// An execution that was started.
 #[derive(Serialize, ToSchema)]
@@ -248,42 +249,6 @@ impl From<NodeSummary> for NodeEntry {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
-}
-
-/// How pages of one shape are loaded for one phase. Figures count attempts: a page that was given back or tried again
-/// may count twice, and a page counts for each phase that runs on it.
-#[derive(Serialize, ToSchema)]
-pub(in crate::api) struct RenderEntry {
-    phase: String,
-    /// What the URLs of pages made from one template have in common.
-    shape: String,
-    /// `static` or `full`; of several workers that differ, `full`.
-    mode: &'static str,
-    /// A sentence on why.
-    reason: String,
-    /// Pages that were read as they came.
-    static_pages: u64,
-    /// Pages that were loaded in a tab.
-    full_pages: u64,
-    /// Pages that were loaded both ways.
-    compared: u64,
-    /// How often that, or pages that could not be read as they came, spoke against reading them so.
-    disagreed: u64,
-}
-
-impl From<RenderDecision> for RenderEntry {
-    fn from(decision: RenderDecision) -> Self {
-        Self {
-            phase: decision.phase,
-            shape: decision.shape,
-            mode: decision.mode.as_str(),
-            reason: decision.reason,
-            static_pages: decision.static_pages,
-            full_pages: decision.full_pages,
-            compared: decision.compared,
-            disagreed: decision.disagreed,
-        }
-    }
 }
 
 /// Failures with the same message.

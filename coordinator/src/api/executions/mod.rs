@@ -1,6 +1,7 @@
 //! Executions over REST: started, listed, watched, cancelled, and their data.
 
 mod body;
+mod render;
 
 use axum::Json;
 use axum::extract::State;
