@@ -329,6 +329,7 @@ fn run_summary(
                     mode: decision.mode.as_str().to_owned(),
                     static_pages: decision.static_pages,
                     full_pages: decision.full_pages,
+                    disagreed: decision.disagreed,
                     reason: decision.reason,
                 })
                 .collect(),

@@ -35,6 +35,8 @@ pub struct RenderRow {
     pub static_pages: u64,
     /// Attempts that were loaded in a tab.
     pub full_pages: u64,
+    /// How often pages spoke against being read as they came.
+    pub disagreed: u64,
     /// Why.
     pub reason: String,
 }
@@ -76,7 +78,9 @@ fn by_shape(decisions: &[RenderRow]) -> Vec<RenderRow> {
             continue;
         }
         let phases = || decisions.iter().filter(|other| other.shape == decision.shape);
-        let decisive = phases().find(|phase| phase.mode == "full").unwrap_or(decision);
+        // One that found a difference rather than one that is still on trial.
+        let full = phases().filter(|phase| phase.mode == "full");
+        let decisive = full.max_by_key(|phase| phase.disagreed).unwrap_or(decision);
         let reason = if phases().all(|phase| phase.mode == decisive.mode) {
             decisive.reason.clone()
         } else {
@@ -102,6 +106,7 @@ mod tests {
             mode: if pages > 5 { "static" } else { "full" }.to_owned(),
             static_pages: pages.saturating_sub(5),
             full_pages: pages.min(5),
+            disagreed: 0,
             reason: reason.to_owned(),
         }
     }
