@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::connection::{CallError, Connection, Listener};
 use super::driver::Session;
 use super::page_state::PageEvents;
+use super::viewport::paint_a_corner;
 
 /// A tab that commands can be sent to.
 #[derive(Debug)]
@@ -158,6 +159,7 @@ impl Opener {
             self.connection.call(on, &crash_events, deadline),
             self.set_headers(&tab, &session.headers, deadline),
             self.set_block(&tab, &session.block, deadline),
+            paint_a_corner(&self.connection, &tab.session, deadline),
         );
         if let Err(error) = prepared {
             self.close(&tab);

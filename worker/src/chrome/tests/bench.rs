@@ -222,6 +222,7 @@ async fn answer(request: Request) -> Response {
              </script><h1>full</h1>",
         )
         .into_response(),
+        "/window" => Html(include_str!("window.html")).into_response(),
         "/with-parts" => Html(include_str!("parts.html")).into_response(),
         "/part.js" => ([(header::CONTENT_TYPE, "text/javascript")], "say('script')").into_response(),
         "/part.css" => ([(header::CONTENT_TYPE, "text/css")], "h1 { color: rgb(1, 2, 3) }").into_response(),

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::WaitUntil;
+use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
+use serde_json::json;
 use tokio::time::Instant;
 
-use super::bench::{Bench, one, read_all, soon};
+use super::bench::{Bench, one, read_all, soon, wait_for};
 
 #[tokio::test]
 async fn a_document_says_where_it_is_and_what_its_status_was() {
@@ -92,4 +93,31 @@ async fn redirects_by_script_and_refresh_are_followed() {
     }
     let error = bench.load(&mut tab, "/redirects-for-ever").await.unwrap_err();
     assert_eq!(error.failure.class, ErrorClass::NotAPage, "{}", error.failure.message);
+}
+
+#[tokio::test]
+async fn pages_see_a_whole_window_though_little_of_it_is_painted() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    // The second load shows that it is so on every page of the tab.
+    for _ in 0..2 {
+        bench.load(&mut tab, "/window").await.unwrap();
+        one(&mut tab, wait_for("b", ElementState::Attached, 5000)).await.unwrap();
+        assert_eq!(
+            one(&mut tab, read_all("p")).await.unwrap(),
+            json!([
+                "inner 1366x768",
+                "outer 1366x768",
+                "screen 1366x768",
+                "visual 1366x768",
+                "ratio 1",
+                "visible",
+                "rgb(1, 2, 3)",
+                "in true",
+                "below false",
+                "near true, far false"
+            ])
+        );
+        bench.load(&mut tab, "/plain").await.unwrap();
+    }
 }
