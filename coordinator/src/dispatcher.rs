@@ -12,6 +12,7 @@ use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::frontier::ReservedPage;
 use crawlify_shared::store::{Store, StoreError};
+use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
 use crate::steps::Step;
@@ -38,6 +39,10 @@ pub struct Dispatcher {
     lease: LeaseTimes,
     only: Option<ExecutionId>,
     metrics: Metrics,
+    /// Told when an execution may have ended.
+    drained: Arc<Notify>,
+    /// How many executions had nothing left to do the last time.
+    idle: usize,
 }
 
 /// What a step did.
@@ -45,6 +50,8 @@ pub struct Dispatcher {
 pub struct Dispatched {
     /// Executions that run.
     pub executions: usize,
+    /// Executions of which no page is under way and none is due.
+    pub idle: usize,
     /// Pages that are `queued` now.
     pub pages: usize,
     /// Pages whose publishing was not confirmed; they are due again.
@@ -66,7 +73,12 @@ impl Step for Dispatcher {
     type Error = DispatchError;
 
     async fn once(&mut self) -> Result<Duration, DispatchError> {
-        Ok(match self.step().await? {
+        let dispatched = self.step().await?;
+        if dispatched.idle > self.idle {
+            self.drained.notify_one();
+        }
+        self.idle = dispatched.idle;
+        Ok(match dispatched {
             Dispatched { executions: 0, .. } => IDLE_PAUSE,
             Dispatched { pages: 0, .. } => BUSY_PAUSE,
             // Wherever there was one due page there may be more; the window says when it is enough.
@@ -76,15 +88,16 @@ impl Step for Dispatcher {
 }
 
 impl Dispatcher {
-    /// Makes a dispatcher for all executions, or for `only` one.
+    /// Makes a dispatcher for all executions, or for `only` one. It tells `drained` when one of them may have ended.
     pub(crate) fn new(
         store: Store,
         broker: Arc<dyn Broker>,
         lease: LeaseTimes,
         only: Option<ExecutionId>,
         metrics: Metrics,
+        drained: Arc<Notify>,
     ) -> Self {
-        Self { store, broker, lease, only, metrics }
+        Self { store, broker, lease, only, metrics, drained, idle: 0 }
     }
 
     /// Fills the window of every running execution once.
@@ -113,7 +126,9 @@ impl Dispatcher {
                     continue;
                 }
             };
-            if !pages.is_empty() {
+            if pages.is_empty() {
+                dispatched.idle += usize::from(execution.in_flight == 0);
+            } else {
                 let published = self.publish(pages).await?;
                 dispatched.pages += published.pages;
                 dispatched.unconfirmed += published.unconfirmed;
@@ -150,6 +165,6 @@ impl Dispatcher {
             self.store.end_reservation(&unconfirmed).await?;
         }
         self.metrics.pages_dispatched.inc_by(queued.len() as u64);
-        Ok(Dispatched { executions: 0, pages: queued.len(), unconfirmed: unconfirmed.len() })
+        Ok(Dispatched { pages: queued.len(), unconfirmed: unconfirmed.len(), ..Dispatched::default() })
     }
 }

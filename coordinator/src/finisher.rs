@@ -6,7 +6,7 @@ use crawlify_shared::store::{Store, StoreError};
 
 use crate::steps::Step;
 
-/// How often it looks.
+/// How often it looks, beside when the dispatcher finds nothing left to do.
 const EVERY: Duration = Duration::from_millis(250);
 
 /// Ends executions.

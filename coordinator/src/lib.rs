@@ -102,11 +102,19 @@ pub async fn start(
             }
         });
     }
-    let dispatcher = Dispatcher::new(store.clone(), broker, config.lease, config.only, metrics.clone());
+    let drained = Arc::new(Notify::new());
+    let dispatcher = Dispatcher::new(
+        store.clone(),
+        broker,
+        config.lease,
+        config.only,
+        metrics.clone(),
+        Arc::clone(&drained),
+    );
     let finisher = Finisher::new(store.clone());
     let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
     tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
-    tasks.spawn(repeat("finish", finisher, stop.clone(), Arc::new(Notify::new())));
+    tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
     tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
     tasks.close();
     Ok(Coordinator { address, frontier_changed, tasks })
