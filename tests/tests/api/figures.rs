@@ -117,6 +117,31 @@ async fn the_figures_of_a_fresh_execution_are_zero_and_not_missing() {
 }
 
 #[tokio::test]
+async fn how_pages_are_loaded_is_told_with_the_reason() {
+    let api = Api::start().await;
+    let path = api.workflow("active").await;
+    let (execution, id) = api.execution(&path).await;
+    assert_eq!(api.get(&format!("{execution}/stats")).await["render"], json!([]));
+    let statement = "INSERT INTO render_decisions (execution_id, worker_id, phase, shape, mode, reason, static_pages,
+             full_pages, compared, disagreed)
+         VALUES ($1, gen_random_uuid(), 'url_discovery', 'shop.test/#', 'static', '3 of 3 agreed', 7, 3, 3, 0)";
+    api.change(statement, id).await;
+    assert_eq!(
+        api.get(&format!("{execution}/stats")).await["render"],
+        json!([{
+            "phase": "url_discovery",
+            "shape": "shop.test/#",
+            "mode": "static",
+            "reason": "3 of 3 agreed",
+            "static_pages": 7,
+            "full_pages": 3,
+            "compared": 3,
+            "disagreed": 0
+        }])
+    );
+}
+
+#[tokio::test]
 async fn data_is_listed_in_pages_under_the_old_keys() {
     let api = Api::start().await;
     let path = api.workflow("active").await;

@@ -2,7 +2,7 @@
 
 use harness::scratch::Scratch;
 
-use super::ended;
+use super::{ended, write};
 
 /// Five mistakes, each of another kind.
 const FIVE_MISTAKES: &str = r#"{
@@ -28,12 +28,6 @@ const FIVE_PLACES: [&str; 5] = [
     "10:14 /config/data_extraction/1/id",
     "/config/data_extraction/2/dependencies/0",
 ];
-
-fn write(scratch: &Scratch, name: &str, text: &str) -> String {
-    let file = scratch.path(name);
-    std::fs::write(&file, text).unwrap();
-    file.to_str().unwrap().to_owned()
-}
 
 #[tokio::test]
 async fn a_missing_file_is_named() {

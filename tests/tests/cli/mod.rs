@@ -1,5 +1,6 @@
 //! The command line as a person meets it when something is wrong: messages, exit codes, and nothing left behind.
 
+mod explain;
 mod mistakes;
 mod places;
 mod stopping;
@@ -21,4 +22,11 @@ async fn ended(scratch: &Scratch, arguments: &[&str]) -> Ended {
     let mut command = crawlify(CRAWLIFY, scratch);
     command.args(arguments);
     Program::start(command).end(AT_ONCE).await
+}
+
+/// Writes a file, and answers its path.
+fn write(scratch: &Scratch, name: &str, text: &str) -> String {
+    let file = scratch.path(name);
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
 }

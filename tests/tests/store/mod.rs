@@ -2,5 +2,6 @@
 
 mod claim;
 mod contention;
+mod decisions;
 mod hostile;
 mod record;

@@ -1,6 +1,8 @@
 //! What a record writes, and that nothing is written without the page's lease.
 
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, PageOutcome};
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
@@ -174,4 +176,28 @@ fn with_end(mut page: FinishedPage, which: usize) -> FinishedPage {
         _ => {}
     }
     page
+}
+
+#[tokio::test]
+async fn how_a_page_was_loaded_is_kept_with_it_and_counted_once_it_has_ended() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://shop.test/a", "http://shop.test/b"]).await;
+    let worker = crawl.worker().await;
+    let mut group: Vec<_> =
+        crawl.claim(&worker).await.iter().map(|page| finished(page, &small_table(), &[])).collect();
+    for page in &mut group {
+        page.outcome.rendered = Rendered::Static;
+    }
+    group[1].next = NextStatus::Retry(Failure::new(ErrorClass::Http5xx, "busy"), Duration::ZERO);
+    group[1].outcome.nodes.clear();
+    assert_eq!(worker.record(&group).await.unwrap().len(), 2);
+    let rendered = "SELECT concat_ws(' ', status, rendered) FROM url_queue ORDER BY status";
+    assert_eq!(crawl.texts(rendered).await, ["completed static", "pending"], "a retry leaves no trace");
+    crawl.assert_counters_are_a_recount().await;
+    let again: Vec<_> =
+        crawl.claim(&worker).await.iter().map(|page| finished(page, &small_table(), &[])).collect();
+    assert_eq!(again.len(), 1);
+    worker.record(&again).await.unwrap();
+    assert_eq!(crawl.texts(rendered).await, ["completed full", "completed static"]);
+    assert_eq!(crawl.number("SELECT sum(static_pages)::int8 FROM page_counters").await, 1);
+    crawl.assert_counters_are_a_recount().await;
 }
