@@ -8,19 +8,18 @@ use chromiumoxide_cdp::cdp::browser_protocol::browser::{
     BrowserContextId, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
 };
 use chromiumoxide_cdp::cdp::browser_protocol::emulation::SetUserAgentOverrideParams;
-use chromiumoxide_cdp::cdp::browser_protocol::fetch::{self, RequestPattern};
-use chromiumoxide_cdp::cdp::browser_protocol::network::{self, ResourceType};
+use chromiumoxide_cdp::cdp::browser_protocol::network;
 use chromiumoxide_cdp::cdp::browser_protocol::target::{
     AttachToTargetParams, CloseTargetParams, CreateBrowserContextParams, CreateTargetParams,
     DisposeBrowserContextParams, TargetId,
 };
 use chromiumoxide_cdp::cdp::browser_protocol::{inspector, page};
-use crawlify_shared::domain::workflow::{Block, ResourceKind};
 use futures_util::try_join;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::block::block;
 use super::connection::{CallError, Connection, Listener};
 use super::driver::Session;
 use super::page_state::PageEvents;
@@ -158,7 +157,7 @@ impl Opener {
             self.connection.call(on, &lifecycle_events, deadline),
             self.connection.call(on, &crash_events, deadline),
             self.set_headers(&tab, &session.headers, deadline),
-            self.set_block(&tab, &session.block, deadline),
+            self.set_block(&tab, session, deadline),
             paint_a_corner(&self.connection, &tab.session, deadline),
         );
         if let Err(error) = prepared {
@@ -182,6 +181,18 @@ impl Opener {
     pub(super) fn forget(&self, tab: &AttachedTab) {
         self.connection.ignore(&tab.session);
         self.attached.remove(tab);
+    }
+
+    async fn set_block(
+        &self,
+        tab: &AttachedTab,
+        session: &Session,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        if let Some(names) = block(&self.connection, &tab.session, session, deadline).await? {
+            tab.events.watch_names(names);
+        }
+        Ok(())
     }
 
     async fn set_headers(
@@ -208,32 +219,6 @@ impl Opener {
                 self.connection.call(on, &extra, deadline)
             )?;
         }
-        Ok(())
-    }
-
-    /// Has requests of blocked resources reported, which [`PageEvents`] refuses.
-    async fn set_block(&self, tab: &AttachedTab, block: &Block, deadline: Instant) -> Result<(), CallError> {
-        if block.is_empty() {
-            return Ok(());
-        }
-        let by_kind = block.kinds.iter().map(|kind| {
-            let kind = match kind {
-                ResourceKind::Image => ResourceType::Image,
-                ResourceKind::Stylesheet => ResourceType::Stylesheet,
-                ResourceKind::Font => ResourceType::Font,
-                ResourceKind::Media => ResourceType::Media,
-                ResourceKind::Script => ResourceType::Script,
-            };
-            RequestPattern::builder().url_pattern("*").resource_type(kind).build()
-        });
-        // In Chrome's patterns `?` and `\\` mean something too.
-        let escaped = |pattern: &str| pattern.replace('\\', r"\\").replace('?', r"\?");
-        let by_url = block
-            .patterns
-            .iter()
-            .map(|pattern| RequestPattern::builder().url_pattern(escaped(pattern)).build());
-        let enable = fetch::EnableParams::builder().patterns(by_kind.chain(by_url)).build();
-        self.connection.call(Some(&tab.session), &enable, deadline).await?;
         Ok(())
     }
 }

@@ -146,6 +146,6 @@ mod tests {
         assert!(has("--window-size=800,600") && has("--no-sandbox") && has("--disable-dev-shm-usage"));
         assert!(has("--proxy-server=127.0.0.1:9") && has("--proxy-bypass-list=<-loopback>"));
         assert!(has("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"));
-        assert!(arguments.iter().any(|flag| flag.ends_with("DialMediaRouteProvider,Foo")));
+        assert!(arguments.iter().any(|flag| flag.ends_with("RenderDocument,Foo")));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chromiumoxide_cdp::cdp::browser_protocol::fetch::{
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use super::block::Names;
 use super::connection::{Connection, Listener};
 
 /// A page that opens more dialogs than this is given up.
@@ -35,6 +37,8 @@ pub(super) struct PageEvents {
     session: String,
     /// Whether requests that are held up get an empty document for an answer. Written by the tab for static pages.
     answers_empty: AtomicBool,
+    /// What is blocked by name, in a tab that blocks so.
+    names: OnceLock<Names>,
     /// Written by the reader of the connection and by the tab that begins a navigation; read by the tab.
     state: watch::Sender<PageState>,
 }
@@ -104,6 +108,7 @@ impl PageEvents {
             frame: target.to_owned(),
             session: session.to_owned(),
             answers_empty: AtomicBool::new(false),
+            names: OnceLock::new(),
             state: watch::Sender::default(),
         }
     }
@@ -116,6 +121,12 @@ impl PageEvents {
     /// Answers the requests that are held up with an empty document from now on, or no longer.
     pub(super) fn answer_empty(&self, empty: bool) {
         self.answers_empty.store(empty, Ordering::Relaxed);
+    }
+
+    /// Looks from now on whether the names of what is sent tell what it is.
+    pub(super) fn watch_names(&self, names: Names) {
+        // A tab is prepared once.
+        let _ = self.names.set(names);
     }
 
     /// Answers a request that is held up: it is of a blocked resource, unless it is of the page itself.
@@ -220,6 +231,11 @@ impl Listener for PageEvents {
             "Fetch.requestPaused" => {
                 if let Ok(request) = serde_json::from_str(params.get()) {
                     self.answer(connection, request);
+                }
+            }
+            "Network.requestWillBeSent" => {
+                if let Some(names) = self.names.get() {
+                    names.see(connection, &self.session, params);
                 }
             }
             "Inspector.targetCrashed" => self.mark_gone(),

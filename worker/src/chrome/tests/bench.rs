@@ -224,9 +224,10 @@ async fn answer(request: Request) -> Response {
         .into_response(),
         "/window" => Html(include_str!("window.html")).into_response(),
         "/with-parts" => Html(include_str!("parts.html")).into_response(),
+        "/named" | "/nameless" => Html(include_str!("named.html")).into_response(),
         "/part.js" => ([(header::CONTENT_TYPE, "text/javascript")], "say('script')").into_response(),
         "/part.css" => ([(header::CONTENT_TYPE, "text/css")], "h1 { color: rgb(1, 2, 3) }").into_response(),
-        "/part.svg" => {
+        "/part.svg" | "/picture" | "/a.jpg" | "/B.PNG" => {
             ([(header::CONTENT_TYPE, "image/svg+xml")], "<svg xmlns='http://www.w3.org/2000/svg'/>").into_response()
         }
         "/blocked" => "x".into_response(),

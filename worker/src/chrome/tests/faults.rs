@@ -6,7 +6,7 @@ use std::time::Duration;
 use chromiumoxide_cdp::cdp::browser_protocol::page::CrashParams;
 use chromiumoxide_cdp::cdp::browser_protocol::target::GetTargetsParams;
 use crawlify_shared::domain::outcome::ErrorClass;
-use crawlify_shared::domain::workflow::{Block, ElementState, ResourceKind};
+use crawlify_shared::domain::workflow::{Block, ElementState, Isolation, ResourceKind};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
@@ -162,6 +162,28 @@ async fn what_is_blocked_is_not_asked_for_and_the_page_itself_always_is() {
     assert_eq!(parts, ["script", "no image", "no style", "no fetch"]);
     let parts = bench.texts(&bench.session, "/with-parts", "li").await;
     assert_eq!(parts, ["script", "image", "style", "fetch"]);
+}
+
+#[tokio::test]
+async fn kinds_are_blocked_by_name_until_a_name_does_not_tell() {
+    let bench = Bench::start().await;
+    let block = Block { kinds: vec![ResourceKind::Image, ResourceKind::Stylesheet], patterns: Vec::new() };
+    let blocked = Session { block: block.clone(), ..session(&[]) };
+    for _ in 0..2 {
+        let mut parts = bench.texts(&blocked, "/named", "li").await;
+        parts.sort();
+        assert_eq!(parts, ["asked", "inline", "no /B.PNG?x=1", "no /a.jpg", "no /part.css?y=2"]);
+    }
+    // The one that teaches is loaded, and no other.
+    assert_eq!(bench.texts(&blocked, "/nameless", "li").await, ["/picture"]);
+    for _ in 0..2 {
+        assert_eq!(bench.texts(&blocked, "/nameless", "li").await, ["no /picture"]);
+        assert_eq!(bench.texts(&blocked, "/named", "li").await.len(), 5);
+    }
+    // Where no page learns from another, nothing is loaded even once.
+    let apart = Session { block, isolation: Isolation::Page, ..session(&[]) };
+    assert_eq!(bench.texts(&apart, "/nameless", "li").await, ["no /picture"]);
+    assert_eq!(bench.texts(&bench.session, "/nameless", "li").await, ["/picture"]);
 }
 
 #[tokio::test]
