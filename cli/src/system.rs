@@ -146,6 +146,7 @@ impl Foundation {
             admin: None,
             lease,
             drain_deadline: DRAIN_DEADLINE,
+            recorded: Arc::clone(&coordinator.frontier_changed),
         };
         let driver: Arc<dyn Driver> = self.driver.clone();
         let worker =

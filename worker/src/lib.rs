@@ -32,6 +32,7 @@ use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub lease: LeaseTimes,
     /// How long pages in hand may go on after the stop, before they are given back.
     pub drain_deadline: Duration,
+    /// Told when pages are recorded: a dispatcher in the same process then need not wait until it looks again.
+    pub recorded: Arc<Notify>,
 }
 
 /// A running worker.
@@ -141,7 +144,7 @@ pub async fn start(
     let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
     let lanes = Lanes::new(config.slots);
     let (recorder, recording) =
-        Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), end.clone());
+        Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), config.recorded, end.clone());
     let (leases, beating) =
         Leases::new(store.clone(), config.lease, config.name, lanes.capacity(), stop.clone(), end.clone());
     last.spawn(claiming);

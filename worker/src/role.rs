@@ -63,6 +63,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         admin: Some(SocketAddr::new(args.admin_host, args.admin_port)),
         lease: LeaseTimes::default(),
         drain_deadline: Duration::from_secs(args.drain_deadline),
+        recorded: Arc::default(),
     };
     let as_driver: Arc<dyn Driver> = driver.clone();
     let started = start(config, Arc::clone(&broker), as_driver, telemetry::registry(), stop).await;

@@ -126,6 +126,7 @@ async fn start_worker(
         admin: None,
         lease: times,
         drain_deadline: Duration::from_secs(2),
+        recorded: Arc::default(),
     };
     let driver = Arc::clone(driver);
     crawlify_worker::start(config, Arc::new(broker.clone()), driver, telemetry::registry(), stop.clone())

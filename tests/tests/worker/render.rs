@@ -1,5 +1,8 @@
 //! Which pages get a tab, and which are read as they came.
 
+use std::time::Duration;
+
+use crawlify_shared::config::LeaseTimes;
 use crawlify_worker::chrome::fake::FakeDriver;
 use harness::crawl::Crawl;
 use serde_json::{Value, json};
@@ -44,6 +47,18 @@ async fn a_static_page_that_needs_a_tab_gets_one() {
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1", "/2 completed 1"]);
     assert_eq!(crawl.texts(RENDERED).await, ["/ static", "/1 static", "/2 full"]);
     assert_eq!((driver.static_reads(), driver.loads().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn the_dispatcher_knows_at_once_that_static_pages_leave_room_for_more() {
+    let driver = FakeDriver::new().with_static("http://shop.test/", answers(&[], "the"));
+    let hour = Duration::from_secs(3600);
+    let times =
+        LeaseTimes { heartbeat_every: hour, worker_lost_after: 4 * hour, fence_after: 3 * hour, ..TIMES };
+    let running = Running::start(&shop_with("static"), driver, times).await;
+    // Four slots, each with its tab and places for eight.
+    running.wait("more slots", "SELECT count(*) FROM workers WHERE slots = 4 * (1 + 8)").await;
+    running.end().await;
 }
 
 #[tokio::test]

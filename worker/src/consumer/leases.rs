@@ -84,7 +84,7 @@ impl Leases {
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
                     // The dispatcher should know at once.
-                    Ok(()) = capacity.changed(), if announced => {}
+                    Ok(()) = capacity.changed(), if last_success.is_some() => {}
                     () = stop.cancelled() => break,
                 }
             }

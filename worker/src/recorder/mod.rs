@@ -16,7 +16,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -71,17 +71,19 @@ struct Job {
 }
 
 impl Recorder {
-    /// Makes the way in; whoever owns the tasks runs the future, which ends on `stop`.
+    /// Makes the way in; whoever owns the tasks runs the future, which ends on `stop`. It tells `recorded` when a
+    /// group is.
     pub(crate) fn new(
         store: HotStore,
         metrics: Arc<Metrics>,
         lanes: Arc<Lanes>,
+        recorded: Arc<Notify>,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, waiting) = mpsc::channel(MAX_PAGES);
         let expected = Arc::new(AtomicUsize::new(0));
         let recorder = Self { jobs, expected: Arc::clone(&expected) };
-        (recorder, run(store, metrics, waiting, expected, lanes, stop))
+        (recorder, run(store, metrics, waiting, expected, lanes, recorded, stop))
     }
 
     /// Announces that a page will be recorded.
@@ -106,6 +108,7 @@ async fn run(
     mut jobs: mpsc::Receiver<Job>,
     expected: Arc<AtomicUsize>,
     lanes: Arc<Lanes>,
+    recorded: Arc<Notify>,
     stop: CancellationToken,
 ) {
     let full = |group: &[Job]| {
@@ -128,6 +131,7 @@ async fn run(
             () = record_all(&store, &metrics, pages) => Recorded::Settled,
             () = stop.cancelled() => Recorded::Unknown,
         };
+        recorded.notify_one();
         for answer in answers {
             let _ = answer.send(settled);
         }
