@@ -76,10 +76,10 @@ mod tests {
     #[tokio::test]
     async fn a_grandchild_is_found_and_its_end_is_seen() {
         let mut child = std::process::Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
-        let ours = i32::try_from(std::process::id()).unwrap();
+        let above = i32::try_from(child.id()).unwrap();
         let mut family = Vec::new();
         wait_for("the grandchild has started", Duration::from_secs(10), async || {
-            family = below(ours);
+            family = below(above);
             family.iter().any(|process| process.name == "sleep")
         })
         .await;

@@ -83,7 +83,7 @@ async fn decisions_of_nobody_are_passed_over_and_go_with_their_execution() {
         .await
         .unwrap();
     assert_eq!(crawl.number("SELECT count(*) FROM render_decisions").await, 1);
-    crawl.change("DELETE FROM workflows").await;
+    crawl.change("DELETE FROM workflow_executions").await;
     assert_eq!(crawl.number("SELECT count(*) FROM render_decisions").await, 0);
 }
 

@@ -190,7 +190,7 @@ async fn how_a_page_was_loaded_is_kept_with_it_and_counted_once_it_has_ended() {
     group[1].next = NextStatus::Retry(Failure::new(ErrorClass::Http5xx, "busy"), Duration::ZERO);
     group[1].outcome.nodes.clear();
     assert_eq!(worker.record(&group).await.unwrap().len(), 2);
-    let rendered = "SELECT concat_ws(' ', status, rendered) FROM url_queue ORDER BY status";
+    let rendered = "SELECT concat_ws(' ', status, rendered) FROM url_queue ORDER BY 1";
     assert_eq!(crawl.texts(rendered).await, ["completed static", "pending"], "a retry leaves no trace");
     crawl.assert_counters_are_a_recount().await;
     let again: Vec<_> =
