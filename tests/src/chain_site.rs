@@ -1,5 +1,5 @@
 //! A small site that notes when it was asked for what: a home page that links to `leaves` pages, a chain of pages
-//! without end, and a page that is never answered.
+//! without end, a page that has parts, and one that is never answered.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ pub struct ChainSite {
 #[derive(Debug)]
 struct Shared {
     leaves: usize,
-    /// Written by every request for a document, read by tests.
+    /// Written by every request, read by tests.
     log: Mutex<Vec<(Instant, String)>>,
 }
 
@@ -44,12 +44,12 @@ impl ChainSite {
         Self { address, shared, _server: server }
     }
 
-    /// The address of one of its pages: `/`, `/leaf/1`, `/chain/1`, `/never`.
+    /// The address of one of its pages: `/`, `/leaf/1`, `/chain/1`, `/parts`, `/never`.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// The documents that were asked for, in time.
+    /// What was asked for, in time.
     pub fn log(&self) -> Vec<(Instant, String)> {
         self.shared.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -71,5 +71,7 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
         Vec::new()
     };
     let links: String = links.iter().map(|link| format!("<li><a href=\"{link}\">{link}</a></li>")).collect();
-    Html(format!("<!doctype html><title>{path}</title><h1>{path}</h1><ul>{links}</ul>")).into_response()
+    let parts = if path == "/parts" { "<link rel=stylesheet href=/part.css><img src=/part.png>" } else { "" };
+    Html(format!("<!doctype html><title>{path}</title><h1>{path}</h1><ul>{links}</ul>{parts}"))
+        .into_response()
 }

@@ -9,12 +9,14 @@ use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Rendered;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::summary::Summary;
+use harness::chain_site::ChainSite;
 use harness::postgres::TestDatabase;
 use harness::program::{Program, crawlify};
 use harness::scratch::Scratch;
 use serde_json::{Value, json};
 
 use crate::CRAWLIFY;
+use crate::crawl::chain_workflow;
 use crate::recorded::{Recorded, compare_with_shop};
 
 /// How long a crawl may take on a machine that is busy with other things.
@@ -42,6 +44,27 @@ async fn a_static_crawl_gives_every_product_right_without_a_tab() {
     assert_eq!((summary.totals.static_pages, rendered(&recorded, "static").await), (pages, pages));
     let products = decision(&summary, "/product/");
     assert_eq!((products.0, products.1.as_str()), (Rendered::Static, "the workflow says so"));
+}
+
+#[tokio::test]
+async fn what_is_blocked_on_the_command_line_is_not_asked_for() {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    for (block, parts) in
+        [(&["--block", "image,stylesheet"] as &[&str], &[] as &[&str]), (&[], &["/part.css", "/part.png"])]
+    {
+        let site = ChainSite::start(0).await;
+        let mut command = crawlify(CRAWLIFY, &scratch);
+        command
+            .arg("run")
+            .arg(chain_workflow(&scratch))
+            .args(["--start-url", &site.url("/parts")])
+            .args(block);
+        command.arg("--database-url").arg(database.url().expose());
+        Program::start(command).end(WITHIN).await.with_code(0);
+        let mut asked: Vec<String> = site.log().into_iter().map(|(_, path)| path).collect();
+        asked.sort();
+        assert_eq!(asked, [parts, &["/parts"]].concat());
+    }
 }
 
 /// The demo's links are those of the lists here: the shop's script sorts those of the box of recently viewed products.

@@ -35,7 +35,7 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
     let taken_at_once = *capacity.borrow_and_update();
     // A page being recorded has left its slot but holds its delivery, so there are more of them.
     let mut consumer =
-        worker.broker.consume(u16::try_from(taken_at_once * 3 + RECORDED_TOGETHER).unwrap_or(u16::MAX));
+        worker.broker.consume(u16::try_from(taken_at_once * 2 + RECORDED_TOGETHER).unwrap_or(u16::MAX));
     loop {
         let slot = tokio::select! {
             slot = worker.lanes.enter() => slot,

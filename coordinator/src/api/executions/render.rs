@@ -11,7 +11,8 @@ pub(in crate::api) struct RenderEntry {
     phase: String,
     /// What the URLs of pages made from one template have in common.
     shape: String,
-    /// `static` or `full`; of several workers that differ, `full`.
+    /// `static` or `full`; of several workers that differ, `full`. A page whose other phase needs a tab is loaded in one all
+    /// the same.
     mode: &'static str,
     /// A sentence on why.
     reason: String,
