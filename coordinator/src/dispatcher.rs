@@ -27,8 +27,8 @@ const MIN_SHARE: i64 = 4;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// The pause while no execution runs.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
-/// The pause after pages were found: long enough that a step finds more than the one page that has just ended, as each
-/// step costs five statements.
+/// The pause after pages were found, unless a worker of the same process has recorded some: long enough that a step finds
+/// more than the one page that has just ended, as each step costs five statements.
 const AGAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Publishes due pages.

@@ -1,5 +1,6 @@
 // The limit: drives Chrome over its pipe and does nothing but navigate. Each tab takes the next URL of the list, waits
-// for the `load` of its main frame, and goes on; nothing is read from the pages, nothing is written.
+// for the `load` of its main frame, and goes on; nothing is read from the pages, nothing is written. With `--corner` as
+// little of its windows is painted as of ours.
 'use strict';
 const fs = require('node:fs');
 const { spawn } = require('node:child_process');
@@ -54,6 +55,13 @@ async function openTab() {
   const { sessionId } = await call('Target.attachToTarget', { targetId, flatten: true });
   await call('Page.enable', {}, sessionId);
   await call('Page.setLifecycleEventsEnabled', { enabled: true }, sessionId);
+  if (process.argv.includes('--corner')) {
+    const { cssLayoutViewport } = await call('Page.getLayoutMetrics', {}, sessionId);
+    const { clientWidth: width, clientHeight: height } = cssLayoutViewport;
+    const metrics = { width, height, deviceScaleFactor: 0, mobile: false, dontSetVisibleSize: true };
+    await call('Emulation.setDeviceMetricsOverride', metrics, sessionId);
+    await call('Emulation.setVisibleSize', { width: 16, height: 16 }, sessionId);
+  }
   // The identifier of a tab's main frame is that of its target.
   return { frameId: targetId, sessionId };
 }

@@ -153,14 +153,16 @@ STATIC = Crawlify('crawlify static', ['--render', 'static'])
 BLOCKED = Crawlify('crawlify blocked', ['--block', 'image,stylesheet,font,media'])
 SCRAPY = Peer('scrapy', 'scrapy_crawl.py')
 BARE = Peer('bare-chrome', 'bare_chrome.js', bare=True)
+CORNER = Peer('bare-chrome corner', 'bare_chrome.js', ['--corner'], bare=True)
 BROWSER_CRAWLERS = [
-    FULL, BLOCKED, BARE,
+    FULL, BLOCKED, BARE, CORNER,
     Peer('crawlee-playwright', 'crawlee_playwright.js', playwright=True),
     Peer('scrapy-playwright', 'scrapy_crawl.py', ['--playwright'], playwright=True),
 ]
 HTTP_CRAWLERS = [STATIC, SCRAPY, Peer('crawlee-cheerio', 'crawlee_cheerio.js')]
 # Which rates are held against each other.
 RATIOS = [
-    (FULL.name, 'bare-chrome'), (FULL.name, 'crawlee-playwright'), (FULL.name, 'scrapy-playwright'),
-    (BLOCKED.name, 'bare-chrome'), (STATIC.name, 'scrapy'), (STATIC.name, 'crawlee-cheerio'),
+    (FULL.name, BARE.name), (FULL.name, CORNER.name),
+    (FULL.name, 'crawlee-playwright'), (FULL.name, 'scrapy-playwright'),
+    (BLOCKED.name, BARE.name), (BLOCKED.name, CORNER.name), (STATIC.name, 'scrapy'), (STATIC.name, 'crawlee-cheerio'),
 ]

@@ -18,7 +18,9 @@ web server not among them; the parts are sampled, and *own* is what is neither C
 All browsers are the same program with as many tabs, and all wait for `load`. Peers follow the same links, read the same
 fields, each with a call of its own as their documentation shows, and keep items in memory; they are spared the
 workflow's waits and transforms. Ours runs and records every node, item and page in Postgres. bare-chrome only
-navigates: it is the limit. Every page, item and field of every run was compared with a full render of the whole site by
+navigates, with our flags; it paints whole windows, and *corner* as little of them as ours: that is the limit. The
+crawlers on Playwright have our flags too, but for `--disable-features`, of which Playwright has a list of its own; so
+`RenderDocument` is on in theirs. Every page, item and field of every run was compared with a full render of the whole site by
 us.'''
 
 

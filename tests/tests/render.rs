@@ -60,7 +60,7 @@ async fn what_is_blocked_on_the_command_line_is_not_asked_for() {
             .args(["--start-url", &site.url("/parts")])
             .args(block);
         command.arg("--database-url").arg(database.url().expose());
-        Program::start(command).end(WITHIN).await.with_code(0);
+        let _ = Program::start(command).end(WITHIN).await.with_code(0);
         let mut asked: Vec<String> = site.log().into_iter().map(|(_, path)| path).collect();
         asked.sort();
         assert_eq!(asked, [parts, &["/parts"]].concat());

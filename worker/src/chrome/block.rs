@@ -55,7 +55,7 @@ pub(super) async fn block(
         return Ok(None);
     }
     let on = Some(on);
-    // What one page teaches must help the next one.
+    // What one page teaches a tab must help its next one.
     if block.patterns.is_empty() && *isolation == Isolation::Execution {
         // No response body is ever asked for, so none need be kept.
         let enable =
@@ -65,7 +65,7 @@ pub(super) async fn block(
         match connection.call(on, &names, deadline).await {
             Ok(_) => return Ok(Some(Names::new(block))),
             // A browser that is older than these patterns.
-            Err(CallError::Refused(reason)) => tracing::debug!(reason, "blocked requests are held up"),
+            Err(CallError::Refused(reason)) => tracing::debug!(reason, "requests are held up to be blocked"),
             Err(error) => return Err(error),
         }
     }

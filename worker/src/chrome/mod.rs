@@ -2,9 +2,10 @@
 //!
 //! Knows nothing about stores, brokers or workflows: it opens tabs, loads pages and runs
 //! [`DomProgram`](driver::DomProgram)s. From the outside in: `chrome_driver` starts everything, `supervisor` keeps one
-//! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs (`attach` opens them, `block` keeps from them what is not to be loaded, `viewport` has little of them painted), `tab` works with one
-//! of them (`page_state`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks
-//! over `connection`.
+//! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs (`attach` opens them, `block` keeps
+//! from them what is not to be loaded, `viewport` has little of them painted), `tab` works with one of them
+//! (`page_state`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks over
+//! `connection`.
 
 mod attach;
 mod block;

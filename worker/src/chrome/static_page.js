@@ -44,9 +44,13 @@
   }
 
   async function bodyOf(response, limit) {
-    // What is not compressed has the length that it says, and comes faster in one piece.
-    const said = response.headers.has("content-encoding") ? NaN : Number(response.headers.get("content-length") ?? NaN);
-    if (said <= limit) return new Uint8Array(await response.arrayBuffer());
+    // What comes as it is, and says how long that is, comes faster in one piece. Chrome reads no more than was said.
+    const has = (name) => response.headers.has(name);
+    const said = response.headers.get("content-length") ?? "";
+    const isPlain = response.type === "basic" && !has("content-encoding") && !has("transfer-encoding");
+    if (isPlain && /^[1-9][0-9]{0,15}$/.test(said) && Number(said) <= limit) {
+      return new Uint8Array(await response.arrayBuffer());
+    }
     const chunks = [];
     let length = 0;
     for (const reader = response.body.getReader(); ; ) {

@@ -41,20 +41,27 @@ pub(super) async fn paint_a_corner(
     session: &str,
     deadline: Instant,
 ) -> Result<(), CallError> {
+    match shrink(connection, session, deadline).await {
+        Err(CallError::Refused(reason)) => {
+            tracing::debug!(reason, "the browser paints whole windows");
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+async fn shrink(connection: &Connection, session: &str, deadline: Instant) -> Result<(), CallError> {
     let on = Some(session);
     let metrics = connection.call(on, &GetLayoutMetricsParams {}, deadline).await?;
     let window = metrics.css_layout_viewport;
+    if window.client_width < 1 || window.client_height < 1 {
+        return Err(CallError::Refused("the window has no size".to_owned()));
+    }
     // The scale of 0 is the browser's own.
     let mut layout =
         SetDeviceMetricsOverrideParams::new(window.client_width, window.client_height, 0.0, false);
     layout.dont_set_visible_size = Some(true);
     connection.call(on, &layout, deadline).await?;
-    let corner = SetVisibleSize { width: PAINTED, height: PAINTED };
-    match connection.call(on, &corner, deadline).await {
-        Err(CallError::Refused(reason)) => {
-            tracing::debug!(reason, "the browser paints whole windows");
-            Ok(())
-        }
-        answer => answer.map(|_| ()),
-    }
+    connection.call(on, &SetVisibleSize { width: PAINTED, height: PAINTED }, deadline).await?;
+    Ok(())
 }

@@ -1,9 +1,14 @@
 //! Pages that are read without being rendered give what they give in a tab, or say that they need one.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use crawlify_shared::domain::workflow::{ElementState, Read, WaitUntil};
+use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
 use super::bench::{Bench, css, read, read_all, run, session, soon, step, wait_for};
@@ -86,9 +91,20 @@ pub(super) fn answer(request: &Request) -> Response {
             .into_response(),
         "headers" => Html(listed(request.headers())).into_response(),
         "hidden" => Html("<h1>x</h1><p style='display: none'>y</p>").into_response(),
+        "pieces" => in_pieces([&b"<meta charset=utf-8><h1>caf\xc3"[..], b"\xa9</h1><p>", b"end"].map(Vec::from)),
+        "large-in-pieces" => in_pieces([(); 17].map(|()| vec![b'x'; 1 << 20])),
         "large" => Html(format!("<h1>{}</h1>", "x".repeat(17 << 20))).into_response(),
         _ => StatusCode::NO_CONTENT.into_response(),
     }
+}
+
+/// A response that does not say how long it is, and comes a little at a time.
+fn in_pieces<const N: usize>(pieces: [Vec<u8>; N]) -> Response {
+    let pieces = stream::iter(pieces).then(|piece| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok::<_, Infallible>(piece)
+    });
+    ([(header::CONTENT_TYPE, "text/html")], Body::from_stream(pieces)).into_response()
 }
 
 fn listed(headers: &HeaderMap) -> String {
@@ -164,6 +180,7 @@ async fn a_page_gives_the_same_without_a_tab() {
         ("moved", "x"),
         ("refresh-late", "stays"),
         ("policy", "locked"),
+        ("pieces", "caf\u{e9}"),
     ] {
         let path = format!("/static/{page}");
         let (document, outputs) = bench.statically(&path, steps()).await;
@@ -191,6 +208,7 @@ async fn what_only_a_tab_can_tell_is_left_to_one_with_the_reason() {
         ("/static/noscript-in-template", "noscript"),
         ("/static/noscript-without-end", "noscript"),
         ("/static/large", "more than"),
+        ("/static/large-in-pieces", "more than"),
         ("/loop", "not fetched"),
     ] {
         let said = bench.why_not(path).await;
