@@ -1,8 +1,8 @@
 //! The dispatcher: due rows of the frontier become messages. The only place that sees both store and broker.
 //!
 //! It keeps the broker's queue short: a window of a few times the fleet's slots, shared between the executions. So
-//! cancelling, priorities and politeness act at once. Published first, marked `queued` after the confirm: a crash
-//! between the two publishes twice, harmlessly, because a row can be claimed once.
+//! cancelling, priorities and politeness act at once. A row is made `queued` first and published then: what the broker
+//! does not confirm is `pending` again, and what a crash leaves unpublished the rescuer returns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,18 @@ use std::time::Duration;
 use crawlify_shared::broker::{Broker, BrokerError, MESSAGE_VERSION, PageMessage};
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::id::ExecutionId;
-use crawlify_shared::store::frontier::ReservedPage;
+use crawlify_shared::store::dispatch::{ReservedPage, RunningExecution};
 use crawlify_shared::store::{Store, StoreError};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
+use crate::shares::Shares;
 use crate::steps::Step;
 
 /// The window's size for each slot of the fleet.
 const WINDOW_PER_SLOT: i64 = 4;
 /// The window's least size, so that a fleet that is just starting finds work.
 const MIN_WINDOW: i64 = 16;
-/// Every execution may have this many pages under way, however many executions there are.
-const MIN_SHARE: i64 = 4;
 /// The pause while executions run but nothing is due.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// The pause while no execution runs.
@@ -73,7 +72,11 @@ impl Step for Dispatcher {
     type Error = DispatchError;
 
     async fn once(&mut self) -> Result<Duration, DispatchError> {
+        let begun = tokio::time::Instant::now();
         let dispatched = self.step().await?;
+        if dispatched.pages > 0 {
+            self.metrics.dispatch_duration.observe(begun.elapsed().as_secs_f64());
+        }
         if dispatched.idle > self.idle {
             self.drained.notify_one();
         }
@@ -100,24 +103,20 @@ impl Dispatcher {
         Self { store, broker, lease, only, metrics, drained, idle: 0 }
     }
 
-    /// Fills the window of every running execution once.
+    /// Fills the window of every running execution once: each its share, then what others have left of theirs.
     ///
     /// # Errors
-    /// The database or the broker failed; what was reserved is due again, at the latest after ten seconds.
+    /// The database or the broker failed; what was reserved is due again.
     pub async fn step(&self) -> Result<Dispatched, DispatchError> {
         let executions = self.store.running_executions(self.only).await?;
         let mut dispatched = Dispatched { executions: executions.len(), ..Dispatched::default() };
-        let Some(count) = i64::try_from(executions.len()).ok().filter(|count| *count > 0) else {
+        if executions.is_empty() {
             return Ok(dispatched);
-        };
+        }
         let slots = self.store.live_slots(self.lease.worker_lost_after).await?;
-        let share = ((slots * WINDOW_PER_SLOT).max(MIN_WINDOW) / count).max(MIN_SHARE);
+        let mut shares = Shares::of((slots * WINDOW_PER_SLOT).max(MIN_WINDOW), executions);
         let mut failed = None;
-        for execution in executions {
-            let room = share - execution.in_flight;
-            if room <= 0 {
-                continue;
-            }
+        while let Some((execution, room)) = shares.next() {
             let pages = match self.store.reserve_pages(execution.id, room).await {
                 Ok(pages) => pages,
                 // One execution's trouble must not keep the younger ones waiting.
@@ -126,8 +125,9 @@ impl Dispatcher {
                     continue;
                 }
             };
+            shares.took(&execution, room, pages.len());
             if pages.is_empty() {
-                dispatched.idle += usize::from(execution.in_flight == 0);
+                dispatched.idle += usize::from(is_idle(&execution));
             } else {
                 let published = self.publish(pages).await?;
                 dispatched.pages += published.pages;
@@ -151,20 +151,23 @@ impl Dispatcher {
         let confirmed = match self.broker.publish(&messages).await {
             Ok(confirmed) => confirmed,
             Err(error) => {
-                self.store.end_reservation(&pages).await?;
+                self.store.return_unpublished(&pages).await?;
                 return Err(error.into());
             }
         };
-        let (mut queued, mut unconfirmed) = (Vec::new(), Vec::new());
-        for (page, confirmed) in pages.into_iter().zip(confirmed) {
-            if confirmed { queued.push(page) } else { unconfirmed.push(page) }
-        }
-        self.store.mark_queued(&queued).await?;
+        let count = pages.len();
+        let unconfirmed: Vec<_> =
+            pages.into_iter().zip(confirmed).filter(|(_, confirmed)| !confirmed).map(|(page, _)| page).collect();
         if !unconfirmed.is_empty() {
             tracing::warn!(pages = unconfirmed.len(), "the broker did not confirm");
-            self.store.end_reservation(&unconfirmed).await?;
+            self.store.return_unpublished(&unconfirmed).await?;
         }
-        self.metrics.pages_dispatched.inc_by(queued.len() as u64);
-        Ok(Dispatched { pages: queued.len(), unconfirmed: unconfirmed.len(), ..Dispatched::default() })
+        let pages = count - unconfirmed.len();
+        self.metrics.pages_dispatched.inc_by(pages as u64);
+        Ok(Dispatched { pages, unconfirmed: unconfirmed.len(), ..Dispatched::default() })
     }
+}
+
+fn is_idle(execution: &RunningExecution) -> bool {
+    execution.in_flight == 0
 }

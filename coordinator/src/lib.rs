@@ -8,6 +8,7 @@ pub mod finisher;
 mod metrics;
 pub mod rescuer;
 pub mod role;
+mod shares;
 mod steps;
 
 use std::net::SocketAddr;

@@ -1,12 +1,14 @@
 //! The coordinator's own metrics; those of the REST API are registered beside their routes.
 
-use prometheus::{IntCounter, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
 
 /// Handles that are cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     /// Pages that were published, confirmed and marked.
     pub(crate) pages_dispatched: IntCounter,
+    /// How long a step took that dispatched pages.
+    pub(crate) dispatch_duration: Histogram,
     /// Pages taken back from workers that were lost or over their deadline.
     pub(crate) leases_expired: IntCounter,
 }
@@ -18,7 +20,14 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
+        let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        let help = "How long a step of the dispatcher took that dispatched pages.";
+        let dispatch_duration = Histogram::with_opts(
+            HistogramOpts::new("crawlify_dispatch_duration_seconds", help).buckets(buckets),
+        )?;
+        registry.register(Box::new(dispatch_duration.clone()))?;
         Ok(Self {
+            dispatch_duration,
             pages_dispatched: counter("crawlify_pages_dispatched_total", "Pages published and confirmed.")?,
             leases_expired: counter(
                 "crawlify_leases_expired_total",

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use chrono::Utc;
 use crawlify_shared::domain::id::{ExecutionId, WorkerId};
-use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::outcome::{DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
-use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::{StartExecution, WorkflowStatus};
@@ -21,7 +21,14 @@ use crate::postgres::TestDatabase;
 /// The lease of the claims that [`Crawl`] makes.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// No limits at all.
-pub const NO_LIMITS: Limits = Limits { max_depth: None, max_pages: None, rate_limit_delay: Duration::ZERO };
+pub const NO_LIMITS: Limits = Limits {
+    max_depth: None,
+    max_pages: None,
+    rate_limit_delay: Duration::ZERO,
+    host_concurrency: None,
+    adaptive_delay: false,
+    host_unit: HostUnit::Host,
+};
 
 /// A running execution, and ways to look at its rows.
 #[derive(Debug)]
@@ -67,10 +74,10 @@ impl Crawl {
         worker
     }
 
-    /// Dispatches every page that is due, as far as the store goes.
+    /// Dispatches every page that is due, as far as the store goes, and however lately the dispatcher looked.
     pub async fn queue(&self) -> Vec<ClaimRequest> {
+        self.look_at_all_lanes().await;
         let pages = self.store.reserve_pages(self.execution, 10_000).await.expect("pages are reserved");
-        self.store.mark_queued(&pages).await.expect("pages are marked");
         pages.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch }).collect()
     }
 
@@ -90,9 +97,16 @@ impl Crawl {
         sqlx::query_scalar(query).fetch_all(&self.pool).await.expect("the query is right")
     }
 
-    /// Runs statements.
+    /// Runs statements; the next look of a dispatcher will see what they changed.
     pub async fn change(&self, statements: &'static str) {
         sqlx::raw_sql(statements).execute(&self.pool).await.expect("the statement is right");
+        self.look_at_all_lanes().await;
+    }
+
+    /// Makes every lane due, as if its time had come.
+    async fn look_at_all_lanes(&self) {
+        let due = "UPDATE lanes SET due_at = now() - interval '1 minute', misses = 0";
+        sqlx::query(due).execute(&self.pool).await.expect("the statement is right");
     }
 
     /// Asserts that every counter is what a recount of the rows gives, and that nothing was recorded twice.
@@ -197,6 +211,7 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
             discovered,
             final_url: Some(page.url.as_str().to_owned()),
             rendered: Rendered::Full,
+            contact: HostContact::default(),
         },
         next: NextStatus::Completed,
     }

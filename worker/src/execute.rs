@@ -3,20 +3,21 @@
 //! Never answers an `Err`: whatever happens to the page, its tab or the browser is a [`PageOutcome`]. Knows nothing
 //! about stores and brokers.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::Utc;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::url_shape::shape;
-use crawlify_shared::domain::workflow::Render;
+use crawlify_shared::domain::workflow::{Isolation, Render};
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, Driver, Session, Static, Tab, TabError};
+use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab, TabError};
 use crate::gather::Gathered;
-use crate::host_turns::HostTurns;
 use crate::lanes::Slot;
 use crate::metrics::{Metrics, Step};
+use crate::page::host_turns::{HostTurns, TooFar};
 use crate::program::{PageRun, Plan, Program, Run};
 use crate::render::{Course, Renders, compare};
 
@@ -41,6 +42,8 @@ pub(crate) struct Means<'a> {
 /// When a page may start, and how long it may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// When the page was ours.
+    pub(crate) claimed_at: Instant,
     /// The host's turn, as the claim gave it.
     pub(crate) start_at: Instant,
     /// From the start of the navigation to the end.
@@ -48,9 +51,9 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// How long after `start_at` the page has ended at the latest, its host's pace being `delay`.
-    pub(crate) fn longest(self, delay: Duration) -> Duration {
-        READ_WITHIN + FREE_WITHIN + OPEN_WITHIN + 2 * delay + self.page + Duration::from_secs(1)
+    /// How long after `start_at` the page has ended at the latest.
+    pub(crate) fn longest(self) -> Duration {
+        READ_WITHIN + FREE_WITHIN + OPEN_WITHIN + 3 * HostTurns::LONGEST + self.page + Duration::from_secs(1)
     }
 }
 
@@ -69,27 +72,32 @@ pub(crate) async fn execute(
         block: workflow.block.clone(),
         isolation: workflow.isolation,
     };
-    let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits };
+    let started_in = OnceLock::new();
+    let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits, started_in };
     let shape = shape(&page.url);
-    let is_unhurried = visit.plan.render == Render::Auto && workflow.limits.rate_limit_delay >= UNHURRIED;
+    let is_unhurried = visit.plan.render == Render::Auto && page.host_delay >= UNHURRIED;
     let render = if is_unhurried { Render::Full } else { visit.plan.render };
-    match means.renders.course(page.execution_id, &workflow.phases, &visit.plan.phases, render, &shape) {
-        Course::Full => visit.load(slot, limits.start_at).await,
+    let mut outcome = match means.renders.course(page.execution_id, &workflow.phases, &visit.plan.phases, render, &shape) {
+        Course::Full => visit.load(slot, Some(limits.start_at)).await,
         Course::Static => {
             slot.go_static().await;
-            let read = visit.read(limits.start_at, false).await;
+            let read = visit.read(Some(limits.start_at), false).await;
             if let Some(read) = judged(&read) {
                 means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.map(|_| ()));
             }
             match read {
                 Ok(outcome) => outcome,
-                Err(_) => visit.load(slot, Instant::now()).await,
+                Err(NotRead::TooFar) => released(),
+                Err(_) => visit.load(slot, None).await,
             }
         }
         Course::Both => {
             // Read first: what the page's scripts leave behind must not help.
-            let read = visit.read(limits.start_at, true).await;
-            let outcome = visit.load(slot, Instant::now()).await;
+            let read = visit.read(Some(limits.start_at), true).await;
+            if matches!(read, Err(NotRead::TooFar)) {
+                return released();
+            }
+            let outcome = visit.load(slot, None).await;
             // What was loaded is what counts; a page that was not is no measure for anything.
             if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
                 let verdicts = compare(program, &visit.plan.phases, &outcome, read);
@@ -97,7 +105,14 @@ pub(crate) async fn execute(
             }
             outcome
         }
-    }
+    };
+    outcome.contact.started_in = visit.started_in.get().copied();
+    outcome
+}
+
+/// The page goes back unharmed.
+fn released() -> PageOutcome {
+    PageOutcome { end: PageEnd::Released, ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, "")) }
 }
 
 /// Why a page was not read as it came.
@@ -106,6 +121,8 @@ enum NotRead {
     NeedsFull(String),
     /// That is our fault, and says nothing of the page.
     Lost,
+    /// Its turn is too far away.
+    TooFar,
 }
 
 /// What a reading says of its page, if anything.
@@ -113,7 +130,7 @@ fn judged(read: &Result<PageOutcome, NotRead>) -> Option<Result<&PageOutcome, &S
     match read {
         Ok(outcome) => Some(Ok(outcome)),
         Err(NotRead::NeedsFull(reason)) => Some(Err(reason)),
-        Err(NotRead::Lost) => None,
+        Err(NotRead::Lost | NotRead::TooFar) => None,
     }
 }
 
@@ -125,12 +142,14 @@ struct Visit<'a> {
     session: Session,
     means: Means<'a>,
     limits: Limits,
+    /// How long after its claim the host was asked for the page, first.
+    started_in: OnceLock<Duration>,
 }
 
 impl Visit<'_> {
     /// Reads the page without rendering it.
-    async fn read(&self, not_before: Instant, fresh: bool) -> Result<PageOutcome, NotRead> {
-        self.turn(not_before).await;
+    async fn read(&self, turn: Option<Instant>, fresh: bool) -> Result<PageOutcome, NotRead> {
+        self.turn(turn).await.map_err(|TooFar| NotRead::TooFar)?;
         let begun = Instant::now();
         let deadline = begun + READ_WITHIN.min(self.limits.page);
         let PageRun { dom, .. } = &self.plan.fused;
@@ -145,7 +164,7 @@ impl Visit<'_> {
             }
         };
         // Some servers refuse what is no navigation; that a page is not there they say to everybody.
-        if let Some(status @ (400..=403 | 405..=409 | 411..=499)) = document.status {
+        if let Some(status @ (400..=403 | 405..=409 | 411..=428 | 430..=499)) = document.status {
             return Err(NotRead::NeedsFull(format!(
                 "the server answers with HTTP status {status} without a tab"
             )));
@@ -161,12 +180,11 @@ impl Visit<'_> {
 
     /// Loads the page in a tab. The tab is there before the host's turn comes, so that opening it does not make the
     /// turn late; waiting for the turn is not the page's fault, so its deadline starts after that.
-    async fn load(&self, slot: &Slot, not_before: Instant) -> PageOutcome {
+    async fn load(&self, slot: &Slot, turn: Option<Instant>) -> PageOutcome {
         let begun = Instant::now();
         // Pages that turned out to need one may be before this one. It goes back unharmed if that takes too long.
         let Ok(_turn) = tokio::time::timeout(FREE_WITHIN, slot.tab()).await else {
-            let released = PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""));
-            return PageOutcome { end: PageEnd::Released, ..released };
+            return released();
         };
         let _busy = self.means.metrics.slot_busy();
         let mut tab = match self.means.driver.open(&self.session, Instant::now() + OPEN_WITHIN).await {
@@ -174,9 +192,12 @@ impl Visit<'_> {
             Err(error) => return PageOutcome::failed(error.failure),
         };
         self.means.metrics.observe_step(Step::Open, begun.elapsed());
-        self.turn(not_before).await;
+        let turn = self.turn(turn).await;
         let deadline = Instant::now() + self.limits.page;
-        let (outcome, tab_usable) = self.on_tab(tab.as_mut(), deadline).await;
+        let (outcome, tab_usable) = match turn {
+            Ok(()) => self.on_tab(tab.as_mut(), deadline).await,
+            Err(TooFar) => (released(), true),
+        };
         // A tab that is not given back is destroyed.
         if tab_usable {
             tab.release().await;
@@ -184,11 +205,28 @@ impl Visit<'_> {
         outcome
     }
 
-    async fn turn(&self, not_before: Instant) {
+    /// Waits for this turn on the host, or for another one where there is none.
+    async fn turn(&self, turn: Option<Instant>) -> Result<(), TooFar> {
         let begun = Instant::now();
-        let delay = self.program.workflow.limits.rate_limit_delay;
-        self.means.turns.wait(self.page.url.host(), delay, not_before).await;
+        self.means.turns.wait(self.page, turn).await?;
         self.means.metrics.observe_step(Step::Turn, begun.elapsed());
+        self.started_in.get_or_init(|| self.limits.claimed_at.elapsed());
+        Ok(())
+    }
+
+    /// A host that wants to be left alone may say for how long, in a header, which a navigation does not show: the page
+    /// is asked for once more without a tab.
+    async fn ask_when_to_return(&self, outcome: &mut PageOutcome, deadline: Instant) {
+        let asks = outcome.contact.back_off.is_some() && self.session.isolation == Isolation::Execution;
+        if !asks || self.turn(None).await.is_err() {
+            return;
+        }
+        let nothing = DomProgram::default();
+        let deadline = deadline.min(Instant::now() + READ_WITHIN);
+        let read = self.means.driver.read_static(&self.session, &self.page.url, &nothing, true, deadline).await;
+        if let Static::Read { document, .. } = read {
+            outcome.contact.back_off = outcome.contact.back_off.max(document.retry_after);
+        }
     }
 
     async fn on_tab(&self, tab: &mut dyn Tab, deadline: Instant) -> (PageOutcome, bool) {
@@ -203,7 +241,8 @@ impl Visit<'_> {
             Ok(document) => document,
             Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
         };
-        if let Some(outcome) = http_failure(&document) {
+        if let Some(mut outcome) = http_failure(&document) {
+            self.ask_when_to_return(&mut outcome, deadline).await;
             return (outcome, true);
         }
         let begun = Instant::now();
@@ -270,6 +309,9 @@ fn http_failure(document: &Document) -> Option<PageOutcome> {
     };
     let mut outcome =
         PageOutcome::failed(Failure::new(class, format!("the server answered with HTTP status {status}")));
+    if matches!(status, 429 | 503) {
+        outcome.contact.back_off = Some(document.retry_after.unwrap_or_default());
+    }
     outcome.final_url = Some(document.final_url.to_string());
     Some(outcome)
 }

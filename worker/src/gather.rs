@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{
-    DiscoveredUrl, ErrorClass, Failure, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
+    DiscoveredUrl, ErrorClass, Failure, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
 };
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
@@ -250,6 +250,7 @@ impl<'p> Gathered<'p> {
             discovered,
             final_url: Some(document.final_url.to_string()),
             rendered,
+            contact: HostContact::default(),
         }
     }
 }

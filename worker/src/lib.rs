@@ -11,7 +11,6 @@ mod execute;
 pub mod explain;
 mod gather;
 mod group_commit;
-mod host_turns;
 mod lanes;
 pub mod machine;
 mod metrics;
@@ -38,10 +37,10 @@ use tokio_util::task::TaskTracker;
 
 use chrome::driver::Driver;
 use consumer::leases::Leases;
-use host_turns::HostTurns;
 use lanes::Lanes;
 use metrics::Metrics;
 use page::claims::Claims;
+use page::host_turns::HostTurns;
 use page::programs::Programs;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
@@ -161,7 +160,7 @@ pub async fn start(
         claims,
         recorder,
         programs: Programs::new(store.clone()),
-        host_turns: HostTurns::default(),
+        host_turns: HostTurns::new(store.clone(), lease),
         leases,
         metrics,
         registry,

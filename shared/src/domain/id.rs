@@ -46,21 +46,8 @@ id! {
     WorkerId
 }
 id! {
-    /// Names the record of one node run on one attempt of a page.
-    NodeExecutionId
-}
-id! {
     /// Names one extracted item.
     ItemId
-}
-
-impl NodeExecutionId {
-    /// Derives the id from what it records, so that recording it twice makes the same id.
-    ///
-    /// `claimed_at_ms` is the claim's time in Unix milliseconds, as the store returned it with the attempt.
-    pub fn derive(page: PageId, attempt: i32, position: u16, claimed_at_ms: i64) -> Self {
-        Self(derive(b"node", page, attempt, position, claimed_at_ms))
-    }
 }
 
 impl ItemId {
@@ -68,16 +55,16 @@ impl ItemId {
     ///
     /// `created_at_ms` is the page's creation time in Unix milliseconds, which no attempt changes.
     pub fn derive(page: PageId, position: u16, created_at_ms: i64) -> Self {
-        Self(derive(b"item", page, 0, position, created_at_ms))
+        Self(derive(b"item", page, position, created_at_ms))
     }
 }
 
 /// Lays out a UUIDv7: 48 bits of time, 12 bits of position, 62 bits of a hash of everything named.
-fn derive(kind: &[u8], page: PageId, attempt: i32, position: u16, at_ms: i64) -> Uuid {
+fn derive(kind: &[u8], page: PageId, position: u16, at_ms: i64) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(kind);
     hash.update(page.0.as_bytes());
-    hash.update(attempt.to_be_bytes());
+    hash.update(0_i32.to_be_bytes());
     hash.update(position.to_be_bytes());
     let digest = hash.finalize();
     let mut bytes = [0_u8; 16];
@@ -96,17 +83,17 @@ mod tests {
     #[test]
     fn derived_ids_repeat_for_the_same_record_and_differ_for_another() {
         let page = PageId::generate();
-        let id = NodeExecutionId::derive(page, 1, 3, 1_700_000_000_000);
-        assert_eq!(id, NodeExecutionId::derive(page, 1, 3, 1_700_000_000_000));
-        assert_ne!(id, NodeExecutionId::derive(page, 2, 3, 1_700_000_000_000));
-        assert_ne!(id, NodeExecutionId::derive(page, 1, 4, 1_700_000_000_000));
+        let id = ItemId::derive(page, 3, 1_700_000_000_000);
+        assert_eq!(id, ItemId::derive(page, 3, 1_700_000_000_000));
+        assert_ne!(id, ItemId::derive(PageId::generate(), 3, 1_700_000_000_000));
+        assert_ne!(id, ItemId::derive(page, 4, 1_700_000_000_000));
         assert_eq!(id.0.get_version_num(), 7);
     }
 
     #[test]
     fn derived_ids_sort_by_time_then_position() {
         let page = PageId::generate();
-        let at = |position, ms| NodeExecutionId::derive(page, 1, position, ms);
+        let at = |position, ms| ItemId::derive(page, position, ms);
         assert!(at(9, 1_000) < at(1, 1_001));
         assert!(at(1, 1_000) < at(2, 1_000));
     }

@@ -1,5 +1,7 @@
 //! How a page and its nodes ended. A page's bad end is a value here, never an `Err`: errors are for our own failures.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
@@ -172,6 +174,19 @@ pub struct PageOutcome {
     pub final_url: Option<String>,
     /// How it was loaded in the end.
     pub rendered: Rendered,
+    /// What there is to know of its host.
+    pub contact: HostContact,
+}
+
+/// What an attempt of a page showed of its host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostContact {
+    /// How long after the claim the host was asked.
+    pub started_in: Option<Duration>,
+    /// How long it took to answer, where the crawl wants to know.
+    pub answered_in: Option<Duration>,
+    /// It wants to be left alone for at least this long: it answered with 429 or 503.
+    pub back_off: Option<Duration>,
 }
 
 /// How a page was loaded.
@@ -207,6 +222,7 @@ impl PageOutcome {
             discovered: Vec::new(),
             final_url: None,
             rendered: Rendered::Full,
+            contact: HostContact::default(),
         }
     }
 }

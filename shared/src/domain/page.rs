@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::id::{ExecutionId, PageId};
 use super::outcome::{Failure, PageOutcome, Rendered};
-use super::page_url::PageUrl;
+use super::page_url::{HostUnit, PageUrl};
 
 /// A page that is ours until its lease ends.
 #[derive(Clone, Debug)]
@@ -31,6 +31,12 @@ pub struct ClaimedPage {
     pub claimed_at: DateTime<Utc>,
     /// How long to wait before asking the host for the page.
     pub start_in: Duration,
+    /// The unit of politeness that the page belongs to.
+    pub host: String,
+    /// What makes such units, for the links of the page.
+    pub host_unit: HostUnit,
+    /// Least time between two starts of the host's pages; zero where nobody asked for any.
+    pub host_delay: Duration,
 }
 
 /// What the records of one workflow version's nodes have in common.

@@ -17,6 +17,29 @@ pub const MAX_URL_BYTES: usize = 4096;
 #[serde(try_from = "String", into = "String")]
 pub struct PageUrl(Url);
 
+/// For what limits of politeness hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HostUnit {
+    /// Each host by itself.
+    #[default]
+    Host,
+    /// All hosts of a registrable domain together.
+    Domain,
+}
+
+impl HostUnit {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Host, Self::Domain];
+
+    /// The name in workflow files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Domain => "domain",
+        }
+    }
+}
+
 /// Why a string is no page's URL.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PageUrlError {
@@ -81,9 +104,18 @@ impl PageUrl {
         &self.0
     }
 
-    /// The host without the port, lower case: the unit of politeness.
+    /// The host without the port, lower case.
     pub fn host(&self) -> &str {
         self.0.host_str().unwrap_or_default()
+    }
+
+    /// What limits of politeness hold for: the host, or its registrable domain after the public suffix list
+    /// (<https://publicsuffix.org>). A host without one, such as an IP address, is its own.
+    pub fn unit_of_politeness(&self, unit: HostUnit) -> &str {
+        match (unit, self.0.host()) {
+            (HostUnit::Domain, Some(url::Host::Domain(host))) => psl::domain_str(host).unwrap_or(host),
+            _ => self.host(),
+        }
     }
 
     /// The frontier's key: the first 16 bytes of the SHA-256 of the URL.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Store, StoreError};
 use crate::domain::id::{ExecutionId, PageId, WorkflowId};
-use crate::domain::page_url::PageUrl;
+use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::domain::workflow::Limits;
 
 /// Where an execution stands.
@@ -136,7 +136,8 @@ impl Store {
         let pages: Vec<Uuid> = start_urls.iter().map(|_| PageId::generate().0).collect();
         let urls: Vec<String> = start_urls.iter().map(|url| url.as_str().to_owned()).collect();
         let hashes: Vec<Vec<u8>> = start_urls.iter().map(|url| url.hash().to_vec()).collect();
-        let hosts: Vec<String> = start_urls.iter().map(|url| url.host().to_owned()).collect();
+        let hosts: Vec<String> =
+            start_urls.iter().map(|url| url.unit_of_politeness(limits.host_unit).to_owned()).collect();
         let max_pages = limits.max_pages.map(|pages| i64::try_from(pages).unwrap_or(i64::MAX));
         let host_delay_ms = i32::try_from(limits.rate_limit_delay.as_millis()).unwrap_or(i32::MAX);
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
@@ -146,8 +147,9 @@ impl Store {
             WITH workflow AS (
                 SELECT id, status FROM workflows WHERE id = $1 FOR SHARE
             ), execution AS (
-                INSERT INTO workflow_executions (id, workflow_id, version, status, max_pages, host_delay_ms)
-                SELECT $2, id, $3, 'running', $4, $5 FROM workflow WHERE status = 'active'
+                INSERT INTO workflow_executions (id, workflow_id, version, status, max_pages, host_delay_ms,
+                    host_concurrency, adaptive_delay, per_domain)
+                SELECT $2, id, $3, 'running', $4, $5, $10, $11, $12 FROM workflow WHERE status = 'active'
                 RETURNING id
             ), pages AS (
                 INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority)
@@ -155,6 +157,12 @@ impl Store {
                 FROM execution,
                     UNNEST($6::uuid[], $7::text[], $8::bytea[], $9::text[]) AS page (id, url, url_hash, host)
                 ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
+            ), new_hosts AS (
+                INSERT INTO hosts (host) SELECT DISTINCT host FROM execution, UNNEST($9::text[]) AS host ORDER BY host
+                ON CONFLICT (host) DO NOTHING
+            ), new_lanes AS (
+                INSERT INTO lanes (execution_id, host)
+                SELECT DISTINCT execution.id, host FROM execution, UNNEST($9::text[]) AS host
             )
             SELECT status AS "status: WorkflowStatus", EXISTS (SELECT FROM execution) AS "started!" FROM workflow
             "#,
@@ -167,6 +175,9 @@ impl Store {
             &urls,
             &hashes,
             &hosts,
+            limits.host_concurrency.map(|pages| i32::try_from(pages).unwrap_or(i32::MAX)),
+            limits.adaptive_delay,
+            limits.host_unit == HostUnit::Domain,
         )
         .fetch_optional(&self.pool)
         .await?;

@@ -4,6 +4,7 @@
 //! compile time. deadpool-postgres carries the worker's hot path ([`hot`]): claim and record.
 
 pub mod counters;
+pub mod dispatch;
 pub mod error;
 pub mod executions;
 pub mod frontier;

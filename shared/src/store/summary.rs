@@ -259,16 +259,15 @@ impl Store {
     }
 
     async fn node_errors(&self, execution: ExecutionId) -> Result<Vec<ErrorGroup>, StoreError> {
-        // Index: node_executions_execution_id_idx: all rows of the execution are looked at. The sample's page is
-        // looked up afterwards, once for each group.
+        // Index: node_records_failed_idx. The sample's page is looked up afterwards, once for each group.
         let groups = sqlx::query_as!(
             ErrorGroup,
             r#"
             WITH failure AS (
                 SELECT error_class, COALESCE(error, '') AS message, COUNT(*) AS count,
                     (ARRAY_AGG(page_id))[1] AS page_id
-                FROM node_executions
-                WHERE execution_id = $1 AND status = 'failed'
+                FROM node_records AS record JOIN node_definitions AS definition ON definition.id = definition_id
+                WHERE execution_id = $1 AND status = 'f'
                 GROUP BY error_class, COALESCE(error, '')
                 ORDER BY COUNT(*) DESC
                 LIMIT $2

@@ -257,8 +257,8 @@ impl Store {
     pub async fn delete_workflow(&self, workflow: WorkflowId) -> Result<DeleteWorkflow, StoreError> {
         // Lock: the workflow's row; an execution that is being started holds it shared until it is committed. One
         // that was committed after this statement began is not seen here: the foreign key of executions refuses
-        // then. Indexes: workflow_executions_workflow_idx, url_queue_open_idx, node_executions_execution_id_idx.
-        // Node executions have no foreign key, since their partitions are dropped whole; the rest cascades.
+        // then. Indexes: workflow_executions_workflow_idx, url_queue_open_idx, node_records_definition_idx.
+        // Node records have no foreign key, since their partitions are dropped whole; the rest cascades.
         let answer = sqlx::query!(
             r#"
             WITH found AS (
@@ -277,7 +277,8 @@ impl Store {
             ), doomed AS (
                 SELECT id FROM executions WHERE NOT EXISTS (SELECT FROM in_use)
             ), deleted_nodes AS (
-                DELETE FROM node_executions AS node USING doomed WHERE node.execution_id = doomed.id
+                DELETE FROM node_records AS node USING node_definitions AS definition, doomed
+                WHERE node.definition_id = definition.id AND definition.execution_id = doomed.id
             ), deleted_executions AS (
                 DELETE FROM workflow_executions AS execution USING doomed WHERE execution.id = doomed.id
             ), deleted AS (

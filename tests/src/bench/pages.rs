@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::Utc;
 use crawlify_shared::domain::id::{ExecutionId, PageId};
-use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::outcome::{DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
-use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
 use crawlify_shared::domain::workflow::Workflow;
 use serde_json::{Value, json};
 
@@ -49,6 +49,9 @@ pub fn finished_page(
         created_at: now,
         claimed_at: now,
         start_in: Duration::ZERO,
+        host: "127.0.0.1".to_owned(),
+        host_unit: HostUnit::Host,
+        host_delay: Duration::ZERO,
     };
     let mut nodes = Vec::with_capacity(table.nodes.len());
     let mut started_at = now;
@@ -85,6 +88,7 @@ pub fn finished_page(
         discovered,
         final_url: Some(page.url.as_str().to_owned()),
         rendered: Rendered::Full,
+        contact: HostContact::default(),
     };
     Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
 }

@@ -187,7 +187,8 @@ impl ShopCrawl {
         let hashes: Vec<_> = urls.iter().map(|url| url.hash().to_vec()).collect();
         self.client
             .execute(
-                "INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, status)
+                "WITH woken AS (UPDATE lanes SET due_at = now(), misses = 0)
+                 INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, status)
                  SELECT p.id, $4, p.url, p.url_hash, '127.0.0.1', 3, 'pending'
                  FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS p (id, url, url_hash)",
                 &[&keys, &texts, &hashes, &self.execution.0],

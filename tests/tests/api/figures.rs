@@ -43,10 +43,15 @@ async fn figures_of_all_workers_are_added_up() {
          WHERE execution_id = $1 AND status = 'pending'",
         "INSERT INTO page_counters (execution_id, worker_id, items, urls_found, nodes_executed, nodes_failed, retried)
          VALUES ($1, gen_random_uuid(), 3, 5, 20, 1, 1), ($1, gen_random_uuid(), 4, 6, 40, 2, 2)",
-        "INSERT INTO node_executions (execution_id, node_id, status, error, error_class, page_id)
-         SELECT $1, 'title', 'failed', 'nothing matches h1', 'selector_missing', id
-         FROM url_queue, generate_series(1, 3) WHERE execution_id = $1 AND url LIKE '%sale'",
-        "INSERT INTO node_executions (execution_id, node_id, status) VALUES ($1, 'title', 'completed')",
+        "INSERT INTO node_definitions (execution_id, position, phase, node_id, node_type, input)
+         VALUES ($1, 0, 'data_extraction', 'title', 'extract', '{}')",
+        "INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status, error,
+             error_class)
+         SELECT now(), q.id, d.id, 5, attempt, 0, 'f', 'nothing matches h1', 'selector_missing'
+         FROM url_queue q JOIN node_definitions d USING (execution_id), generate_series(1, 3) AS attempt
+         WHERE execution_id = $1 AND url LIKE '%sale'",
+        "INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status)
+         SELECT now(), gen_random_uuid(), id, 5, 1, 0, 'c' FROM node_definitions WHERE execution_id = $1",
     ] {
         api.change(statement, id).await;
     }

@@ -166,7 +166,12 @@ async fn a_deletion_takes_everything_of_the_workflow_and_nothing_of_others() {
     for path in [&doomed, &kept] {
         let (execution, id) = api.execution(path).await;
         for statement in [
-            "INSERT INTO node_executions (execution_id, node_id, status) VALUES ($1, 'title', 'completed')",
+            "WITH definition AS (
+                 INSERT INTO node_definitions (execution_id, position, phase, node_id, node_type, input)
+                 VALUES ($1, 0, 'data_extraction', 'title', 'extract', '{}') RETURNING id
+             )
+             INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status)
+             SELECT now(), gen_random_uuid(), id, 5, 1, 0, 'c' FROM definition",
             "INSERT INTO extracted_items (id, execution_id, page_id, url, data)
              VALUES (gen_random_uuid(), $1, gen_random_uuid(), 'http://shop.test/', '{}')",
             "INSERT INTO page_counters (execution_id, worker_id) VALUES ($1, gen_random_uuid())",
@@ -184,6 +189,7 @@ async fn a_deletion_takes_everything_of_the_workflow_and_nothing_of_others() {
         ("SELECT COUNT(*) FROM workflow_executions", 1),
         ("SELECT COUNT(*) FROM url_queue", 2),
         ("SELECT COUNT(*) FROM node_executions", 1),
+        ("SELECT COUNT(*) FROM node_records", 1),
         ("SELECT COUNT(*) FROM extracted_items", 1),
         ("SELECT COUNT(*) FROM page_counters", 1),
         ("SELECT COUNT(*) FROM node_counters", 1),

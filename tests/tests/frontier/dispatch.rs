@@ -41,17 +41,15 @@ async fn pages_are_reserved_by_priority_then_by_age() {
 }
 
 #[tokio::test]
-async fn a_reservation_excludes_other_dispatchers_until_it_ends_or_expires() {
+async fn what_one_dispatcher_has_no_other_one_gets_until_it_is_returned() {
     let crawl = crawl_of(2, None).await;
     let reserved = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
     assert_eq!(reserved.len(), 2);
     let other = Store::connect(&crawl.database.url(), 1).unwrap();
     assert!(other.reserve_pages(crawl.execution, 10).await.unwrap().is_empty());
-    crawl.store.end_reservation(&reserved[..1]).await.unwrap();
+    crawl.store.return_unpublished(&reserved[..1]).await.unwrap();
     let again = other.reserve_pages(crawl.execution, 10).await.unwrap();
     assert_eq!(again.iter().map(|page| page.page_id).collect::<Vec<_>>(), [reserved[0].page_id]);
-    crawl.change("UPDATE url_queue SET reserved_until = reserved_until - interval '11 seconds'").await;
-    assert_eq!(other.reserve_pages(crawl.execution, 10).await.unwrap().len(), 2);
     assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 2, "each counts once");
 }
 
@@ -60,7 +58,7 @@ async fn nothing_is_reserved_before_its_time_or_for_an_execution_that_does_not_r
     let crawl = crawl_of(2, None).await;
     crawl.change("UPDATE url_queue SET not_before = now() + interval '1 hour' WHERE url LIKE '%/0'").await;
     assert_eq!(reserve(&crawl, 10).await, ["1"]);
-    crawl.change("UPDATE url_queue SET not_before = now(), reserved_until = NULL").await;
+    crawl.change("UPDATE url_queue SET not_before = now(), status = 'pending'").await;
     crawl.store.cancel_execution(crawl.execution).await.unwrap();
     assert!(reserve(&crawl, 10).await.is_empty());
     assert!(crawl.store.running_executions(None).await.unwrap().is_empty());
@@ -127,11 +125,41 @@ async fn one_row_that_this_version_cannot_read_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_mark_does_not_touch_a_page_that_went_on_meanwhile() {
+async fn what_was_published_after_all_is_not_returned() {
     let crawl = crawl_of(2, None).await;
     let reserved = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
     crawl.change("UPDATE url_queue SET status = 'completed' WHERE url LIKE '%/0'").await;
     crawl.change("UPDATE url_queue SET epoch = epoch + 1 WHERE url LIKE '%/1'").await;
-    crawl.store.mark_queued(&reserved).await.unwrap();
-    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'queued'").await, 0);
+    crawl.store.return_unpublished(&reserved).await.unwrap();
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'pending'").await, 0);
+}
+
+#[tokio::test]
+async fn lanes_take_turns_however_many_pages_one_of_them_has() {
+    let urls = urls(20).into_iter().chain((0..3).map(|number| format!("http://small{number}.test/")));
+    let urls: Vec<_> = urls.collect();
+    let crawl = Crawl::start(NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    crawl.change("UPDATE url_queue SET priority = 200 WHERE host = 'shop.test'").await;
+    let mut hosts = Vec::new();
+    for _ in 0..4 {
+        let pages = crawl.store.reserve_pages(crawl.execution, 1).await.unwrap();
+        hosts.extend(pages.iter().map(|page| page.url.host().to_owned()));
+    }
+    hosts.sort();
+    assert_eq!(hosts, ["shop.test", "small0.test", "small1.test", "small2.test"]);
+}
+
+#[tokio::test]
+async fn a_lane_without_pages_is_looked_at_more_rarely_until_a_page_comes() {
+    let crawl = crawl_of(1, None).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    for misses in 1..=3 {
+        sqlx::query("UPDATE lanes SET due_at = now()").execute(&crawl.pool).await.unwrap();
+        assert!(reserve(&crawl, 10).await.is_empty());
+        assert_eq!(crawl.number("SELECT misses::int8 FROM lanes").await, misses);
+    }
+    assert!(crawl.number("SELECT count(*) FROM lanes WHERE due_at > now()").await == 1);
+    worker.record(&[finished(&page, &small_table(), &["http://shop.test/new".to_owned()])]).await.unwrap();
+    assert_eq!(reserve(&crawl, 10).await, ["new"], "at once");
 }

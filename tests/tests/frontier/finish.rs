@@ -94,8 +94,7 @@ async fn the_pages_of_a_cancelled_execution_are_cancelled_and_those_in_hand_end_
         Crawl::start(NO_LIMITS, &["http://shop.test/1", "http://shop.test/2", "http://shop.test/3"]).await;
     let other = crawl.another(NO_LIMITS, &PAGES).await;
     let worker = crawl.worker().await;
-    let first = crawl.store.reserve_pages(crawl.execution, 1).await.unwrap();
-    crawl.store.mark_queued(&first).await.unwrap();
+    crawl.store.reserve_pages(crawl.execution, 1).await.unwrap();
     let page = crawl.claim(&worker).await.remove(0);
     crawl.store.cancel_execution(crawl.execution).await.unwrap();
     assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 1, "one was queued");

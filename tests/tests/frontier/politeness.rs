@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
+use crawlify_shared::domain::page::{ClaimedPage, NextStatus};
+use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join_all;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
 const DELAY: Duration = Duration::from_millis(2_000);
 
@@ -16,7 +18,7 @@ fn polite(delay: Duration) -> Limits {
     Limits { rate_limit_delay: delay, ..NO_LIMITS }
 }
 
-/// Reserves and marks every page, as if each delay had passed.
+/// Dispatches every page, as if each delay had passed.
 async fn queue_all(crawl: &Crawl) -> Vec<ClaimRequest> {
     let mut requests = Vec::new();
     for execution in crawl.store.running_executions(None).await.unwrap() {
@@ -26,7 +28,6 @@ async fn queue_all(crawl: &Crawl) -> Vec<ClaimRequest> {
             if pages.is_empty() {
                 break;
             }
-            crawl.store.mark_queued(&pages).await.unwrap();
             requests
                 .extend(pages.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch }));
         }
@@ -106,28 +107,104 @@ async fn pages_claimed_by_several_workers_start_one_delay_apart() {
 }
 
 #[tokio::test]
-async fn executions_with_different_delays_keep_the_longer_one_between_them() {
+async fn the_longest_delay_that_an_execution_asks_for_holds_for_all_pages_of_the_host() {
     let crawl = Crawl::start(polite(DELAY / 10), &["http://a.test/1", "http://a.test/2"]).await;
     crawl.another(polite(DELAY), &["http://a.test/3", "http://a.test/4"]).await;
-    crawl.another(NO_LIMITS, &["http://a.test/5"]).await;
-    // The page of the patient execution is the older one, so that it comes before the hasty ones.
-    for order in ["UPDATE url_queue SET priority = depth", "UPDATE url_queue SET priority = length(url) + 1"]
-    {
-        sqlx::query(order).execute(&crawl.pool).await.unwrap();
-        crawl
-            .change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1, reserved_until = NULL")
-            .await;
-        crawl.change("DELETE FROM hosts").await;
-        let requests = queue_all(&crawl).await;
-        let worker = crawl.worker().await;
-        let (unlimited, limited): (Vec<_>, Vec<_>) = claim(&worker, &requests)
-            .await
-            .into_iter()
-            .partition(|(_, page)| page.url.as_str().ends_with('5'));
-        assert_eq!((unlimited.len(), limited.len()), (1, 4));
-        assert!(unlimited[0].1.start_in.is_zero(), "who asked for no delay has none");
-        assert_spaced(limited, DELAY);
+    crawl.another(NO_LIMITS, &["http://a.test/5", "http://b.test/6"]).await;
+    let requests = queue_all(&crawl).await;
+    let worker = crawl.worker().await;
+    let (unlimited, limited): (Vec<_>, Vec<_>) = claim(&worker, &requests)
+        .await
+        .into_iter()
+        .partition(|(_, page)| page.url.as_str().ends_with('6'));
+    assert_eq!((unlimited.len(), limited.len()), (1, 5));
+    assert!(unlimited[0].1.start_in.is_zero(), "the other host has no delay");
+    assert_spaced(limited, DELAY);
+}
+
+#[tokio::test]
+async fn a_delay_ends_with_the_execution_that_asked_for_it() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
+    let patient = crawl.another(polite(DELAY), &["http://a.test/9"]).await;
+    assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 1, "one at a time");
+    crawl.store.cancel_execution(patient).await.unwrap();
+    crawl.change("UPDATE hosts SET next_dispatch_at = '-infinity'").await;
+    assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_host_is_asked_for_no_more_pages_at_once_than_the_strictest_execution_allows() {
+    let limits = Limits { host_concurrency: Some(2), ..NO_LIMITS };
+    let crawl = Crawl::start(limits, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
+    let other = crawl.another(NO_LIMITS, &["http://a.test/4", "http://a.test/5", "http://b.test/6"]).await;
+    let hosts = async |execution| -> Vec<String> {
+        let pages = crawl.store.reserve_pages(execution, 10).await.unwrap();
+        pages.iter().map(|page| page.url.host().to_owned()).collect()
+    };
+    assert_eq!(hosts(crawl.execution).await.len(), 2);
+    assert_eq!(hosts(other).await, ["b.test"], "the places of the other host are taken");
+    crawl.change("UPDATE url_queue SET status = 'completed' WHERE url LIKE '%a.test/1'").await;
+    assert_eq!(hosts(other).await, ["a.test"], "one is free again");
+    assert!(hosts(crawl.execution).await.is_empty());
+}
+
+#[tokio::test]
+async fn hosts_of_one_domain_share_its_limits_where_that_is_wanted() {
+    let limits = Limits { host_unit: HostUnit::Domain, ..polite(DELAY) };
+    let urls = ["http://a.shop.co.uk/1", "http://b.shop.co.uk/2", "http://other.co.uk/3", "http://127.0.0.1/4"];
+    let crawl = Crawl::start(limits, &urls).await;
+    let pages = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
+    assert_eq!(pages.len(), 3, "one of shop.co.uk, one of other.co.uk, one of the address");
+    let hosts = "SELECT host FROM hosts ORDER BY host";
+    assert_eq!(crawl.texts(hosts).await, ["127.0.0.1", "other.co.uk", "shop.co.uk"]);
+}
+
+#[tokio::test]
+async fn a_host_that_answers_429_is_left_alone_by_all_for_as_long_as_it_says() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://a.test/1", "http://a.test/2", "http://b.test/3"]).await;
+    let other = crawl.another(NO_LIMITS, &["http://a.test/4"]).await;
+    let worker = crawl.worker().await;
+    let pages = crawl.claim(&worker).await;
+    let busy = pages.iter().find(|page| page.url.as_str() == "http://a.test/1").unwrap();
+    let failure = Failure::new(ErrorClass::Http429, "the server answered with HTTP status 429");
+    let mut refused = finished(busy, &small_table(), &[]);
+    refused.outcome = PageOutcome::failed(failure.clone());
+    refused.outcome.contact.back_off = Some(Duration::from_secs(120));
+    refused.next = NextStatus::Retry(failure, Duration::ZERO);
+    worker.record(std::slice::from_ref(&refused)).await.unwrap();
+    crawl.change("").await;
+    assert!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().is_empty());
+    assert!(crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
+    let waits = "SELECT EXTRACT(EPOCH FROM backoff_until - now())::int8 FROM hosts WHERE host = 'a.test'";
+    assert!((118..=120).contains(&crawl.number(waits).await));
+    // Without a word of the host: longer each time.
+    for (level, seconds) in [(2, 2), (3, 4), (4, 8)] {
+        crawl.change("UPDATE hosts SET backoff_until = now() - interval '1 second' WHERE host = 'a.test'").await;
+        let page = crawl.claim(&worker).await.into_iter().find(|page| page.host == "a.test").unwrap();
+        refused.page = page;
+        refused.outcome.contact.back_off = Some(Duration::ZERO);
+        worker.record(std::slice::from_ref(&refused)).await.unwrap();
+        assert_eq!(crawl.number("SELECT backoff_level::int8 FROM hosts WHERE host = 'a.test'").await, level);
+        assert!((seconds - 1..=seconds).contains(&crawl.number(waits).await), "{}", crawl.number(waits).await);
     }
+}
+
+#[tokio::test]
+async fn the_smallest_interval_between_starts_is_kept_however_late_they_are_recorded() {
+    let urls: Vec<_> = (0..4).map(|number| format!("http://a.test/{number}")).collect();
+    let crawl = Crawl::start(polite(DELAY), &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let worker = crawl.worker().await;
+    let requests = queue_all(&crawl).await;
+    let mut pages = worker.claim(&requests, LEASE, false).await.unwrap();
+    pages.sort_by_key(|page| page.url.as_str().to_owned());
+    let claimed_at = pages[0].claimed_at;
+    for (page, started_ms) in pages.iter_mut().zip([0, 2_000, 5_000, 3_999]) {
+        page.claimed_at = claimed_at;
+        let mut done = finished(page, &small_table(), &[]);
+        done.outcome.contact.started_in = Some(Duration::from_millis(started_ms));
+        worker.record(&[done]).await.unwrap();
+    }
+    assert_eq!(crawl.number("SELECT min_interval_ms::int8 FROM hosts").await, 1_001);
 }
 
 #[tokio::test]

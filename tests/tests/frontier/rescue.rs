@@ -144,11 +144,11 @@ async fn rows_lie_in_their_days_partition_and_in_the_default_one_otherwise() {
     }
     worker.record(&group).await.unwrap();
     let partitions = "SELECT DISTINCT CASE tableoid::regclass::text
-            WHEN 'node_executions_' || to_char(started_at AT TIME ZONE 'UTC', 'YYYYMMDD') THEN 'of the day'
+            WHEN 'node_records_' || to_char(started_at AT TIME ZONE 'UTC', 'YYYYMMDD') THEN 'of the day'
             ELSE tableoid::regclass::text END
-        FROM node_executions ORDER BY 1";
-    assert_eq!(crawl.texts(partitions).await, ["node_executions_default", "of the day"]);
-    let made = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'node_executions'::regclass";
+        FROM node_records ORDER BY 1";
+    assert_eq!(crawl.texts(partitions).await, ["node_records_default", "of the day"]);
+    let made = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'node_records'::regclass";
     assert_eq!(crawl.number(made).await, 1 + 4, "the default, today, three days to come");
 }
 

@@ -25,13 +25,14 @@ async fn a_page_is_claimed_once_however_often_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_message_may_be_faster_than_its_mark() {
+async fn a_message_whose_confirm_was_lost_still_claims_its_page() {
     let crawl = Crawl::start(NO_LIMITS, &PAGE).await;
     let worker = crawl.worker().await;
     let reserved = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
     let request = ClaimRequest { page_id: reserved[0].page_id, epoch: reserved[0].epoch };
+    crawl.store.return_unpublished(&reserved).await.unwrap();
     assert_eq!(worker.claim(&[request], LEASE, false).await.unwrap().len(), 1);
-    crawl.store.mark_queued(&reserved).await.unwrap();
+    crawl.store.return_unpublished(&reserved).await.unwrap();
     assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'processing'").await, 1);
 }
 

@@ -47,7 +47,7 @@ async fn two_workers_whose_links_overlap_never_deadlock() {
 }
 
 #[tokio::test]
-async fn claims_and_marks_of_the_same_pages_never_deadlock() {
+async fn claims_and_returns_of_the_same_pages_never_deadlock() {
     const PAGES: usize = 60;
     let crawl = crawl_of(PAGES).await;
     let workers = [crawl.worker().await, crawl.worker().await];
@@ -59,8 +59,8 @@ async fn claims_and_marks_of_the_same_pages_never_deadlock() {
         let backwards: Vec<_> = forwards.iter().rev().copied().collect();
         let mut shuffled = pages.clone();
         shuffled.rotate_left(round * 7 % PAGES);
-        let (marked, claims) = join(
-            crawl.store.mark_queued(&shuffled),
+        let (returned, claims) = join(
+            crawl.store.return_unpublished(&shuffled),
             join_all([
                 workers[0].claim(&forwards, LEASE, false),
                 workers[1].claim(&backwards, LEASE, false),
@@ -68,12 +68,12 @@ async fn claims_and_marks_of_the_same_pages_never_deadlock() {
             ]),
         )
         .await;
-        marked.unwrap();
+        returned.unwrap();
         let claimed: Vec<_> = claims.into_iter().flat_map(Result::unwrap).collect();
         let distinct: HashSet<_> = claimed.iter().map(|page| page.page_id).collect();
         assert_eq!((claimed.len(), distinct.len()), (PAGES, PAGES), "in round {round}");
         crawl
-            .change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1, reserved_until = NULL")
+            .change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1")
             .await;
     }
 }

@@ -145,7 +145,8 @@ fn the_migrations_explain_themselves_and_make_the_tables_that_users_query() {
         "TABLE workflow_versions (",
         "TABLE workflow_executions (",
         "TABLE url_queue (",
-        "TABLE node_executions (",
+        "TABLE node_records (",
+        "VIEW node_executions AS",
         "TABLE extracted_items (",
         "VIEW extracted_data AS",
     ] {

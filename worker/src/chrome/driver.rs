@@ -102,6 +102,8 @@ pub struct Document {
     pub base_url: Url,
     /// The HTTP status, where there was one.
     pub status: Option<u16>,
+    /// How long the server asks to be left alone (`Retry-After`, RFC 9110), where that was seen.
+    pub retry_after: Option<Duration>,
 }
 
 /// A page that was read without being rendered, or why it could not be.

@@ -13,7 +13,7 @@ use chromiumoxide_cdp::cdp::browser_protocol::fetch;
 use chromiumoxide_cdp::cdp::browser_protocol::network::SetBypassServiceWorkerParams;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{CreateIsolatedWorldParams, NavigateParams};
 use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallArgument, CallFunctionOnParams, RemoteObjectId};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{Block, WaitUntil};
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,20 @@ struct Fetched {
     url: String,
     base: String,
     status: u16,
+    /// Of a page that was refused.
+    retry_after: Option<String>,
+}
+
+/// The longest time that a server may ask to be left alone.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Reads `Retry-After`: seconds, or a date.
+fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let wait = match text.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => (DateTime::<Utc>::from(httpdate::parse_http_date(text.trim()).ok()?) - now).to_std().ok()?,
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
 impl StaticLane {
@@ -220,7 +234,8 @@ impl StaticTab {
         let Some(fetched) = reading.document else { return Ok(Static::NeedsFull(reading.needs_full)) };
         let final_url = Url::parse(&fetched.url).unwrap_or_else(|_| page.url.as_url().clone());
         let base_url = Url::parse(&fetched.base).unwrap_or_else(|_| final_url.clone());
-        let document = Document { final_url, base_url, status: Some(fetched.status) };
+        let retry_after = fetched.retry_after.and_then(|text| retry_after(&text, ended));
+        let document = Document { final_url, base_url, status: Some(fetched.status), retry_after };
         Ok(Static::Read { document, results: run::results(&reading.results, began, ended)? })
     }
 

@@ -142,6 +142,7 @@
     });
     const document = { url: response.url, base: response.url, status: response.status };
     if (response.status >= 400) {
+      document.retry_after = response.headers.get("retry-after");
       response.body?.cancel();
       return { document, results: "[]" };
     }

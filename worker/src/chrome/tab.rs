@@ -151,7 +151,7 @@ impl ChromeTab {
                 // What there is now is the browser's own page about it, which nothing should be read from.
                 let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
                 let url = url.as_url().clone();
-                return Ok(Document { base_url: url.clone(), final_url: url, status: status(&description) });
+                return Ok(Document { base_url: url.clone(), final_url: url, status: status(&description), retry_after: None });
             }
             let failure = failure::of_navigation(error_text, navigated.is_download.unwrap_or(false));
             return Err(TabError { failure, tab_usable: true });
@@ -371,7 +371,7 @@ fn document(requested: &PageUrl, description: &Description) -> Result<Document, 
     }
     let final_url = Url::parse(&description.url).unwrap_or_else(|_| requested.as_url().clone());
     let base_url = Url::parse(&description.base).unwrap_or_else(|_| final_url.clone());
-    Ok(Document { final_url, base_url, status: status(description) })
+    Ok(Document { final_url, base_url, status: status(description), retry_after: None })
 }
 
 fn argument(value: impl Into<Value>) -> CallArgument {

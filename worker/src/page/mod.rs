@@ -3,6 +3,7 @@
 //! The steps' numbers are those of ARCHITECTURE's walkthrough. Everything else in this crate serves this function.
 
 pub(crate) mod claims;
+pub(crate) mod host_turns;
 pub(crate) mod programs;
 
 use std::panic::AssertUnwindSafe;
@@ -64,13 +65,14 @@ async fn execute_within_lease(
         ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
     };
     let nothing = || Arc::new(NodeTable { nodes: Vec::new() });
-    let start_at = Instant::now() + page.start_in;
+    let claimed_at = Instant::now();
+    let start_at = claimed_at + page.start_in;
     let work = async {
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
             Err(failure) => return (PageOutcome::failed(failure), nothing()),
         };
-        let limits = Limits { start_at, page: worker.lease.page_deadline };
+        let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
         let means = Means {
             driver: worker.driver.as_ref(),
             turns: &worker.host_turns,
@@ -79,7 +81,7 @@ async fn execute_within_lease(
         };
         let executed = AssertUnwindSafe(execute(page, &program, means, slot, limits));
         // Every call on the driver has a deadline; this one is for what lies between them.
-        let deadline = start_at + limits.longest(program.workflow.limits.rate_limit_delay);
+        let deadline = start_at + limits.longest();
         let outcome = match tokio::time::timeout_at(deadline, executed.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(

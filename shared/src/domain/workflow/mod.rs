@@ -6,6 +6,7 @@
 mod action;
 mod definition;
 mod extract;
+mod limits;
 mod loading;
 mod model;
 mod node;

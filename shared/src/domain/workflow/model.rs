@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Problem;
-use crate::domain::page_url::PageUrl;
+use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::domain::transform::Transform;
 use crate::domain::url_filter::UrlFilter;
 
@@ -37,7 +37,7 @@ pub struct Workflow {
 }
 
 /// How far and how fast a crawl may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Discovery runs on pages with a depth less than this; `None` is no limit.
     pub max_depth: Option<u32>,
@@ -45,6 +45,12 @@ pub struct Limits {
     pub max_pages: Option<u64>,
     /// The least time between the starts of two pages of one host; zero is no limit.
     pub rate_limit_delay: Duration,
+    /// At most this many pages of one host at once; `None` is no limit.
+    pub host_concurrency: Option<u32>,
+    /// Whether a host is asked more rarely when it answers slowly: two starts are then at least one answer's time apart.
+    pub adaptive_delay: bool,
+    /// What counts as one host.
+    pub host_unit: HostUnit,
 }
 
 /// When a navigation counts as done.

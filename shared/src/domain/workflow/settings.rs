@@ -2,12 +2,12 @@
 //! are accepted and have no effect are listed among the warnings, each by itself.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use serde_json::Value;
 
+use super::limits::read_limits;
 use super::loading::{read_block, read_isolation, read_render, read_wait_until, warn_of_isolated_renders};
-use super::model::{Action, Limits, Phase, PhaseKind, Workflow};
+use super::model::{Action, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::reader::{Object, shorten, wrong_type};
@@ -16,9 +16,6 @@ use crate::domain::page_url::{PageUrl, PageUrlError};
 
 /// How many nodes a workflow may have, over all phases.
 pub const MAX_NODES: usize = 500;
-/// What the old documentation promised where `max_depth` is absent.
-const DEFAULT_MAX_DEPTH: u32 = 3;
-const MAX_DELAY_MS: u64 = 24 * 60 * 60 * 1000;
 const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 8192;
 
@@ -27,11 +24,12 @@ const LISTS: [(&str, PhaseKind); 2] =
     [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
 
 /// Every setting that a configuration may have.
-pub(super) const CONFIG_KEYS: [&str; 18] = [
+pub(super) const CONFIG_KEYS: [&str; 19] = [
     "start_urls",
     "max_depth",
     "max_pages",
     "rate_limit_delay",
+    "politeness",
     "headers",
     "wait_until",
     "render",
@@ -119,34 +117,6 @@ fn read_start_urls(config: &mut Object<'_>, report: &mut Report) -> Vec<PageUrl>
         report.problem(&config.at("start_urls"), "no_start_url", message);
     }
     urls
-}
-
-fn read_limits(config: &mut Object<'_>, report: &mut Report) -> Limits {
-    let depth_at = config.at("max_depth");
-    let is_given = config.value("max_depth").is_some();
-    // i32::MAX, because depths are stored as such.
-    let max_depth =
-        config.whole("max_depth", 0..=2_147_483_647, report).and_then(|depth| u32::try_from(depth).ok());
-    if !is_given {
-        let message = format!(
-            "`max_depth` is absent and taken as {DEFAULT_MAX_DEPTH}, as documented; the old system then followed no links"
-        );
-        report.warn(&depth_at, "default_max_depth", message);
-    }
-    if max_depth == Some(0) {
-        let message = "with a `max_depth` of 0 no links are followed: only the start URLs are crawled";
-        report.warn(&depth_at, "no_discovery", message);
-    }
-    let max_pages = config.whole("max_pages", 0..=i64::MAX.unsigned_abs(), report);
-    if max_pages == Some(0) {
-        report.warn(&config.at("max_pages"), "no_page_limit", "a `max_pages` of 0 is no limit");
-    }
-    let delay = config.whole("rate_limit_delay", 0..=MAX_DELAY_MS, report).unwrap_or_default();
-    Limits {
-        max_depth: Some(max_depth.unwrap_or(DEFAULT_MAX_DEPTH)),
-        max_pages: max_pages.filter(|pages| *pages > 0),
-        rate_limit_delay: Duration::from_millis(delay),
-    }
 }
 
 fn read_headers(config: &mut Object<'_>, report: &mut Report) -> Vec<(String, String)> {

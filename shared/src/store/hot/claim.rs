@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::HotStore;
 use crate::domain::id::{ExecutionId, PageId};
 use crate::domain::page::ClaimedPage;
-use crate::domain::page_url::PageUrl;
+use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::store::StoreError;
 
 /// A page as a message names it.
@@ -19,40 +19,41 @@ pub struct ClaimRequest {
 
 /// Takes rows by primary key. A row that another worker took, or whose execution does not run, is not returned.
 ///
-/// `pending` counts as well as `queued`: the message may be here before the dispatcher has marked the row. A host
-/// with a delay is locked in `hosts`, and its pages get their starting times one after the other.
+/// `pending` counts as well as `queued`: a message whose confirm was lost speaks of a row that is `pending` again. A host
+/// with a delay is locked in `hosts`, and its pages get their starting times one after the other. The delay is kept with a
+/// margin of 2 %, so that the jitter of networks and schedulers does not bring two starts closer than the delay.
 const CLAIM: &str = "
 WITH wanted AS (
     SELECT * FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch)
 ), claimed AS (
     UPDATE url_queue q
-    SET status = 'processing', requeues = 0, reserved_until = NULL, error = NULL, error_class = NULL,
+    SET status = 'processing', requeues = 0, error = NULL, error_class = NULL,
         attempt = CASE WHEN q.status = 'processing' THEN q.attempt ELSE q.attempt + 1 END,
         locked_at = now(), locked_by = $3,
         -- A page may have to wait for its host's turn, until after all that are claimed with it.
-        locked_until = CASE WHEN e.host_delay_ms = 0 THEN now()
+        locked_until = CASE WHEN q.host_delay_ms = 0 THEN now()
                 ELSE greatest((SELECT h.next_start_at FROM hosts h WHERE h.host = q.host), now()) END
-            + ($4::int8 + (cardinality($1)::int8 + 1) * e.host_delay_ms) * interval '1 millisecond'
+            + ($4::int8 + (cardinality($1)::int8 + 1) * (q.host_delay_ms * 1.02)::int8) * interval '1 millisecond'
     FROM wanted w, workflow_executions e
     WHERE q.id = w.id AND q.epoch = w.epoch
       AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
       AND e.id = q.execution_id AND e.status = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
-        e.host_delay_ms
+        q.host_delay_ms, e.per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
-    SELECT host, now() + count(*) * max(host_delay_ms) * interval '1 millisecond'
+    SELECT host, now() + count(*) * max(host_delay_ms) * 1.02 * interval '1 millisecond'
     FROM claimed WHERE host_delay_ms > 0 GROUP BY host ORDER BY host
     ON CONFLICT (host) DO UPDATE
-        SET next_start_at = greatest(h.next_start_at, now()) + (excluded.next_start_at - now())
+        SET next_start_at = greatest(h.next_start_at, h.backoff_until, now()) + (excluded.next_start_at - now())
     RETURNING host, next_start_at
 )
 SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at, c.locked_at,
     -- The last page of the host starts one delay before next_start_at, the one before it two delays before it.
-    (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000)::int8
-        - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0)
-        * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC)
-        AS start_in_ms
+    (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000
+        - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.02
+        * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
+        AS start_in_ms, c.host, c.host_delay_ms, c.per_domain
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -98,6 +99,9 @@ impl HotStore {
                     .get::<_, Option<i64>>(8)
                     .and_then(|ms| u64::try_from(ms).ok())
                     .map_or(Duration::ZERO, Duration::from_millis),
+                host: row.get(9),
+                host_unit: if row.get(11) { HostUnit::Domain } else { HostUnit::Host },
+                host_delay: Duration::from_millis(u64::try_from(row.get::<_, i32>(10)).unwrap_or(0)),
             })
         });
         Ok(pages.collect())

@@ -6,10 +6,15 @@
 
 mod claim;
 mod decisions;
+mod definitions;
+mod known_links;
 mod lease;
 mod record;
+mod record_columns;
+mod starts;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
@@ -31,6 +36,8 @@ pub const POOL_SIZE: usize = 4;
 pub struct HotStore {
     pool: Pool,
     worker: WorkerId,
+    definitions: Arc<definitions::Definitions>,
+    known_links: Arc<known_links::KnownLinks>,
 }
 
 impl HotStore {
@@ -59,7 +66,7 @@ impl HotStore {
             })
             .build()
             .map_err(|error| StoreError::Unusable(error.into()))?;
-        Ok(Self { pool, worker })
+        Ok(Self { pool, worker, definitions: Arc::default(), known_links: Arc::default() })
     }
 
     /// Who writes through these connections.

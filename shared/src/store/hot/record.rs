@@ -1,35 +1,26 @@
 //! Recording: a group of finished pages, with all that they produced, in one fenced statement.
 //!
-//! The guard is the first part: `UPDATE ... WHERE page, attempt, processing, ours`. What it does not return has lost
-//! its lease, and writes nothing at all. The same statement may be sent again after an ambiguous error.
+//! The guard: `UPDATE ... WHERE page, attempt, processing, ours` must find every page of the group, otherwise the whole
+//! statement is undone. Then we look which pages are still ours, and record those. Leases are hardly ever lost, so the
+//! statement can write what it is given without asking for each row whether it may. It may be sent again after an
+//! ambiguous error: if it was written after all, no page is ours any more.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
-
-use serde_json::{Map, Value};
-use tokio_postgres::types::{Json, ToSql};
 
 use super::HotStore;
-use crate::domain::id::{ItemId, NodeExecutionId, PageId};
-use crate::domain::outcome::NodeEnd;
-use crate::domain::page::{FinishedPage, NextStatus, NodeTable};
-use crate::domain::storable::storable_text;
+use super::known_links::Recorded;
+use super::record_columns::{Columns, Link};
+use crate::domain::id::PageId;
+use crate::domain::page::FinishedPage;
 use crate::store::StoreError;
-use crate::store::counters::{DURATION_BUCKETS_US, bucket};
 
-/// The longest error message that is stored, in bytes; pages put what they like into theirs.
-const MAX_ERROR_BYTES: usize = 4096;
+/// How often a group is tried whose pages lose their leases while it is recorded.
+const TRIES: usize = 5;
+/// What the guard raises.
+const LEASE_LOST: &str = "CL001";
 
-/// Guard first, then everything that depends on it. `$1` is the worker.
-static RECORD: LazyLock<String> = LazyLock::new(|| {
-    let histogram = (0..=DURATION_BUCKETS_US.len())
-        .map(|bucket| format!("count(*) FILTER (WHERE n.bucket = {bucket})"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    format!(
-        "
+/// Guard first, then what it guards. `$1` is the worker.
+const RECORD: &str = "
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
         $9::text[], $10::bool[], $11::text[])
@@ -48,39 +39,23 @@ WITH page AS (
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
     FROM page p
     WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
-    RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released,
-        p.rendered
-), definition AS (
-    SELECT * FROM unnest($12::text[], $13::text[], $14::text[], $15::jsonb[])
-        WITH ORDINALITY AS f (node_id, node_type, phase, input, number)
-), node AS (
-    SELECT n.*, d.execution_id, d.attempt, f.node_id, f.node_type, f.phase, f.input
-    FROM unnest($16::uuid[], $17::uuid[], $18::int8[], $19::int2[], $20::text[], $21::timestamptz[],
-        $22::timestamptz[], $23::jsonb[], $24::text[], $25::text[], $26::int4[], $27::int4[], $28::int8[])
-        AS n (id, page_id, definition, position, status, started_at, completed_at, output, error, error_class,
-            retry_count, bucket, duration_us)
-    JOIN done d ON d.id = n.page_id
-    JOIN definition f ON f.number = n.definition
+    RETURNING q.id
 ), nodes AS (
-    INSERT INTO node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output, error,
-        retry_count, page_id, node_type, phase, attempt, worker_id, error_class, position)
-    SELECT id, execution_id, node_id, status, started_at, completed_at, input, output, error, retry_count, page_id,
-        node_type, phase, attempt, $1, error_class, position
-    FROM node
+    INSERT INTO node_records (started_at, page_id, definition_id, duration_us, worker, attempt, retry_count, status,
+        error_class, error, output)
+    SELECT n.started_at, n.page_id, n.definition_id, n.duration_us, (SELECT number FROM workers WHERE id = $1),
+        n.attempt, n.retry_count, n.status, n.error_class, n.error, n.output
+    FROM unnest($12::timestamptz[], $13::uuid[], $14::int4[], $15::int4[], $16::int2[], $17::int2[], $18::\"char\"[],
+        $19::text[], $20::text[], $21::jsonb[])
+        AS n (started_at, page_id, definition_id, duration_us, attempt, retry_count, status, error_class, error, output)
 ), items AS (
     INSERT INTO extracted_items (id, execution_id, page_id, url, data)
-    SELECT i.id, d.execution_id, d.id, d.url, i.data
-    FROM unnest($29::uuid[], $30::uuid[], $31::jsonb[]) AS i (id, page_id, data)
-    JOIN done d ON d.id = i.page_id
+    SELECT * FROM unnest($22::uuid[], $23::uuid[], $24::uuid[], $25::text[], $26::jsonb[])
     ON CONFLICT (id) DO NOTHING
-    RETURNING execution_id
 ), found AS (
-    SELECT DISTINCT ON (d.execution_id, u.url_hash) u.id, d.execution_id, u.url, u.url_hash, u.host,
-        d.depth + 1 AS depth, d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by
-    FROM unnest($32::uuid[], $33::uuid[], $34::text[], $35::bytea[], $36::text[], $37::text[])
-        AS u (id, page_id, url, url_hash, host, discovered_by)
-    JOIN done d ON d.id = u.page_id
-    ORDER BY d.execution_id, u.url_hash, d.depth
+    SELECT * FROM unnest($27::uuid[], $28::uuid[], $29::text[], $30::bytea[], $31::text[], $32::int4[], $33::int4[],
+        $34::uuid[], $35::text[])
+        AS u (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
 ), nearer AS (
     -- A page that waits, and was reached by a longer way before: its links may be within the depth limit after all.
     -- By url_queue_url_key.
@@ -94,19 +69,62 @@ WITH page AS (
     SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by
     FROM found ORDER BY execution_id, url_hash
     ON CONFLICT (execution_id, url_hash) DO NOTHING
-    RETURNING execution_id
+    RETURNING execution_id, host
+), lane AS (
+    SELECT DISTINCT execution_id, host FROM links
+), new_hosts AS (
+    INSERT INTO hosts (host) SELECT DISTINCT host FROM lane ORDER BY host ON CONFLICT (host) DO NOTHING
+), new_lanes AS (
+    INSERT INTO lanes (execution_id, host) SELECT execution_id, host FROM lane ORDER BY execution_id, host
+    ON CONFLICT (execution_id, host) DO NOTHING
+), woken_lanes AS (
+    -- The dispatcher may have one in its hands just now: it then looks again soon, as for a lane with a miss or two.
+    UPDATE lanes SET due_at = now(), misses = 0
+    WHERE (execution_id, host) IN (
+        SELECT l.execution_id, l.host FROM lanes l JOIN lane USING (execution_id, host) WHERE l.misses > 0
+        FOR UPDATE OF l SKIP LOCKED)
+), contact AS (
+    SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
+        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms
+    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[])
+        AS c (host, started_at, back_off_ms, answered_in_ms)
+    GROUP BY c.host
+), host AS (
+    SELECT h.host FROM hosts h WHERE h.host IN (SELECT host FROM contact) ORDER BY h.host FOR UPDATE
+), hosts_asked AS (
+    UPDATE hosts h
+    SET recent_starts = COALESCE(p.starts, h.recent_starts),
+        min_interval_ms = least(h.min_interval_ms, p.min_interval_ms),
+        latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN h.latency_ms
+            WHEN h.latency_ms = 0 THEN c.answered_in_ms ELSE (h.latency_ms * 7 + c.answered_in_ms) / 8 END,
+        backoff_level = b.level, backoff_until = greatest(h.backoff_until, b.until),
+        next_start_at = greatest(h.next_start_at, b.until)
+    FROM host JOIN contact c USING (host) JOIN hosts old USING (host)
+        CROSS JOIN LATERAL (
+            SELECT (array_agg(s.at ORDER BY s.at DESC))[1:16] AS starts,
+                ceil(min(EXTRACT(EPOCH FROM s.at - s.before) * 1000))::int AS min_interval_ms
+            FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before
+                  FROM unnest(old.recent_starts || c.starts) AS at) s
+        ) p
+        CROSS JOIN LATERAL (
+            -- Longer each time in a row, 1 s to 5 min, and at least as long as the host asked for. Pages that were in
+            -- workers' hands when it began count as one time.
+            SELECT CASE WHEN c.back_off_ms IS NULL OR old.backoff_until > now() THEN old.backoff_level
+                    WHEN old.backoff_until < now() - interval '1 minute' THEN 1::int2
+                    ELSE least(old.backoff_level + 1, 10)::int2 END AS level,
+                CASE WHEN c.back_off_ms IS NOT NULL THEN now() + greatest(c.back_off_ms,
+                    least(1000 * (1 << CASE WHEN old.backoff_until < now() - interval '1 minute' THEN 0
+                        ELSE old.backoff_level END), 300000)) * interval '1 millisecond' END AS until
+        ) b
+    WHERE h.host = host.host
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
         nodes_executed, nodes_failed, static_pages)
-    SELECT d.execution_id, $1, count(*) FILTER (WHERE d.status = 'completed'),
-        count(*) FILTER (WHERE d.status = 'failed'),
-        count(*) FILTER (WHERE d.status = 'pending' AND NOT d.released),
-        (SELECT count(*) FROM items i WHERE i.execution_id = d.execution_id),
-        (SELECT count(*) FROM links l WHERE l.execution_id = d.execution_id),
-        (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status <> 'cancelled'),
-        (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status = 'failed'),
-        count(*) FILTER (WHERE d.rendered = 'static')
-    FROM done d GROUP BY d.execution_id ORDER BY d.execution_id
+    SELECT t.execution_id, $1, t.completed, t.failed, t.retried, t.items,
+        (SELECT count(*) FROM links l WHERE l.execution_id = t.execution_id),
+        t.nodes_executed, t.nodes_failed, t.static_pages
+    FROM unnest($40::uuid[], $41::int8[], $42::int8[], $43::int8[], $44::int8[], $45::int8[], $46::int8[], $47::int8[])
+        AS t (execution_id, completed, failed, retried, items, nodes_executed, nodes_failed, static_pages)
     ON CONFLICT (execution_id, worker_id) DO UPDATE SET
         completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
         retried = c.retried + excluded.retried, items = c.items + excluded.items,
@@ -116,11 +134,11 @@ WITH page AS (
 ), node_totals AS (
     INSERT INTO node_counters AS c (execution_id, worker_id, phase, node_id, node_type, completed, failed, cancelled,
         retries, duration_us, durations)
-    SELECT n.execution_id, $1, n.phase, n.node_id, min(n.node_type),
-        count(*) FILTER (WHERE n.status = 'completed'), count(*) FILTER (WHERE n.status = 'failed'),
-        count(*) FILTER (WHERE n.status = 'cancelled'), sum(n.retry_count),
-        COALESCE(sum(n.duration_us) FILTER (WHERE n.status <> 'cancelled'), 0), ARRAY[{histogram}]
-    FROM node n GROUP BY n.execution_id, n.phase, n.node_id ORDER BY n.execution_id, n.phase, n.node_id
+    SELECT t.execution_id, $1, t.phase, t.node_id, t.node_type, t.completed, t.failed, t.cancelled, t.retries,
+        t.duration_us, ($57::int8[])[($58 * (t.place - 1) + 1)::int:($58 * t.place)::int]
+    FROM unnest($48::uuid[], $49::text[], $50::text[], $51::text[], $52::int8[], $53::int8[], $54::int8[], $55::int8[],
+        $56::int8[]) WITH ORDINALITY
+        AS t (execution_id, phase, node_id, node_type, completed, failed, cancelled, retries, duration_us, place)
     ON CONFLICT (execution_id, worker_id, phase, node_id) DO UPDATE SET
         completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
         cancelled = c.cancelled + excluded.cancelled, retries = c.retries + excluded.retries,
@@ -128,50 +146,13 @@ WITH page AS (
         durations = ARRAY(SELECT was + more FROM unnest(c.durations, excluded.durations)
             WITH ORDINALITY AS s (was, more, number) ORDER BY number)
 )
-SELECT id FROM done"
-    )
-});
+SELECT all_pages_are_ours((SELECT count(*) FROM done), cardinality($2))";
 
-/// The statement's parameters: one array a column.
-#[derive(Default)]
-struct Columns<'a> {
-    page_id: Vec<uuid::Uuid>,
-    page_attempt: Vec<i32>,
-    page_status: Vec<&'static str>,
-    page_error: Vec<Option<Cow<'a, str>>>,
-    page_error_class: Vec<Option<&'static str>>,
-    page_retry_in_ms: Vec<i64>,
-    page_failed_nodes: Vec<i32>,
-    page_final_url: Vec<Option<&'a str>>,
-    page_released: Vec<bool>,
-    page_rendered: Vec<Option<&'static str>>,
-    definition_node_id: Vec<&'a str>,
-    definition_node_type: Vec<&'static str>,
-    definition_phase: Vec<&'a str>,
-    definition_input: Vec<Json<&'a Map<String, Value>>>,
-    node_id: Vec<uuid::Uuid>,
-    node_page: Vec<uuid::Uuid>,
-    node_definition: Vec<i64>,
-    node_position: Vec<i16>,
-    node_status: Vec<&'static str>,
-    node_started_at: Vec<chrono::DateTime<chrono::Utc>>,
-    node_completed_at: Vec<chrono::DateTime<chrono::Utc>>,
-    node_output: Vec<Option<Json<&'a Value>>>,
-    node_error: Vec<Option<Cow<'a, str>>>,
-    node_error_class: Vec<Option<&'static str>>,
-    node_retries: Vec<i32>,
-    node_bucket: Vec<i32>,
-    node_duration_us: Vec<i64>,
-    item_id: Vec<uuid::Uuid>,
-    item_page: Vec<uuid::Uuid>,
-    item_data: Vec<Json<&'a Value>>,
-    link_id: Vec<uuid::Uuid>,
-    link_page: Vec<uuid::Uuid>,
-    link_url: Vec<&'a str>,
-    link_hash: Vec<Vec<u8>>,
-    link_host: Vec<&'a str>,
-    link_discovered_by: Vec<&'a str>,
-}
+/// By primary key.
+const STILL_OURS: &str = "
+SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS p (id, attempt)
+    ON q.id = p.id AND q.attempt = p.attempt
+WHERE q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1";
 
 impl HotStore {
     /// Records a group of finished pages. Of a page that comes twice, its last attempt counts, once.
@@ -183,161 +164,100 @@ impl HotStore {
     /// As every statement of the store. After a transient error the same group may be recorded again: if it was
     /// written the first time after all, the second time writes nothing and answers no page.
     pub async fn record(&self, pages: &[FinishedPage]) -> Result<Vec<PageId>, StoreError> {
-        let columns = Columns::of(pages);
+        let mut ours = last_attempts(pages);
+        let mut tries = 0;
+        loop {
+            if ours.is_empty() {
+                return Ok(Vec::new());
+            }
+            tries += 1;
+            match self.write(&ours).await {
+                Ok(()) => return Ok(ours.iter().map(|finished| finished.page.page_id).collect()),
+                Err(error) if tries < TRIES && is_lease_lost(&error) => {
+                    let held = self.still_ours(&ours).await?;
+                    ours.retain(|finished| held.contains(&finished.page.page_id));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn write(&self, pages: &[&FinishedPage]) -> Result<(), WriteError> {
+        let mut columns = Columns::default();
+        for finished in pages {
+            let numbers = self.definitions(finished.page.execution_id, &finished.table).await?;
+            columns.add(finished, &numbers);
+        }
+        let mut links = columns.nearest_links();
+        self.known_links.retain_news(&mut links, key);
+        columns.set_links(&links);
         let client = self.client().await?;
-        let statement = client.prepare_cached(&RECORD).await?;
-        let rows = client.query(&statement, &columns.parameters(&self.worker.0)).await?;
+        let statement = client.prepare_cached(RECORD).await?;
+        client.query_one(&statement, &columns.parameters(&self.worker.0)).await?;
+        self.known_links.remember(links.iter().map(key));
+        Ok(())
+    }
+
+    async fn still_ours(&self, pages: &[&FinishedPage]) -> Result<Vec<PageId>, StoreError> {
+        let ids: Vec<_> = pages.iter().map(|finished| finished.page.page_id.0).collect();
+        let attempts: Vec<_> = pages.iter().map(|finished| finished.page.attempt).collect();
+        let client = self.client().await?;
+        let statement = client.prepare_cached(STILL_OURS).await?;
+        let rows = client.query(&statement, &[&self.worker.0, &ids, &attempts]).await?;
         Ok(rows.into_iter().map(|row| PageId(row.get(0))).collect())
     }
 }
 
-impl<'a> Columns<'a> {
-    fn of(pages: &'a [FinishedPage]) -> Self {
-        let mut columns = Self::default();
-        // A page that was claimed twice after an ambiguous error was executed twice too. The guard lets one of them
-        // pass, and all nodes of the group that name the page would pass with it.
-        let mut last: HashMap<PageId, &FinishedPage> = HashMap::with_capacity(pages.len());
-        for finished in pages {
-            let chosen = last.entry(finished.page.page_id).or_insert(finished);
-            if chosen.page.attempt < finished.page.attempt {
-                *chosen = finished;
+fn key(link: &Link<'_>) -> ((crate::domain::id::ExecutionId, [u8; 16]), Recorded) {
+    ((link.execution_id, link.hash), Recorded { depth: link.depth, priority: link.priority })
+}
+
+/// A page that was claimed twice after an ambiguous error was executed twice too. The guard lets one of them pass.
+fn last_attempts(pages: &[FinishedPage]) -> Vec<&FinishedPage> {
+    let mut last: HashMap<PageId, &FinishedPage> = HashMap::with_capacity(pages.len());
+    for finished in pages {
+        let chosen = last.entry(finished.page.page_id).or_insert(finished);
+        if chosen.page.attempt < finished.page.attempt {
+            *chosen = finished;
+        }
+    }
+    // In one order, so that two groups lock rows that they have in common one after the other.
+    let mut last: Vec<_> = last.into_values().collect();
+    last.sort_unstable_by_key(|finished| finished.page.page_id);
+    last
+}
+
+/// Why a group was not written.
+enum WriteError {
+    Statement(tokio_postgres::Error),
+    Before(StoreError),
+}
+
+impl From<tokio_postgres::Error> for WriteError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Statement(error)
+    }
+}
+
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
+        Self::Before(error)
+    }
+}
+
+impl From<WriteError> for StoreError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            // Leases that are lost faster than we can look: later it will be seen whose the pages are.
+            WriteError::Statement(error) if error.code().is_some_and(|code| code.code() == LEASE_LOST) => {
+                Self::Unavailable(error.into())
             }
+            WriteError::Statement(error) => error.into(),
+            WriteError::Before(error) => error,
         }
-        // Each table's definitions are sent once; a node's record points into them, from 1.
-        let mut tables: Vec<(&Arc<NodeTable>, i64)> = Vec::new();
-        for finished in last.into_values() {
-            let offset = match tables.iter().find(|(table, _)| Arc::ptr_eq(table, &finished.table)) {
-                Some((_, offset)) => *offset,
-                None => {
-                    let offset = columns.add_definitions(&finished.table);
-                    tables.push((&finished.table, offset));
-                    offset
-                }
-            };
-            columns.add_page(finished, offset);
-        }
-        columns
     }
+}
 
-    fn add_definitions(&mut self, table: &'a NodeTable) -> i64 {
-        let offset = i64::try_from(self.definition_node_id.len()).unwrap_or(i64::MAX) + 1;
-        for node in &table.nodes {
-            self.definition_node_id.push(&node.node_id);
-            self.definition_node_type.push(node.node_type);
-            self.definition_phase.push(&node.phase);
-            self.definition_input.push(Json(&node.params));
-        }
-        offset
-    }
-
-    fn add_page(&mut self, finished: &'a FinishedPage, definitions_from: i64) {
-        let FinishedPage { page, outcome, next, .. } = finished;
-        let (status, failure, retry_in) = match next {
-            NextStatus::Completed => ("completed", None, Duration::ZERO),
-            NextStatus::Failed(failure) => ("failed", Some(failure), Duration::ZERO),
-            NextStatus::Retry(failure, delay) => ("pending", Some(failure), *delay),
-            NextStatus::Released => ("pending", None, Duration::ZERO),
-        };
-        let failed_nodes = outcome.nodes.iter().filter(|node| matches!(node.end, NodeEnd::Failed(_))).count();
-        self.page_id.push(page.page_id.0);
-        self.page_attempt.push(page.attempt);
-        self.page_status.push(status);
-        self.page_error.push(failure.map(|failure| storable_text(&failure.message, MAX_ERROR_BYTES)));
-        self.page_error_class.push(failure.map(|failure| failure.class.as_str()));
-        self.page_retry_in_ms.push(i64::try_from(retry_in.as_millis()).unwrap_or(i64::MAX));
-        self.page_failed_nodes.push(i32::try_from(failed_nodes).unwrap_or(i32::MAX));
-        self.page_final_url.push(outcome.final_url.as_deref());
-        self.page_released.push(*next == NextStatus::Released);
-        // Of a page that goes back nothing is known yet.
-        let has_ended = status != "pending";
-        self.page_rendered.push(has_ended.then(|| outcome.rendered.as_str()));
-        for node in &outcome.nodes {
-            let (status, output, failure) = match &node.end {
-                NodeEnd::Completed(Value::Null) => ("completed", None, None),
-                NodeEnd::Completed(output) => ("completed", Some(Json(output)), None),
-                NodeEnd::Failed(failure) => ("failed", None, Some(failure)),
-                NodeEnd::Cancelled(failure) => ("cancelled", None, Some(failure)),
-            };
-            let duration_us =
-                (node.completed_at - node.started_at).num_microseconds().unwrap_or(i64::MAX).max(0);
-            // Nodes that did not run have no duration: they fall into no bucket.
-            let ran = !matches!(node.end, NodeEnd::Cancelled(_));
-            let bucket = if ran { i32::try_from(bucket(duration_us)).unwrap_or(-1) } else { -1 };
-            let claimed_at_ms = page.claimed_at.timestamp_millis();
-            self.node_id
-                .push(NodeExecutionId::derive(page.page_id, page.attempt, node.position, claimed_at_ms).0);
-            self.node_page.push(page.page_id.0);
-            self.node_definition.push(definitions_from + i64::from(node.position));
-            self.node_position.push(i16::try_from(node.position).unwrap_or(i16::MAX));
-            self.node_status.push(status);
-            self.node_started_at.push(node.started_at);
-            self.node_completed_at.push(node.completed_at);
-            self.node_output.push(output);
-            self.node_error.push(failure.map(|failure| storable_text(&failure.message, MAX_ERROR_BYTES)));
-            self.node_error_class.push(failure.map(|failure| failure.class.as_str()));
-            self.node_retries.push(i32::from(node.retries));
-            self.node_bucket.push(bucket);
-            self.node_duration_us.push(duration_us);
-        }
-        // Items and links of an attempt that will be repeated belong to the attempt that ends well.
-        if *next != NextStatus::Completed {
-            return;
-        }
-        if let Some(item) = &outcome.item {
-            self.item_id.push(ItemId::derive(page.page_id, 0, page.created_at.timestamp_millis()).0);
-            self.item_page.push(page.page_id.0);
-            self.item_data.push(Json(item));
-        }
-        for link in &outcome.discovered {
-            self.link_id.push(PageId::generate().0);
-            self.link_page.push(page.page_id.0);
-            self.link_url.push(link.url.as_str());
-            self.link_hash.push(link.url.hash().to_vec());
-            self.link_host.push(link.url.host());
-            self.link_discovered_by.push(&link.discovered_by);
-        }
-    }
-
-    /// In the order of the statement's numbers.
-    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 37] {
-        [
-            worker,
-            &self.page_id,
-            &self.page_attempt,
-            &self.page_status,
-            &self.page_error,
-            &self.page_error_class,
-            &self.page_retry_in_ms,
-            &self.page_failed_nodes,
-            &self.page_final_url,
-            &self.page_released,
-            &self.page_rendered,
-            &self.definition_node_id,
-            &self.definition_node_type,
-            &self.definition_phase,
-            &self.definition_input,
-            &self.node_id,
-            &self.node_page,
-            &self.node_definition,
-            &self.node_position,
-            &self.node_status,
-            &self.node_started_at,
-            &self.node_completed_at,
-            &self.node_output,
-            &self.node_error,
-            &self.node_error_class,
-            &self.node_retries,
-            &self.node_bucket,
-            &self.node_duration_us,
-            &self.item_id,
-            &self.item_page,
-            &self.item_data,
-            &self.link_id,
-            &self.link_page,
-            &self.link_url,
-            &self.link_hash,
-            &self.link_host,
-            &self.link_discovered_by,
-        ]
-    }
+fn is_lease_lost(error: &WriteError) -> bool {
+    matches!(error, WriteError::Statement(error) if error.code().is_some_and(|code| code.code() == LEASE_LOST))
 }

@@ -15,11 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crawlify_cli::private_postgres::PrivatePostgres;
-use crawlify_shared::domain::id::NodeExecutionId;
 use crawlify_shared::domain::outcome::NodeEnd;
 use crawlify_shared::domain::page::FinishedPage;
 use harness::bench::shop_crawl::{DurablePostgres, ShopCrawl};
-use serde_json::Value;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -33,32 +31,27 @@ const MEASURED: Duration = Duration::from_secs(3);
 /// Pages that are prepared at a time, all of which are then recorded: as many as a fleet has in its hands.
 const PREPARED: usize = 100;
 
-const COPY: &str =
-    "COPY node_executions (id, execution_id, node_id, status, started_at, completed_at, input, output,
-    error, retry_count, page_id, node_type, phase, attempt, worker_id, error_class, position)
-    FROM STDIN (FORMAT binary)";
-const COPY_TYPES: [Type; 17] = [
-    Type::UUID,
-    Type::UUID,
-    Type::VARCHAR,
-    Type::VARCHAR,
+const COPY: &str = "COPY node_records (started_at, page_id, definition_id, duration_us, worker, attempt, retry_count,
+    status, error_class, error, output) FROM STDIN (FORMAT binary)";
+const COPY_TYPES: [Type; 11] = [
     Type::TIMESTAMPTZ,
-    Type::TIMESTAMPTZ,
-    Type::JSONB,
-    Type::JSONB,
-    Type::TEXT,
-    Type::INT4,
     Type::UUID,
-    Type::VARCHAR,
-    Type::VARCHAR,
     Type::INT4,
-    Type::UUID,
-    Type::VARCHAR,
+    Type::INT4,
+    Type::INT4,
     Type::INT2,
+    Type::INT2,
+    Type::CHAR,
+    Type::TEXT,
+    Type::TEXT,
+    Type::JSONB,
 ];
 
 struct Bench {
     crawl: ShopCrawl,
+    /// The numbers of the nodes' definitions, and of the worker, as records have them.
+    definitions: Vec<i32>,
+    number: i32,
 }
 
 #[tokio::main]
@@ -126,7 +119,16 @@ async fn measure(postgres: &PrivatePostgres) -> Result<()> {
 
 /// A crawl on this server.
 async fn prepare(postgres: &PrivatePostgres) -> Result<Bench> {
-    Ok(Bench { crawl: ShopCrawl::start(&postgres.url()).await? })
+    let mut crawl = ShopCrawl::start(&postgres.url()).await?;
+    // The first record writes the definitions.
+    crawl.hot.announce("bench", 1).await?;
+    let first = crawl.finished_pages(1)?;
+    crawl.insert_claimed(&first).await?;
+    crawl.hot.record(&first).await?;
+    let rows = crawl.client.query("SELECT id FROM node_definitions ORDER BY position", &[]).await?;
+    let definitions = rows.iter().map(|row| row.get(0)).collect();
+    let number = crawl.client.query_one("SELECT number FROM workers", &[]).await?.get(0);
+    Ok(Bench { crawl, definitions, number })
 }
 
 impl Bench {
@@ -173,30 +175,21 @@ impl Bench {
         for finished in group {
             let page = &finished.page;
             for node in &finished.outcome.nodes {
-                let definition = &self.crawl.table.nodes[usize::from(node.position)];
-                let at_ms = page.claimed_at.timestamp_millis();
-                let id = NodeExecutionId::derive(page.page_id, page.attempt, node.position, at_ms).0;
                 let NodeEnd::Completed(output) = &node.end else { continue };
                 let output = (!output.is_null()).then_some(output);
-                let input = Value::Object(definition.params.clone());
-                let row: [&(dyn ToSql + Sync); 17] = [
-                    &id,
-                    &page.execution_id.0,
-                    &definition.node_id,
-                    &"completed",
+                let duration_us = (node.completed_at - node.started_at).num_microseconds().unwrap_or(0);
+                let row: [&(dyn ToSql + Sync); 11] = [
                     &node.started_at,
-                    &node.completed_at,
-                    &input,
-                    &output,
-                    &None::<&str>,
-                    &0_i32,
                     &page.page_id.0,
-                    &definition.node_type,
-                    &definition.phase,
-                    &page.attempt,
-                    &self.crawl.worker.0,
+                    &self.definitions[usize::from(node.position)],
+                    &i32::try_from(duration_us)?,
+                    &self.number,
+                    &i16::try_from(page.attempt)?,
+                    &0_i16,
+                    &99_i8,
                     &None::<&str>,
-                    &i16::try_from(node.position)?,
+                    &None::<&str>,
+                    &output,
                 ];
                 writer.as_mut().write(&row).await?;
             }
@@ -222,15 +215,15 @@ impl Bench {
         Ok(())
     }
 
-    /// Bytes of `node_executions` with its indexes, for each row.
+    /// Bytes of `node_records` with its indexes, for each row.
     async fn bytes_a_row(&self) -> Result<f64> {
         let row = self
             .crawl
             .client
             .query_one(
                 "SELECT (SELECT sum(pg_total_relation_size(relid))::int8
-                         FROM pg_partition_tree('node_executions') WHERE isleaf),
-                    (SELECT count(*) FROM node_executions)",
+                         FROM pg_partition_tree('node_records') WHERE isleaf),
+                    (SELECT count(*) FROM node_records)",
                 &[],
             )
             .await?;

@@ -46,6 +46,6 @@ pub(crate) fn report(
             rounds.join(" ")
         )?;
     }
-    writeln!(to, "{bytes_a_row:.0} bytes a row of node_executions, indexes included")?;
+    writeln!(to, "{bytes_a_row:.0} bytes a row of node_records, indexes included")?;
     Ok(())
 }

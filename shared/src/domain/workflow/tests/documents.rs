@@ -17,7 +17,12 @@ fn the_books_workflow_is_accepted_unchanged() {
     assert_eq!(workflow.name, definition.name);
     assert_eq!(
         workflow.limits,
-        Limits { max_depth: Some(4), max_pages: Some(2000), rate_limit_delay: Duration::from_secs(1) }
+        Limits {
+            max_depth: Some(4),
+            max_pages: Some(2000),
+            rate_limit_delay: Duration::from_secs(1),
+            ..Limits::default()
+        }
     );
     assert_eq!(workflow.start_urls[0].as_str(), "http://books.toscrape.com/");
     assert_eq!(workflow.headers.len(), 2);

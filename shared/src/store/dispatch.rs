@@ -1,0 +1,257 @@
+//! What the dispatcher picks. Several coordinators may do so at once.
+//!
+//! Pages wait in *lanes*, one for each host of an execution. A step looks only at lanes that are due, and in each only at
+//! its first pages: it costs the same however many pages and hosts wait.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+use crate::domain::id::{ExecutionId, PageId};
+use crate::domain::page_url::PageUrl;
+
+/// An execution that may have pages to dispatch.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningExecution {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Pages that are `queued` or `processing` now.
+    pub in_flight: i64,
+    /// Its share of the fleet, beside that of the others with the same priority.
+    pub weight: i32,
+    /// Executions with a higher one go first.
+    pub priority: i32,
+}
+
+/// A page that a dispatcher has made `queued`, and publishes.
+#[derive(Clone, Debug)]
+pub struct ReservedPage {
+    /// The frontier row.
+    pub page_id: PageId,
+    /// Its execution.
+    pub execution_id: ExecutionId,
+    /// What the message must say for a claim to find the row.
+    pub epoch: i32,
+    /// The page's address.
+    pub url: PageUrl,
+}
+
+impl Store {
+    /// The executions that run, oldest first, at most 1,000; `only` narrows them down to one.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn running_executions(
+        &self,
+        only: Option<ExecutionId>,
+    ) -> Result<Vec<RunningExecution>, StoreError> {
+        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx.
+        let rows = sqlx::query!(
+            r#"SELECT e.id, e.weight, e.priority,
+                (SELECT count(*) FROM url_queue q
+                 WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing')) AS "in_flight!"
+             FROM workflow_executions e
+             WHERE e.status = 'running' AND ($1::uuid IS NULL OR e.id = $1)
+             ORDER BY e.started_at LIMIT 1000"#,
+            only.map(|id| id.0),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| RunningExecution {
+                id: ExecutionId(row.id),
+                in_flight: row.in_flight,
+                weight: row.weight,
+                priority: row.priority,
+            })
+            .collect())
+    }
+
+    /// How many pages the living workers can execute at once.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn live_slots(&self, worker_lost_after: Duration) -> Result<i64, StoreError> {
+        let slots = sqlx::query_scalar!(
+            r#"SELECT COALESCE(sum(slots), 0) AS "slots!" FROM workers
+             WHERE status = 'ready' AND heartbeat_at > now() - $1::float8 * interval '1 second'"#,
+            worker_lost_after.as_secs_f64(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(slots)
+    }
+
+    /// Makes up to `limit` due pages of an execution `queued`, for publishing: of each lane that is due the first by
+    /// priority, then age, lanes taking turns.
+    ///
+    /// A page that was never dispatched is admitted here, against the execution's page limit. Of a host with a delay
+    /// at most one page is taken, and none before its time: the longest delay that any running execution or the host
+    /// itself asks for holds for all. A host is asked for no more pages at once than the strictest execution allows.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn reserve_pages(
+        &self,
+        execution: ExecutionId,
+        limit: i64,
+    ) -> Result<Vec<ReservedPage>, StoreError> {
+        // Locks the execution's row (so that the page limit is exact; another coordinator goes on to the next one
+        // meanwhile), the lanes that are due (by lanes_due_idx), their hosts, and the picked rows (by
+        // url_queue_pending_idx), all of them skipping what is locked: it waits for nobody. Not `FOR UPDATE` of the
+        // execution: whoever records pages holds the row's key, and a busy fleet always does.
+        // A host's page is taken up to a second, or a delay, before its start: the claim gives the exact time.
+        let rows = sqlx::query!(
+            r#"WITH execution AS (
+                SELECT id, max_pages - pages_admitted AS remaining
+                FROM workflow_executions WHERE id = $1 AND status = 'running'
+                FOR NO KEY UPDATE SKIP LOCKED
+            ), due AS (
+                SELECT l.host, l.misses FROM lanes l
+                WHERE l.execution_id = $1 AND EXISTS (SELECT FROM execution) AND l.due_at <= now()
+                ORDER BY l.due_at LIMIT $2
+                FOR UPDATE SKIP LOCKED
+            ), pace AS (
+                SELECT d.host, d.misses, h.next_dispatch_at, h.backoff_until, strictest.concurrency,
+                    greatest(strictest.delay_ms, h.crawl_delay_ms,
+                        CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
+                FROM due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
+                    SELECT max(e.host_delay_ms) AS delay_ms, min(e.host_concurrency) AS concurrency,
+                        bool_or(e.adaptive_delay) AS adaptive
+                    FROM lanes o JOIN workflow_executions e ON e.id = o.execution_id AND e.status = 'running'
+                    WHERE o.host = d.host
+                ) strictest
+                FOR UPDATE OF h SKIP LOCKED
+            ), turn AS (
+                SELECT p.*, least(p.delay_ms, 1000) * interval '1 millisecond' AS ahead,
+                    CASE WHEN p.backoff_until > now() THEN 0
+                        WHEN p.delay_ms > 0 THEN
+                            (p.next_dispatch_at <= now() + least(p.delay_ms, 1000) * interval '1 millisecond')::int
+                        ELSE ceil($2::float8 / (SELECT count(*) FROM due))::int END AS turns,
+                    CASE WHEN p.concurrency IS NULL THEN NULL ELSE greatest(p.concurrency -
+                        (SELECT count(*) FROM url_queue o WHERE o.host = p.host AND o.status IN ('queued', 'processing')),
+                        0) END AS places
+                FROM pace p
+            ), picked AS (
+                -- Each lane by itself, so that the index gives the order and the limit ends the scan.
+                SELECT q.* FROM turn t CROSS JOIN LATERAL (
+                    SELECT q.id, q.host, q.admitted, q.priority, q.created_at FROM url_queue q
+                    WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
+                      AND (q.admitted OR (SELECT remaining IS NULL OR remaining > 0 FROM execution))
+                    ORDER BY q.priority DESC, q.created_at, q.id
+                    LIMIT least(t.turns, t.places)
+                    FOR UPDATE SKIP LOCKED
+                ) q
+            ), numbered AS (
+                SELECT p.*, row_number() OVER (PARTITION BY p.admitted ORDER BY p.priority DESC, p.created_at, p.id)
+                    AS place_in_limit
+                FROM picked p
+            ), chosen AS (
+                SELECT n.id, n.host, n.admitted FROM numbered n, execution e
+                WHERE n.admitted OR e.remaining IS NULL OR n.place_in_limit <= e.remaining
+            ), counted AS (
+                UPDATE workflow_executions e
+                SET pages_admitted = e.pages_admitted + (SELECT count(*) FROM chosen WHERE NOT admitted)
+                WHERE e.id = $1 AND EXISTS (SELECT FROM chosen WHERE NOT admitted)
+            ), host_turn AS (
+                UPDATE hosts h
+                SET next_dispatch_at = greatest(h.next_dispatch_at, now()) + t.delay_ms * interval '1 millisecond'
+                FROM turn t
+                WHERE h.host = t.host AND t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
+            ), lane_turn AS (
+                -- A lane that alone has pages stays where it is: it is due.
+                UPDATE lanes l
+                SET misses = CASE WHEN t.turns > 0 AND NOT t.served THEN least(t.misses + 1, 8) ELSE 0 END,
+                    due_at = CASE
+                        WHEN t.served AND t.delay_ms > 0 THEN
+                            greatest(t.next_dispatch_at, now()) + t.delay_ms * interval '1 millisecond' - t.ahead
+                        WHEN t.served THEN now()
+                        WHEN t.backoff_until > now() THEN t.backoff_until
+                        WHEN t.turns = 0 THEN t.next_dispatch_at - t.ahead
+                        WHEN t.places = 0 THEN now() + interval '20 milliseconds'
+                        ELSE now() + 20 * (1 << t.misses) * interval '1 millisecond' END
+                FROM (SELECT t.*, t.host IN (SELECT host FROM chosen) AS served FROM turn t) t
+                WHERE l.execution_id = $1 AND l.host = t.host
+                  AND NOT (t.served AND t.delay_ms = 0 AND l.misses = 0 AND (SELECT count(*) FROM due) = 1)
+            )
+            UPDATE url_queue q
+            SET status = 'queued', queued_at = now(), admitted = true, host_delay_ms = t.delay_ms
+            FROM chosen c JOIN turn t ON t.host = c.host WHERE q.id = c.id
+            RETURNING q.id, q.execution_id, q.epoch, q.url"#,
+            execution.0,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let (mut pages, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            match PageUrl::parse(&row.url) {
+                Ok(url) => pages.push(ReservedPage {
+                    page_id: PageId(row.id),
+                    execution_id: ExecutionId(row.execution_id),
+                    epoch: row.epoch,
+                    url,
+                }),
+                Err(error) => {
+                    tracing::error!(page.id = %row.id, %error, "the page's URL cannot be read: the page fails");
+                    unreadable.push(row.id);
+                }
+            }
+        }
+        if !unreadable.is_empty() {
+            self.fail_unreadable_pages(&unreadable).await?;
+        }
+        Ok(pages)
+    }
+
+    /// Ends picked pages whose URL another version has written, so that they hold nothing up.
+    async fn fail_unreadable_pages(&self, pages: &[uuid::Uuid]) -> Result<(), StoreError> {
+        // By primary key; no message speaks of them. Counted under the nil worker.
+        sqlx::query!(
+            "WITH failed AS (
+                UPDATE url_queue SET status = 'failed', processed_at = now(),
+                    error = 'the URL cannot be read by this version', error_class = 'internal'
+                WHERE id = ANY($1) AND status = 'queued'
+                RETURNING execution_id
+            )
+            INSERT INTO page_counters AS c (execution_id, worker_id, failed)
+            SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FROM failed
+            GROUP BY execution_id ORDER BY execution_id
+            ON CONFLICT (execution_id, worker_id) DO UPDATE SET failed = c.failed + excluded.failed",
+            pages,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Makes pages `pending` again whose publishing was not confirmed: any dispatcher may try again at once. One that a
+    /// worker has claimed already, because it was published after all, stays as it is.
+    ///
+    /// # Errors
+    /// As every statement of the store; the rescuer then returns them.
+    pub async fn return_unpublished(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
+        // What was not confirmed may be claimed at this very moment: it waits for nobody, so that the two cannot
+        // deadlock. By primary key: `IS NOT DISTINCT FROM` keeps the planner, whose statistics are old while a crawl
+        // grows, from reading the whole of url_queue_open_idx instead.
+        let (ids, epochs): (Vec<_>, Vec<_>) =
+            pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
+        sqlx::query!(
+            "WITH returned AS (
+                UPDATE url_queue SET status = 'pending', queued_at = NULL
+                WHERE id IN (
+                    SELECT q.id FROM url_queue q JOIN unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
+                        ON q.id = p.id AND q.epoch = p.epoch
+                    WHERE q.status IS NOT DISTINCT FROM 'queued' FOR UPDATE OF q SKIP LOCKED)
+                RETURNING execution_id, host
+            )
+            UPDATE lanes SET due_at = now(), misses = 0
+            WHERE (execution_id, host) IN (SELECT execution_id, host FROM returned)",
+            &ids,
+            &epochs,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}

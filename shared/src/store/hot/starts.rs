@@ -1,0 +1,47 @@
+//! Another start on a host with a pace: of a page whose turn has passed, or that asks its host once more.
+
+use std::time::Duration;
+
+use super::HotStore;
+use crate::domain::page::ClaimedPage;
+use crate::store::StoreError;
+
+/// Locks the host's row, as the claim does. The lease is as long after the new start as it was after the first one.
+const NEXT_START: &str = "
+WITH paced AS (
+    INSERT INTO hosts AS h (host, next_start_at) VALUES ($1, now() + $2 * 1.02 * interval '1 millisecond')
+    ON CONFLICT (host) DO UPDATE
+        SET next_start_at = greatest(h.next_start_at, h.backoff_until, now()) + $2 * 1.02 * interval '1 millisecond'
+    RETURNING next_start_at - $2 * 1.02 * interval '1 millisecond' AS start_at
+), held AS (
+    UPDATE url_queue q SET locked_until = greatest(q.locked_until, p.start_at + $6 * interval '1 millisecond')
+    FROM paced p WHERE q.id = $3 AND q.attempt = $4 AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $5
+)
+SELECT (EXTRACT(EPOCH FROM start_at - clock_timestamp()) * 1000)::int8 FROM paced";
+
+impl HotStore {
+    /// Reserves the next start on the page's host, and says how long to wait for it. The page's lease goes on for
+    /// `lease` after that.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn next_start(&self, page: &ClaimedPage, lease: Duration) -> Result<Duration, StoreError> {
+        let milliseconds = |time: Duration| time.as_millis() as f64;
+        let client = self.client().await?;
+        let statement = client.prepare_cached(NEXT_START).await?;
+        let row = client
+            .query_one(
+                &statement,
+                &[
+                    &page.host,
+                    &milliseconds(page.host_delay),
+                    &page.page_id.0,
+                    &page.attempt,
+                    &self.worker.0,
+                    &milliseconds(lease),
+                ],
+            )
+            .await?;
+        Ok(Duration::from_millis(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
+    }
+}

@@ -1,0 +1,74 @@
+//! A page's turn on its host: it starts at the time that the claim gave it, no sooner and hardly later. One that was held
+//! up beyond that gives its turn away and takes a later one, because the next start was planned by it.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::store::hot::HotStore;
+use tokio::time::Instant;
+
+/// How late a page may start, for a short delay and for a long one: a hundredth of the delay in between.
+const TOLERANCE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// A page whose next turn is farther away than this goes back instead: others can use its slot.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause before a turn is asked for again that the store did not give.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Gives pages their turns.
+#[derive(Debug)]
+pub(crate) struct HostTurns {
+    store: HotStore,
+    /// How long a page's lease goes on after its turn.
+    lease: Duration,
+}
+
+/// The turn is too far away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooFar;
+
+impl HostTurns {
+    /// The longest wait of one call of [`HostTurns::wait`] after the time that it was given.
+    pub(crate) const LONGEST: Duration = PATIENCE.saturating_mul(2);
+
+    pub(crate) fn new(store: HotStore, lease: Duration) -> Self {
+        Self { store, lease }
+    }
+
+    /// Waits for `start_at`, and for a later turn if that has passed; without it, for the host's next turn. Answers at
+    /// once for a host without a pace.
+    ///
+    /// # Errors
+    /// The turn is too far away: the page must go back.
+    pub(crate) async fn wait(&self, page: &ClaimedPage, start_at: Option<Instant>) -> Result<(), TooFar> {
+        if page.host_delay.is_zero() {
+            return Ok(());
+        }
+        let asked_at = Instant::now();
+        let mut tolerance = (page.host_delay / 100).clamp(TOLERANCE.0, TOLERANCE.1);
+        let mut turn = start_at;
+        loop {
+            if let Some(start_at) = turn {
+                if start_at > Instant::now() + PATIENCE {
+                    return Err(TooFar);
+                }
+                tokio::time::sleep_until(start_at).await;
+                if start_at.elapsed() <= tolerance {
+                    return Ok(());
+                }
+                // A machine that is always late must get on all the same.
+                tolerance *= 2;
+            }
+            if asked_at.elapsed() > PATIENCE {
+                return Err(TooFar);
+            }
+            turn = match self.store.next_start(page, self.lease).await {
+                Ok(wait) => Some(Instant::now() + wait),
+                Err(error) => {
+                    tracing::debug!(page.id = %page.page_id, %error, "no turn was given");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    None
+                }
+            };
+        }
+    }
+}
