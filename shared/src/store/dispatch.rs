@@ -172,7 +172,8 @@ impl Store {
                         ELSE now() + 20 * (1 << t.misses) * interval '1 millisecond' END
                 FROM (SELECT t.*, t.host IN (SELECT host FROM chosen) AS served FROM turn t) t
                 WHERE l.execution_id = $1 AND l.host = t.host
-                  AND NOT (t.served AND t.delay_ms = 0 AND l.misses = 0 AND (SELECT count(*) FROM due) = 1)
+                  AND NOT (t.served AND t.delay_ms = 0 AND l.misses = 0
+                      AND $2 > 1 AND (SELECT count(*) FROM due) = 1)
             )
             UPDATE url_queue q
             SET status = 'queued', queued_at = now(), admitted = true, host_delay_ms = t.delay_ms

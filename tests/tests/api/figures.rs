@@ -47,8 +47,8 @@ async fn figures_of_all_workers_are_added_up() {
          VALUES ($1, 0, 'data_extraction', 'title', 'extract', '{}')",
         "INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status, error,
              error_class)
-         SELECT now(), q.id, d.id, 5, attempt, 0, 'f', 'nothing matches h1', 'selector_missing'
-         FROM url_queue q JOIN node_definitions d USING (execution_id), generate_series(1, 3) AS attempt
+         SELECT now(), q.id, d.id, 5, n.attempt, 0, 'f', 'nothing matches h1', 'selector_missing'
+         FROM url_queue q JOIN node_definitions d USING (execution_id), generate_series(1, 3) AS n (attempt)
          WHERE execution_id = $1 AND url LIKE '%sale'",
         "INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status)
          SELECT now(), gen_random_uuid(), id, 5, 1, 0, 'c' FROM node_definitions WHERE execution_id = $1",

@@ -90,7 +90,8 @@ async fn pages_claimed_together_start_one_delay_apart_and_the_first_at_once() {
     assert_eq!(starts.len(), 6);
     let waits: Vec<_> = starts.iter().map(|(_, page)| page.start_in).collect();
     assert!(waits.iter().min().unwrap() < &Duration::from_millis(100), "{waits:?}");
-    assert!(waits.iter().max().unwrap() <= &(DELAY * 5), "{waits:?}");
+    // With the margin of 2 %.
+    assert!(waits.iter().max().unwrap() <= &(DELAY * 51 / 10), "{waits:?}");
     assert_spaced(starts, DELAY);
 }
 

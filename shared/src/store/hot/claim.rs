@@ -24,7 +24,9 @@ pub struct ClaimRequest {
 /// margin of 2 %, so that the jitter of networks and schedulers does not bring two starts closer than the delay.
 const CLAIM: &str = "
 WITH wanted AS (
-    SELECT * FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch)
+    -- In one order, so that two workers that were sent the same pages do not wait for each other.
+    SELECT q.id, w.epoch FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch) JOIN url_queue q ON q.id = w.id
+    ORDER BY q.id FOR UPDATE OF q
 ), claimed AS (
     UPDATE url_queue q
     SET status = 'processing', requeues = 0, error = NULL, error_class = NULL,
@@ -71,9 +73,6 @@ impl HotStore {
         lease: Duration,
         again: bool,
     ) -> Result<Vec<ClaimedPage>, StoreError> {
-        // In one order, so that two workers that were sent the same pages do not wait for each other.
-        let mut requests = requests.to_vec();
-        requests.sort_unstable_by_key(|request| request.page_id);
         let ids: Vec<_> = requests.iter().map(|request| request.page_id.0).collect();
         let epochs: Vec<_> = requests.iter().map(|request| request.epoch).collect();
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);

@@ -1,0 +1,60 @@
+//! A small execution beside a large one: how much longer it takes than alone.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::executions::ExecutionStatus;
+use harness::crawl::NO_LIMITS;
+use harness::synthetic::page_address;
+
+use crate::fleet::Fleet;
+use crate::verdict::Verdicts;
+
+const SMALL: Limits = Limits { max_pages: Some(20), ..NO_LIMITS };
+const LARGE: Limits = Limits { max_pages: Some(100_000), ..NO_LIMITS };
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {}
+
+/// Measures it.
+///
+/// # Errors
+/// The fleet does not start, or the small execution never ends.
+pub(crate) async fn measure(_options: &Options, verdicts: &mut Verdicts) -> Result<()> {
+    let fleet = Fleet::start(4, 16, false).await?;
+    let alone = small(&fleet).await?;
+    let large = fleet.execute(&[page_address("large.test", 1)], LARGE).await?;
+    while pages(&fleet, large).await? < 5_000 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let beside = small(&fleet).await?;
+    ensure!(pages(&fleet, large).await? < 100_000, "the large execution had ended");
+    verdicts.figure("20 pages alone, s", format!("{:.2}", alone.as_secs_f64()));
+    let limit = 2.0 * alone.as_secs_f64() + 5.0;
+    verdicts.at_most("20 pages beside 100,000, s", beside.as_secs_f64(), limit);
+    fleet.store.cancel_execution(large).await?;
+    fleet.stop().await;
+    Ok(())
+}
+
+async fn small(fleet: &Fleet) -> Result<Duration> {
+    let begun = Instant::now();
+    let execution = fleet.execute(&[page_address("small.test", 1)], SMALL).await?;
+    loop {
+        let row = fleet.store.execution(execution).await?;
+        if row.is_some_and(|row| row.status == ExecutionStatus::Completed) {
+            break;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(300), "the small execution does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(pages(fleet, execution).await? == 20, "the small execution has 20 pages");
+    Ok(begun.elapsed())
+}
+
+async fn pages(fleet: &Fleet, execution: ExecutionId) -> Result<i64> {
+    let query = "SELECT COALESCE(sum(completed), 0)::int8 FROM page_counters WHERE execution_id = $1";
+    Ok(fleet.client.query_one(query, &[&execution.0]).await?.get(0))
+}

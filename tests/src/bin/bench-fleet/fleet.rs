@@ -1,0 +1,132 @@
+//! A fleet on this machine: a durable Postgres, a RabbitMQ, one coordinator and some workers.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crawlify_shared::child::ChildProcess;
+use crawlify_shared::config::SecretUrl;
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::workflow::{Limits, parse_document};
+use crawlify_shared::store::Store;
+use harness::bench::shop_crawl::{DurablePostgres, start_execution};
+use harness::rabbitmq::PrivateRabbitMq;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio_postgres::{Client, NoTls};
+use tokio_util::task::TaskTracker;
+
+/// How long a process may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// Everything that runs.
+pub(crate) struct Fleet {
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    /// With their names.
+    pub(crate) processes: Vec<(String, ChildProcess)>,
+    postgres: DurablePostgres,
+    rabbit: Option<PrivateRabbitMq>,
+    connections: TaskTracker,
+}
+
+impl Fleet {
+    /// Starts Postgres, with the current schema, and nothing else.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn without_processes() -> Result<Self> {
+        let postgres = DurablePostgres::start().await?;
+        let url = postgres.server().url();
+        let store = Store::connect(&url, 6)?;
+        store.migrate().await?;
+        store.create_partitions(1).await?;
+        let (client, connection) = tokio_postgres::connect(url.expose(), NoTls).await?;
+        let connections = TaskTracker::new();
+        connections.spawn(connection);
+        connections.close();
+        Ok(Self { store, client, processes: Vec::new(), postgres, rabbit: None, connections })
+    }
+
+    /// Starts RabbitMQ too, a coordinator, and workers with so many slots each; `ask`: they ask for pages over HTTP.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub(crate) async fn start(workers: usize, slots: usize, ask: bool) -> Result<Self> {
+        let mut fleet = Self::without_processes().await?;
+        fleet.rabbit = Some(PrivateRabbitMq::start().await?);
+        fleet.spawn("coordinator", slots, false)?;
+        for number in 1..=workers {
+            fleet.spawn(&format!("worker {number}"), slots, ask)?;
+        }
+        let count = "SELECT count(*) FROM workers WHERE status = 'ready'";
+        while fleet.number(count).await? < workers as i64 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(fleet)
+    }
+
+    fn spawn(&mut self, name: &str, slots: usize, ask: bool) -> Result<()> {
+        let rabbit = self.rabbit.as_ref().context("RabbitMQ runs")?;
+        let kind = name.split(' ').next().unwrap_or(name);
+        let log = std::fs::File::create(log_of(name))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["role", kind, "--slots", &slots.to_string()])
+            .args(["--database-url", self.postgres.server().url().expose(), "--amqp-url", rabbit.url().expose()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if ask {
+            command.arg("--ask");
+        }
+        let child = ChildProcess::spawn(command, None, Signal::KILL)?;
+        self.processes.push((name.to_owned(), child));
+        Ok(())
+    }
+
+    /// Starts an execution of the demo shop's workflow from these pages.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn execute(&self, start_urls: &[String], limits: Limits) -> Result<ExecutionId> {
+        let document: Value = serde_json::from_str(crawlify_cli::demo_site::WORKFLOW)?;
+        let mut document = document;
+        document["config"]["start_urls"] = json!(start_urls);
+        let definition = parse_document(&document).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+        start_execution(&self.store, &definition, limits).await
+    }
+
+    /// Where Postgres is.
+    pub(crate) fn database_url(&self) -> SecretUrl {
+        self.postgres.server().url()
+    }
+
+    /// The one number that a query gives.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn number(&self, query: &str) -> Result<i64> {
+        Ok(self.client.query_one(query, &[]).await?.get(0))
+    }
+
+    /// Postgres' and RabbitMQ's processes are below this one, like the fleet's.
+    pub(crate) async fn stop(mut self) {
+        for (_, process) in &mut self.processes {
+            process.stop(Signal::TERM, STOP_WITHIN).await;
+        }
+        self.store.close().await;
+        drop(self.client);
+        self.connections.wait().await;
+        if let Some(mut rabbit) = self.rabbit.take() {
+            rabbit.stop().await;
+        }
+        self.postgres.stop().await;
+    }
+}
+
+/// Where a process writes its log.
+fn log_of(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("bench-fleet-{}.log", name.replace(' ', "-")))
+}
