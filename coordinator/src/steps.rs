@@ -5,6 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::telemetry::chain;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,7 @@ pub(crate) async fn repeat(
             }
             Err(error) => {
                 failures += 1;
-                tracing::warn!(step = name, error = &error as &dyn Error, failures, "the step failed");
+                tracing::warn!(step = name, error = %chain(&error), failures, "the step failed");
                 (Duration::from_millis(200) * 2_u32.pow(failures.min(6))).min(MAX_BACKOFF)
             }
         };

@@ -23,6 +23,12 @@ pub fn init_logging(filter: &str, format: LogFormat) {
     };
 }
 
+/// An error with its causes, as one line for the log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
 /// Makes a registry that already holds the process metrics (`process_*`).
 pub fn registry() -> Registry {
     let registry = Registry::new();

@@ -79,6 +79,32 @@ async fn claims_and_returns_of_the_same_pages_never_deadlock() {
 }
 
 #[tokio::test]
+async fn groups_whose_pages_link_to_each_other_never_deadlock() {
+    const PAGES: usize = 60;
+    let crawl = crawl_of(PAGES).await;
+    for round in 0..10 {
+        let workers = [crawl.worker().await, crawl.worker().await];
+        let pages = crawl.claim(&workers[round % 2]).await;
+        assert_eq!(pages.len(), PAGES, "in round {round}");
+        // Half of them belong to the other worker, and each half links to the other.
+        let (own, others) = pages.split_at(PAGES / 2);
+        let ids: Vec<_> = others.iter().map(|page| page.page_id.0).collect();
+        let taken = "UPDATE url_queue SET locked_by = $2 WHERE id = ANY($1)";
+        let other = workers[(round + 1) % 2].worker().0;
+        sqlx::query(taken).bind(&ids).bind(other).execute(&crawl.pool).await.unwrap();
+        let links = |pages: &[ClaimedPage]| pages.iter().map(|page| page.url.to_string()).collect::<Vec<_>>();
+        let group = |pages: &[ClaimedPage], links: &[String]| -> Vec<_> {
+            pages.iter().map(|page| finished(page, &small_table(), links)).collect()
+        };
+        let (one, two) = (group(own, &links(others)), group(others, &links(own)));
+        let (first, second) =
+            join(workers[round % 2].record(&one), workers[(round + 1) % 2].record(&two)).await;
+        assert_eq!(first.unwrap().len() + second.unwrap().len(), PAGES, "in round {round}");
+        crawl.change("UPDATE url_queue SET status = 'pending', attempt = 0, epoch = epoch + 1").await;
+    }
+}
+
+#[tokio::test]
 async fn a_caller_who_goes_away_leaves_no_open_transaction() {
     const PAGES: usize = 40;
     let crawl = crawl_of(PAGES).await;

@@ -1,12 +1,12 @@
 //! Claims: several slots' claims share one round trip to the store.
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::time::Duration;
 
 use crawlify_shared::broker::PageMessage;
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::telemetry::chain;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
                 Ok(claimed) => break claimed,
                 Err(error) => {
                     tracing::warn!(
-                        error = &error as &dyn Error,
+                        error = %chain(&error),
                         pages = requests.len(),
                         "cannot claim, will go on"
                     );

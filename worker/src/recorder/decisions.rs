@@ -2,7 +2,6 @@
 //! changes. No page waits for it, and nothing is lost while the store is down: what was not written is written later.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page::RenderDecision;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::telemetry::chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::render::Renders;
@@ -27,13 +27,13 @@ pub(crate) async fn write_decisions(store: HotStore, renders: Arc<Renders>, stop
     while tokio::time::timeout(WRITE_EVERY, stop.cancelled()).await.is_err() {
         changes.take(&renders);
         if let Err(error) = changes.write(&store).await {
-            tracing::warn!(error = &error as &dyn Error, "cannot store render decisions, will go on");
+            tracing::warn!(error = %chain(&error), "cannot store render decisions, will go on");
         }
     }
     changes.take(&renders);
     let last = async {
         while let Err(error) = changes.write(&store).await {
-            tracing::warn!(error = &error as &dyn Error, "cannot store the last render decisions yet");
+            tracing::warn!(error = %chain(&error), "cannot store the last render decisions yet");
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     };

@@ -16,6 +16,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::telemetry::chain;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -172,14 +173,14 @@ async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage
                 let pages = group.len();
                 if error.is_transient() {
                     tracing::warn!(
-                        error = &error as &dyn Error,
+                        error = %chain(&error),
                         pages,
                         failures,
                         "cannot record, will go on"
                     );
                 } else {
                     tracing::error!(
-                        error = &error as &dyn Error,
+                        error = %chain(&error),
                         pages,
                         failures,
                         "cannot record: the database needs somebody"

@@ -59,15 +59,22 @@ WITH page AS (
 ), nearer AS (
     -- A page that waits, and was reached by a longer way before: its links may be within the depth limit after all.
     -- By url_queue_url_key.
-    UPDATE url_queue q SET depth = f.depth, priority = greatest(q.priority, f.priority)
-    FROM found f
-    WHERE q.execution_id = f.execution_id AND q.url_hash = f.url_hash AND q.depth > f.depth
-      AND q.status IN ('pending', 'queued')
+    UPDATE url_queue q SET depth = n.depth, priority = greatest(q.priority, n.priority)
+    FROM (
+        -- One that is being claimed has no use for it any more: nobody is waited for, so that nobody can deadlock.
+        SELECT q.id, f.depth, f.priority FROM found f JOIN url_queue q USING (execution_id, url_hash)
+        WHERE q.depth > f.depth AND q.status IN ('pending', 'queued') FOR UPDATE OF q SKIP LOCKED
+    ) n
+    WHERE q.id = n.id
 ), links AS (
-    -- In the order of the unique key, so that two groups with links in common cannot deadlock.
+    -- In the order of the unique key, so that two groups with new links in common cannot deadlock. Known ones are left
+    -- out first: on a row that somebody is updating, `ON CONFLICT` waits for the end of that, and two groups whose
+    -- pages link to each other would wait for each other.
     INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
     SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by
-    FROM found ORDER BY execution_id, url_hash
+    FROM found f
+    WHERE NOT EXISTS (SELECT FROM url_queue q WHERE q.execution_id = f.execution_id AND q.url_hash = f.url_hash)
+    ORDER BY execution_id, url_hash
     ON CONFLICT (execution_id, url_hash) DO NOTHING
     RETURNING execution_id, host
 ), lane AS (

@@ -251,7 +251,10 @@ impl<'a> Columns<'a> {
                 }
             }
         }
-        nearest.into_values().collect()
+        // In one order, so that two groups lock what they have in common one after the other.
+        let mut links: Vec<_> = nearest.into_values().collect();
+        links.sort_unstable_by_key(|link| (link.execution_id, link.hash));
+        links
     }
 
     /// Sets which links are written.

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use crawlify_cli::private_postgres::PrivatePostgres;
 use crawlify_shared::domain::outcome::NodeEnd;
 use crawlify_shared::domain::page::FinishedPage;
+use crawlify_shared::store::hot::HotStore;
 use harness::bench::shop_crawl::{DurablePostgres, ShopCrawl};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
@@ -88,6 +89,8 @@ async fn explain(postgres: &PrivatePostgres, file: &Path) -> Result<()> {
              ALTER ROLE CURRENT_USER SET auto_explain.log_parameter_max_length = 0;",
         )
         .await?;
+    // The settings are those of connections that are made from now on.
+    bench.crawl.hot = HotStore::connect(&postgres.url(), bench.crawl.worker)?;
     for pages in GROUPS {
         bench.record(pages, Duration::from_secs(2)).await?;
     }
