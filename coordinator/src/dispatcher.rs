@@ -156,8 +156,12 @@ impl Dispatcher {
             }
         };
         let count = pages.len();
-        let unconfirmed: Vec<_> =
-            pages.into_iter().zip(confirmed).filter(|(_, confirmed)| !confirmed).map(|(page, _)| page).collect();
+        let unconfirmed: Vec<_> = pages
+            .into_iter()
+            .zip(confirmed)
+            .filter(|(_, confirmed)| !confirmed)
+            .map(|(page, _)| page)
+            .collect();
         if !unconfirmed.is_empty() {
             tracing::warn!(pages = unconfirmed.len(), "the broker did not confirm");
             self.store.return_unpublished(&unconfirmed).await?;

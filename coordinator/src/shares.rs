@@ -34,9 +34,12 @@ impl Shares {
                 (-i64::from(execution.priority), -luck, execution)
             })
             .collect();
-        keyed.sort_by(|one, other| (one.0, one.1).partial_cmp(&(other.0, other.1)).unwrap_or(std::cmp::Ordering::Equal));
+        keyed.sort_by(|one, other| {
+            (one.0, one.1).partial_cmp(&(other.0, other.1)).unwrap_or(std::cmp::Ordering::Equal)
+        });
         let best = keyed.first().map_or(0, |(priority, ..)| *priority);
-        let weights: i64 = keyed.iter().filter(|(priority, ..)| *priority == best).map(|(.., e)| weight(e)).sum();
+        let weights: i64 =
+            keyed.iter().filter(|(priority, ..)| *priority == best).map(|(.., e)| weight(e)).sum();
         let turns = keyed
             .into_iter()
             .map(|(priority, _, execution)| {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use chrono::Utc;
 use crawlify_shared::domain::id::{ExecutionId, WorkerId};
-use crawlify_shared::domain::outcome::{DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::outcome::{
+    DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
+};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
 use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
 use crawlify_shared::domain::workflow::Limits;

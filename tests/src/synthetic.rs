@@ -141,7 +141,8 @@ fn output(step: &DomStep, number: u64, is_first_links: bool) -> Value {
 
 /// Two new pages, and others that are nearer to the root.
 fn links(number: u64) -> impl Iterator<Item = u64> {
-    let known = (1..=LINKS - 2).map(move |step| 1 + (number.wrapping_mul(2_654_435_761) >> step) % number.max(2));
+    let known =
+        (1..=LINKS - 2).map(move |step| 1 + (number.wrapping_mul(2_654_435_761) >> step) % number.max(2));
     [number.saturating_mul(2), number.saturating_mul(2).saturating_add(1)].into_iter().chain(known)
 }
 

@@ -77,35 +77,36 @@ pub(crate) async fn execute(
     let shape = shape(&page.url);
     let is_unhurried = visit.plan.render == Render::Auto && page.host_delay >= UNHURRIED;
     let render = if is_unhurried { Render::Full } else { visit.plan.render };
-    let mut outcome = match means.renders.course(page.execution_id, &workflow.phases, &visit.plan.phases, render, &shape) {
-        Course::Full => visit.load(slot, Some(limits.start_at)).await,
-        Course::Static => {
-            slot.go_static().await;
-            let read = visit.read(Some(limits.start_at), false).await;
-            if let Some(read) = judged(&read) {
-                means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.map(|_| ()));
+    let mut outcome =
+        match means.renders.course(page.execution_id, &workflow.phases, &visit.plan.phases, render, &shape) {
+            Course::Full => visit.load(slot, Some(limits.start_at)).await,
+            Course::Static => {
+                slot.go_static().await;
+                let read = visit.read(Some(limits.start_at), false).await;
+                if let Some(read) = judged(&read) {
+                    means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.map(|_| ()));
+                }
+                match read {
+                    Ok(outcome) => outcome,
+                    Err(NotRead::TooFar) => released(),
+                    Err(_) => visit.load(slot, None).await,
+                }
             }
-            match read {
-                Ok(outcome) => outcome,
-                Err(NotRead::TooFar) => released(),
-                Err(_) => visit.load(slot, None).await,
+            Course::Both => {
+                // Read first: what the page's scripts leave behind must not help.
+                let read = visit.read(Some(limits.start_at), true).await;
+                if matches!(read, Err(NotRead::TooFar)) {
+                    return released();
+                }
+                let outcome = visit.load(slot, None).await;
+                // What was loaded is what counts; a page that was not is no measure for anything.
+                if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
+                    let verdicts = compare(program, &visit.plan.phases, &outcome, read);
+                    means.renders.were_compared(page.execution_id, &shape, verdicts);
+                }
+                outcome
             }
-        }
-        Course::Both => {
-            // Read first: what the page's scripts leave behind must not help.
-            let read = visit.read(Some(limits.start_at), true).await;
-            if matches!(read, Err(NotRead::TooFar)) {
-                return released();
-            }
-            let outcome = visit.load(slot, None).await;
-            // What was loaded is what counts; a page that was not is no measure for anything.
-            if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
-                let verdicts = compare(program, &visit.plan.phases, &outcome, read);
-                means.renders.were_compared(page.execution_id, &shape, verdicts);
-            }
-            outcome
-        }
-    };
+        };
     outcome.contact.started_in = visit.started_in.get().copied();
     outcome
 }
@@ -223,7 +224,8 @@ impl Visit<'_> {
         }
         let nothing = DomProgram::default();
         let deadline = deadline.min(Instant::now() + READ_WITHIN);
-        let read = self.means.driver.read_static(&self.session, &self.page.url, &nothing, true, deadline).await;
+        let read =
+            self.means.driver.read_static(&self.session, &self.page.url, &nothing, true, deadline).await;
         if let Static::Read { document, .. } = read {
             outcome.contact.back_off = outcome.contact.back_off.max(document.retry_after);
         }

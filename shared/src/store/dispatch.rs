@@ -235,8 +235,7 @@ impl Store {
         // What was not confirmed may be claimed at this very moment: it waits for nobody, so that the two cannot
         // deadlock. By primary key: `IS NOT DISTINCT FROM` keeps the planner, whose statistics are old while a crawl
         // grows, from reading the whole of url_queue_open_idx instead.
-        let (ids, epochs): (Vec<_>, Vec<_>) =
-            pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
+        let (ids, epochs): (Vec<_>, Vec<_>) = pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
         sqlx::query!(
             "WITH returned AS (
                 UPDATE url_queue SET status = 'pending', queued_at = NULL

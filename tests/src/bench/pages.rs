@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::Utc;
 use crawlify_shared::domain::id::{ExecutionId, PageId};
-use crawlify_shared::domain::outcome::{DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::outcome::{
+    DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
+};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
 use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
 use crawlify_shared::domain::workflow::Workflow;

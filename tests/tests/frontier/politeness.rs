@@ -114,10 +114,8 @@ async fn the_longest_delay_that_an_execution_asks_for_holds_for_all_pages_of_the
     crawl.another(NO_LIMITS, &["http://a.test/5", "http://b.test/6"]).await;
     let requests = queue_all(&crawl).await;
     let worker = crawl.worker().await;
-    let (unlimited, limited): (Vec<_>, Vec<_>) = claim(&worker, &requests)
-        .await
-        .into_iter()
-        .partition(|(_, page)| page.url.as_str().ends_with('6'));
+    let (unlimited, limited): (Vec<_>, Vec<_>) =
+        claim(&worker, &requests).await.into_iter().partition(|(_, page)| page.url.as_str().ends_with('6'));
     assert_eq!((unlimited.len(), limited.len()), (1, 5));
     assert!(unlimited[0].1.start_in.is_zero(), "the other host has no delay");
     assert_spaced(limited, DELAY);
@@ -152,7 +150,8 @@ async fn a_host_is_asked_for_no_more_pages_at_once_than_the_strictest_execution_
 #[tokio::test]
 async fn hosts_of_one_domain_share_its_limits_where_that_is_wanted() {
     let limits = Limits { host_unit: HostUnit::Domain, ..polite(DELAY) };
-    let urls = ["http://a.shop.co.uk/1", "http://b.shop.co.uk/2", "http://other.co.uk/3", "http://127.0.0.1/4"];
+    let urls =
+        ["http://a.shop.co.uk/1", "http://b.shop.co.uk/2", "http://other.co.uk/3", "http://127.0.0.1/4"];
     let crawl = Crawl::start(limits, &urls).await;
     let pages = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
     assert_eq!(pages.len(), 3, "one of shop.co.uk, one of other.co.uk, one of the address");
@@ -180,13 +179,19 @@ async fn a_host_that_answers_429_is_left_alone_by_all_for_as_long_as_it_says() {
     assert!((118..=120).contains(&crawl.number(waits).await));
     // Without a word of the host: longer each time.
     for (level, seconds) in [(2, 2), (3, 4), (4, 8)] {
-        crawl.change("UPDATE hosts SET backoff_until = now() - interval '1 second' WHERE host = 'a.test'").await;
+        crawl
+            .change("UPDATE hosts SET backoff_until = now() - interval '1 second' WHERE host = 'a.test'")
+            .await;
         let page = crawl.claim(&worker).await.into_iter().find(|page| page.host == "a.test").unwrap();
         refused.page = page;
         refused.outcome.contact.back_off = Some(Duration::ZERO);
         worker.record(std::slice::from_ref(&refused)).await.unwrap();
         assert_eq!(crawl.number("SELECT backoff_level::int8 FROM hosts WHERE host = 'a.test'").await, level);
-        assert!((seconds - 1..=seconds).contains(&crawl.number(waits).await), "{}", crawl.number(waits).await);
+        assert!(
+            (seconds - 1..=seconds).contains(&crawl.number(waits).await),
+            "{}",
+            crawl.number(waits).await
+        );
     }
 }
 

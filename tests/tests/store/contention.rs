@@ -72,9 +72,7 @@ async fn claims_and_returns_of_the_same_pages_never_deadlock() {
         let claimed: Vec<_> = claims.into_iter().flat_map(Result::unwrap).collect();
         let distinct: HashSet<_> = claimed.iter().map(|page| page.page_id).collect();
         assert_eq!((claimed.len(), distinct.len()), (PAGES, PAGES), "in round {round}");
-        crawl
-            .change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1")
-            .await;
+        crawl.change("UPDATE url_queue SET status = 'pending', epoch = epoch + 1").await;
     }
 }
 

@@ -102,7 +102,9 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     let wait = match text.trim().parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => (DateTime::<Utc>::from(httpdate::parse_http_date(text.trim()).ok()?) - now).to_std().ok()?,
+        Err(_) => {
+            (DateTime::<Utc>::from(httpdate::parse_http_date(text.trim()).ok()?) - now).to_std().ok()?
+        }
     };
     Some(wait.min(LONGEST_RETRY_AFTER))
 }

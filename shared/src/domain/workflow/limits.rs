@@ -45,8 +45,7 @@ pub(super) fn read_limits(config: &mut Object<'_>, report: &mut Report) -> Limit
 /// Reads `politeness`: `concurrency`, `adaptive` and `per`; other modules read its other members.
 fn read_politeness(limits: Limits, config: &mut Object<'_>, report: &mut Report) -> Limits {
     let at = config.at("politeness");
-    let Some(mut politeness) =
-        config.value("politeness").and_then(|given| Object::read(given, &at, report))
+    let Some(mut politeness) = config.value("politeness").and_then(|given| Object::read(given, &at, report))
     else {
         return limits;
     };

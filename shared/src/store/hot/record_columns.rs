@@ -128,7 +128,8 @@ impl<'a> Columns<'a> {
             }
         }
         // The item of an attempt that will be repeated belongs to the attempt that ends well.
-        if let Some(item) = finished.outcome.item.as_ref().filter(|_| finished.next == NextStatus::Completed) {
+        if let Some(item) = finished.outcome.item.as_ref().filter(|_| finished.next == NextStatus::Completed)
+        {
             let page = &finished.page;
             self.item_id.push(ItemId::derive(page.page_id, 0, page.created_at.timestamp_millis()).0);
             self.item_execution.push(page.execution_id.0);
@@ -184,9 +185,8 @@ impl<'a> Columns<'a> {
         self.contact_started_at.push(started_in.map(|after| page.claimed_at + after));
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         self.contact_back_off_ms.push(contact.back_off.map(milliseconds));
-        self.contact_answered_in_ms.push(
-            contact.answered_in.map(|time| i32::try_from(milliseconds(time)).unwrap_or(i32::MAX)),
-        );
+        self.contact_answered_in_ms
+            .push(contact.answered_in.map(|time| i32::try_from(milliseconds(time)).unwrap_or(i32::MAX)));
     }
 
     fn add_node(&mut self, finished: &'a FinishedPage, node: &'a NodeRecord, number: i32) {

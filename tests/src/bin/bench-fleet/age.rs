@@ -76,7 +76,10 @@ async fn cost(crawl: &mut ShopCrawl, fleet: &Fleet) -> Result<f64> {
         let reserved = fleet.store.reserve_pages(crawl.execution, GROUP as i64).await?;
         let requests: Vec<_> = reserved
             .iter()
-            .map(|page| crawlify_shared::store::hot::ClaimRequest { page_id: page.page_id, epoch: page.epoch })
+            .map(|page| crawlify_shared::store::hot::ClaimRequest {
+                page_id: page.page_id,
+                epoch: page.epoch,
+            })
             .collect();
         let claimed = hot.claim(&requests, Duration::from_secs(60), false).await?;
         let group: Vec<_> = claimed

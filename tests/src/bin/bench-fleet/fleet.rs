@@ -74,7 +74,12 @@ impl Fleet {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["role", kind, "--slots", &slots.to_string()])
-            .args(["--database-url", self.postgres.server().url().expose(), "--amqp-url", rabbit.url().expose()])
+            .args([
+                "--database-url",
+                self.postgres.server().url().expose(),
+                "--amqp-url",
+                rabbit.url().expose(),
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

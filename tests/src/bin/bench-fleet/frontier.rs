@@ -37,6 +37,9 @@ pub(crate) async fn fill(fleet: &Fleet, execution: ExecutionId, pages: i64, host
             .await?;
         first += portion;
     }
-    fleet.client.batch_execute("RESET synchronous_commit; ANALYZE url_queue; ANALYZE lanes; ANALYZE hosts").await?;
+    fleet
+        .client
+        .batch_execute("RESET synchronous_commit; ANALYZE url_queue; ANALYZE lanes; ANALYZE hosts")
+        .await?;
     Ok(())
 }

@@ -60,7 +60,8 @@ async fn be(options: Options, stop: CancellationToken) -> Result<()> {
             coordinator::run(args, stop).await
         }
         Kind::Worker => {
-            let patience = AmqpOptions { first_connection_within: Duration::from_secs(60), ..Default::default() };
+            let patience =
+                AmqpOptions { first_connection_within: Duration::from_secs(60), ..Default::default() };
             let broker: Arc<dyn Broker> = Arc::new(AmqpBroker::connect(&options.amqp_url, patience).await?);
             let driver = if options.ask { SyntheticDriver::asking() } else { SyntheticDriver::default() };
             let config = Config {

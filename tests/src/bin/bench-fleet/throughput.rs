@@ -46,7 +46,8 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         writeln!(std::io::stderr(), "{:>4.0} s  {rate:>6.0} pages/s", begun.elapsed().as_secs_f64())?;
         last = now;
     }
-    let (seconds, after, after_by_name) = (begun.elapsed().as_secs_f64(), counted(&fleet).await?, cpu(&fleet));
+    let (seconds, after, after_by_name) =
+        (begun.elapsed().as_secs_f64(), counted(&fleet).await?, cpu(&fleet));
     verdicts.figure("seconds measured", format!("{seconds:.0}"));
     verdicts.at_least("pages/s", (after.0 - before.0) as f64 / seconds, 1_000.0);
     verdicts.at_least("node rows/s", (after.1 - before.1) as f64 / seconds, 20_000.0);
@@ -58,7 +59,8 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         let each = 1e6 * spent.as_secs_f64() / pages;
         verdicts.figure(&format!("processor: {name}"), format!("{share:.0} %, {each:.0} us a page"));
     }
-    let failed = fleet.number("SELECT count(*) FROM url_queue WHERE status = 'failed' OR attempt > 1").await?;
+    let failed =
+        fleet.number("SELECT count(*) FROM url_queue WHERE status = 'failed' OR attempt > 1").await?;
     verdicts.at_most("pages that failed or were tried twice", failed as f64, 0.0);
     let bytes = fleet
         .number(
@@ -73,7 +75,8 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
 
 /// Pages and node rows so far.
 async fn counted(fleet: &Fleet) -> Result<(i64, i64)> {
-    let query = "SELECT COALESCE(sum(completed), 0)::int8, COALESCE(sum(nodes_executed), 0)::int8 FROM page_counters";
+    let query =
+        "SELECT COALESCE(sum(completed), 0)::int8, COALESCE(sum(nodes_executed), 0)::int8 FROM page_counters";
     let row = fleet.client.query_one(query, &[]).await?;
     Ok((row.get(0), row.get(1)))
 }
@@ -82,9 +85,8 @@ async fn counted(fleet: &Fleet) -> Result<(i64, i64)> {
 fn cpu(fleet: &Fleet) -> Vec<(String, Duration)> {
     let snapshot = Snapshot::take();
     let ours = i32::try_from(std::process::id()).unwrap_or_default();
-    let name = |pid| {
-        fleet.processes.iter().find(|(_, process)| process.id() == pid).map(|(name, _)| name.clone())
-    };
+    let name =
+        |pid| fleet.processes.iter().find(|(_, process)| process.id() == pid).map(|(name, _)| name.clone());
     let mut times: Vec<_> = snapshot
         .children(ours)
         .into_iter()

@@ -33,7 +33,8 @@ impl Verdicts {
     }
 
     fn judge(&mut self, what: &str, measured: f64, target: String, is_met: bool) {
-        let measured = if measured.abs() < 10.0 { format!("{measured:.3}") } else { format!("{measured:.0}") };
+        let measured =
+            if measured.abs() < 10.0 { format!("{measured:.3}") } else { format!("{measured:.0}") };
         self.lines.push(Line { what: what.to_owned(), measured, target: Some((target, is_met)) });
     }
 

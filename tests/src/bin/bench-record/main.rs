@@ -32,7 +32,8 @@ const MEASURED: Duration = Duration::from_secs(3);
 /// Pages that are prepared at a time, all of which are then recorded: as many as a fleet has in its hands.
 const PREPARED: usize = 100;
 
-const COPY: &str = "COPY node_records (started_at, page_id, definition_id, duration_us, worker, attempt, retry_count,
+const COPY: &str =
+    "COPY node_records (started_at, page_id, definition_id, duration_us, worker, attempt, retry_count,
     status, error_class, error, output) FROM STDIN (FORMAT binary)";
 const COPY_TYPES: [Type; 11] = [
     Type::TIMESTAMPTZ,
