@@ -68,6 +68,7 @@ pub(crate) async fn execute(
         headers: workflow.headers.clone(),
         block: workflow.block.clone(),
         isolation: workflow.isolation,
+        proxy: workflow.proxy.clone(),
     };
     let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits };
     let shape = shape(&page.url);
