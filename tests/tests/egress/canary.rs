@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_worker::chrome::driver::{DomProgram, Driver, Static};
 use crawlify_worker::egress::EgressOptions;
 use futures_util::StreamExt;
 use futures_util::stream;
 use harness::hostile::{Canary, HostileSite, VECTORS, Vector, Way};
 use harness::postgres::TestDatabase;
 use harness::wait::wait_for;
+use tokio::time::Instant;
 
 use super::Browser;
 
@@ -73,6 +76,28 @@ async fn every_vector_is_live_without_the_guard() {
         }
     }
     assert!(silent.is_empty(), "these did not reach the canary: {silent:?}");
+}
+
+#[tokio::test]
+async fn what_is_read_without_a_tab_goes_through_the_guard_too() {
+    let site = HostileSite::start().await;
+    for (options, is_live) in [(None, true), (Some(allowing(&site)), false)] {
+        let browser = Browser::behind(options).await;
+        let canary = Canary::start().await;
+        let program = DomProgram::new(Vec::new());
+        for address in [
+            format!("http://{}/", canary.address),
+            format!("http://{}/redirect?http://{}/", site.address, canary.address),
+        ] {
+            let url = PageUrl::parse(&address).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            let read = browser.driver.read_static(&browser.session, &url, &program, true, deadline).await;
+            if let Static::Read { document, .. } = read {
+                assert_eq!(document.status, Some(if is_live { 200 } else { 403 }), "{address}");
+            }
+        }
+        assert_eq!(canary.hits() > 0, is_live);
+    }
 }
 
 #[tokio::test]

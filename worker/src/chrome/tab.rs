@@ -17,7 +17,6 @@ use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::WaitUntil;
 use serde_json::Value;
 use tokio::time::Instant;
-use url::Url;
 
 use super::attach::AttachedTab;
 use super::browser::Browser;

@@ -71,8 +71,13 @@ impl Gate {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
-        let core =
-            Arc::new(Core { shared, way, counters: Counters::default(), refusals: Refusals::default(), cuts: watch::Sender::new(0) });
+        let core = Arc::new(Core {
+            shared,
+            way,
+            counters: Counters::default(),
+            refusals: Refusals::default(),
+            cuts: watch::Sender::new(0),
+        });
         let open = stop.child_token();
         tasks.spawn(accept(listener, Arc::clone(&core), tasks.clone(), open.clone()));
         Ok(Self { address, core, _open: open.drop_guard() })
