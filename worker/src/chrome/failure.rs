@@ -64,7 +64,7 @@ pub(super) fn of_reason(reason: Reason) -> Failure {
     let class = match reason {
         Reason::NotAllowed => ErrorClass::SsrfBlocked,
         Reason::NotResolved => ErrorClass::Dns,
-        Reason::NotConnected => ErrorClass::Connect,
+        Reason::Refused | Reason::TimedOut | Reason::Unreachable => ErrorClass::Connect,
         Reason::Proxy => ErrorClass::Proxy,
         Reason::TooLarge => ErrorClass::TooLarge,
         Reason::NotUnderstood => ErrorClass::Internal,

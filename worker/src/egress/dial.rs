@@ -1,6 +1,7 @@
 //! Connects to where a request leads: resolves once, judges every address, dials exactly what was judged; straight, or
 //! through an execution's own proxy, whose address is judged too.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Dialler {
     ) -> Result<Dialled, Reason> {
         let addresses = self.judged(destination).await?;
         let Some(proxy) = proxy else {
-            let stream = dial(&at_port(&addresses, destination.port)).await.ok_or(Reason::NotConnected)?;
+            let stream = dial(&at_port(&addresses, destination.port)).await?;
             return Ok(Dialled { stream, proxy: None });
         };
         let before = Destination { host: proxy.host.clone(), port: proxy.port };
@@ -51,7 +52,7 @@ impl Dialler {
             Err(Reason::NotResolved) => return Err(Reason::Proxy),
             judged => judged?,
         };
-        let mut stream = dial(&at_port(&proxy_addresses, before.port)).await.ok_or(Reason::Proxy)?;
+        let mut stream = dial(&at_port(&proxy_addresses, before.port)).await.map_err(|_| Reason::Proxy)?;
         // A proxy out in the internet resolves the name for itself, and reaches nothing of ours by that. One that
         // stands among private addresses could be led to others by a name that changes: it gets the address that was
         // judged.
@@ -95,14 +96,20 @@ fn host(address: IpAddr) -> url::Host<String> {
     }
 }
 
-/// The first address that answers.
-async fn dial(addresses: &[SocketAddr]) -> Option<TcpStream> {
+/// The first address that answers, or what came of the last one.
+async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Reason> {
+    let mut reason = Reason::Unreachable;
     for address in addresses.iter().take(ADDRESSES_TRIED) {
-        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
-            // What a browser writes is whole messages; waiting for more only makes them late.
-            let _ = stream.set_nodelay(true);
-            return Some(stream);
-        }
+        reason = match tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // What a browser writes is whole messages; waiting for more only makes them late.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Reason::Refused,
+            Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => Reason::Unreachable,
+            Ok(Err(_)) | Err(_) => Reason::TimedOut,
+        };
     }
-    None
+    Err(reason)
 }

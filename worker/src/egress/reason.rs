@@ -17,8 +17,12 @@ pub(crate) enum Reason {
     NotAllowed,
     /// Its host has no address.
     NotResolved,
+    /// Nobody listens there.
+    Refused,
     /// Nothing answers there.
-    NotConnected,
+    TimedOut,
+    /// There is no way there.
+    Unreachable,
     /// The execution's own proxy does not answer, or refuses.
     Proxy,
     /// What came was more than a document may have.
@@ -28,10 +32,12 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::NotAllowed,
         Self::NotResolved,
-        Self::NotConnected,
+        Self::Refused,
+        Self::TimedOut,
+        Self::Unreachable,
         Self::Proxy,
         Self::TooLarge,
         Self::NotUnderstood,
@@ -41,19 +47,24 @@ impl Reason {
         match self {
             Self::NotAllowed => "not_allowed",
             Self::NotResolved => "not_resolved",
-            Self::NotConnected => "not_connected",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
             Self::Proxy => "proxy",
             Self::TooLarge => "too_large",
             Self::NotUnderstood => "not_understood",
         }
     }
 
-    /// The sentence that people read. It never says what a name resolved to.
+    /// The sentence that people read. It never says what a name resolved to. Where the browser has a name for it, it is the
+    /// one that it would have given itself.
     pub(crate) fn sentence(self) -> &'static str {
         match self {
             Self::NotAllowed => "the address is not allowed",
-            Self::NotResolved => "the host name was not resolved",
-            Self::NotConnected => "no connection to the host",
+            Self::NotResolved => "the host name was not resolved (net::ERR_NAME_NOT_RESOLVED)",
+            Self::Refused => "no connection to the host (net::ERR_CONNECTION_REFUSED)",
+            Self::TimedOut => "no connection to the host (net::ERR_CONNECTION_TIMED_OUT)",
+            Self::Unreachable => "no connection to the host (net::ERR_ADDRESS_UNREACHABLE)",
             Self::Proxy => "no connection through the workflow's proxy",
             Self::TooLarge => "the document is too large",
             Self::NotUnderstood => "the request was not understood",
@@ -64,7 +75,7 @@ impl Reason {
         match self {
             Self::NotAllowed => "403 Forbidden",
             Self::NotUnderstood => "400 Bad Request",
-            Self::NotResolved | Self::NotConnected | Self::Proxy | Self::TooLarge => "502 Bad Gateway",
+            _ => "502 Bad Gateway",
         }
     }
 
@@ -132,7 +143,7 @@ mod tests {
     #[test]
     fn what_was_refused_last_counts_and_the_oldest_is_forgotten() {
         let refusals = Refusals::default();
-        refusals.note("a:1".to_owned(), Reason::NotConnected);
+        refusals.note("a:1".to_owned(), Reason::Refused);
         refusals.note("a:1".to_owned(), Reason::NotAllowed);
         assert_eq!(refusals.last_of("a:1"), Some(Reason::NotAllowed));
         for number in 0..REMEMBERED {
