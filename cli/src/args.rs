@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use crawlify_shared::config::{AMQP_URL, DATABASE_URL, SecretUrl};
 use crawlify_shared::domain::workflow::Render;
+use crawlify_worker::egress::EgressArgs;
 use crawlify_worker::machine::Slots;
 use url::Url;
 
@@ -100,6 +101,9 @@ pub struct CrawlArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the flattened arguments have their own")]
     pub servers: Servers,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub egress: EgressArgs,
     /// Keep the private database, and say how to look into it.
     #[arg(long)]
     pub keep: bool,
@@ -145,6 +149,9 @@ pub struct UpArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the flattened arguments have their own")]
     pub servers: Servers,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub egress: EgressArgs,
 }
 
 /// The arguments of `migrate`.

@@ -12,6 +12,7 @@ use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
 use crawlify_shared::store::{Store, StoreError};
 
 use crate::args::CrawlArgs;
+use crate::egress::{notes_on, open_egress, private_start_urls};
 use crate::exit::{Code, Failure};
 use crate::export::Export;
 use crate::progress::{ProgressDisplay, ProgressSnapshot};
@@ -43,8 +44,13 @@ pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<E
     };
     let mut display = ProgressDisplay::on_stderr();
     display.note("starting Postgres and Chrome ...");
+    let named = private_start_urls(&definition.workflow.start_urls).await;
+    for note in notes_on(&named, &args.egress) {
+        display.note(&note);
+    }
+    let egress = open_egress(&args.egress, named)?;
     let foundation = tokio::select! {
-        laid = Foundation::lay(&args.servers, data_dir.clone(), args.slots) => laid?,
+        laid = Foundation::lay(&args.servers, data_dir.clone(), args.slots, egress) => laid?,
         () = signals.next() => return Err(Failure::new(Code::Interrupted, "interrupted before the start")),
     };
     for part in describe(&foundation) {

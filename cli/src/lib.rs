@@ -6,6 +6,7 @@ mod crawl;
 mod demo;
 pub mod demo_site;
 pub mod doctor;
+mod egress;
 pub mod exit;
 mod explain;
 mod export;

@@ -18,6 +18,7 @@ use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::Driver;
 use crawlify_worker::chrome::{ChromeDriver, ChromeOptions, find_browser};
+use crawlify_worker::egress::Egress;
 use crawlify_worker::machine::Slots;
 use crawlify_worker::role::host_name;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub struct Foundation {
     pub broker: Arc<dyn Broker>,
     /// Whether the broker is inside the process.
     pub broker_is_private: bool,
+    /// What Chrome's traffic goes through.
+    pub egress: Arc<Egress>,
     /// Chrome, under supervision.
     pub driver: Arc<ChromeDriver>,
     /// Pages executed at once.
@@ -67,7 +70,12 @@ impl Foundation {
     ///
     /// # Errors
     /// Says what is missing or unreachable, and what to do.
-    pub async fn lay(servers: &Servers, data_dir: Option<PathBuf>, slots: Slots) -> Result<Self, Failure> {
+    pub async fn lay(
+        servers: &Servers,
+        data_dir: Option<PathBuf>,
+        slots: Slots,
+        egress: Arc<Egress>,
+    ) -> Result<Self, Failure> {
         let slots = slots.number();
         find_programs(servers).await?;
         // Both take a moment, and neither needs the other.
@@ -77,15 +85,23 @@ impl Foundation {
             Ok::<_, Failure>((url, postgres, store))
         };
         let browser = async {
-            ChromeDriver::start(ChromeOptions::for_slots(slots))
-                .await
-                .map_err(|error| Failure::of(Code::Configuration, &error))
+            let options = ChromeOptions { egress: Some(egress.clone()), ..ChromeOptions::for_slots(slots) };
+            ChromeDriver::start(options).await.map_err(|error| Failure::of(Code::Configuration, &error))
         };
         let (database, driver, broker) = tokio::join!(database, browser, open_broker(servers));
         let failed = match (database, driver, broker) {
             (Ok((database_url, postgres, store)), Ok(driver), Ok(broker)) => {
                 let broker_is_private = servers.amqp_url.is_none();
-                return Ok(Self { store, database_url, postgres, broker, broker_is_private, driver, slots });
+                return Ok(Self {
+                    store,
+                    database_url,
+                    postgres,
+                    broker,
+                    broker_is_private,
+                    egress,
+                    driver,
+                    slots,
+                });
             }
             (database, driver, broker) => {
                 // What did start must not outlive the failure of the rest.
@@ -125,6 +141,9 @@ impl Foundation {
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let lease = LeaseTimes::default();
         let registry = telemetry::registry();
+        if let Err(error) = self.egress.register(&registry) {
+            return Err((self, Failure::of(Code::Configuration, &error)));
+        }
         let config =
             crawlify_coordinator::Config { listen, lease, only, broker_forgets: self.broker_is_private };
         let coordinator = crawlify_coordinator::start(
@@ -165,6 +184,7 @@ impl Foundation {
     /// Ends everything that is private to the process, and every connection.
     pub async fn clear(self) {
         self.driver.close().await;
+        self.egress.close().await;
         self.broker.close().await;
         self.store.close().await;
         if let Some(postgres) = self.postgres {

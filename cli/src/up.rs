@@ -7,6 +7,7 @@ use crawlify_shared::signals::StopSignals;
 
 use crate::args::UpArgs;
 use crate::crawl::describe;
+use crate::egress::open_egress;
 use crate::exit::{Code, Failure};
 use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
 
@@ -22,8 +23,9 @@ pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
         (None, true) => None,
         (None, false) => Some(default_data_dir()?),
     };
+    let egress = open_egress(&args.egress, Vec::new())?;
     let foundation = tokio::select! {
-        laid = Foundation::lay(&args.servers, data_dir, args.slots) => laid?,
+        laid = Foundation::lay(&args.servers, data_dir, args.slots, egress) => laid?,
         () = signals.next() => return Ok(Code::Interrupted),
     };
     let system = start(foundation, args.port).await?;
@@ -72,5 +74,6 @@ fn announce(system: &System, wanted_port: u16, to: &mut impl Write) -> std::io::
     if let Some(postgres) = &system.foundation.postgres {
         writeln!(to, "database  psql \"{}\"", postgres.url())?;
     }
+    writeln!(to, "pages are kept from private addresses; --egress-allow HOST:PORT makes an exception")?;
     writeln!(to, "Try: crawlify demo · Ctrl-C to stop")
 }

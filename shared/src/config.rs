@@ -13,6 +13,10 @@ pub const CHROME: &str = "CRAWLIFY_CHROME";
 pub const PG_BIN: &str = "CRAWLIFY_PG_BIN";
 /// The environment variable with further command-line flags for Chrome, each beginning with two dashes.
 pub const CHROME_FLAGS: &str = "CRAWLIFY_CHROME_FLAGS";
+/// The environment variable of addresses that pages may reach although they are private.
+pub const EGRESS_ALLOW: &str = "CRAWLIFY_EGRESS_ALLOW";
+/// The environment variable that turns the egress guard on or off.
+pub const EGRESS_GUARD: &str = "CRAWLIFY_EGRESS_GUARD";
 
 /// Reads a variable; an empty one counts as not set.
 pub fn variable(name: &str) -> Option<String> {

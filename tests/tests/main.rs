@@ -5,6 +5,7 @@ mod api;
 mod broker;
 mod cli;
 mod crawl;
+mod egress;
 mod fleet;
 mod frontier;
 mod recorded;

@@ -71,6 +71,7 @@ pub(crate) async fn execute(
         headers: workflow.headers.clone(),
         block: workflow.block.clone(),
         isolation: workflow.isolation,
+        proxy: workflow.proxy.clone(),
     };
     let started_in = OnceLock::new();
     let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits, started_in };

@@ -7,6 +7,7 @@
 mod admin;
 pub mod chrome;
 mod consumer;
+pub mod egress;
 mod execute;
 pub mod explain;
 mod gather;

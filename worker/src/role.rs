@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chrome::driver::Driver;
 use crate::chrome::{ChromeDriver, ChromeOptions};
+use crate::egress::EgressArgs;
 use crate::machine::Slots;
 use crate::{Config, StartError, start};
 
@@ -34,6 +35,9 @@ pub struct Args {
     /// The Postgres that holds the frontier.
     #[arg(long, env = DATABASE_URL, hide_env_values = true, value_name = "URL")]
     pub database_url: SecretUrl,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub egress: EgressArgs,
     /// The RabbitMQ that carries the pages.
     #[arg(long, env = AMQP_URL, hide_env_values = true, value_name = "URL")]
     pub amqp_url: SecretUrl,
@@ -55,7 +59,10 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     .await
     .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
-    let driver = ChromeDriver::start(ChromeOptions::for_slots(slots)).await?;
+    // What a fleet may reach is said by whoever runs it, never by what it is asked to crawl.
+    let egress = args.egress.start(Vec::new())?;
+    let options = ChromeOptions { egress: Some(egress.clone()), ..ChromeOptions::for_slots(slots) };
+    let driver = ChromeDriver::start(options).await?;
     let config = Config {
         name: host_name(),
         slots,
@@ -66,13 +73,16 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         recorded: Arc::default(),
     };
     let as_driver: Arc<dyn Driver> = driver.clone();
-    let started = start(config, Arc::clone(&broker), as_driver, telemetry::registry(), stop).await;
+    let registry = telemetry::registry();
+    egress.register(&registry)?;
+    let started = start(config, Arc::clone(&broker), as_driver, registry, stop).await;
     if let Ok(worker) = &started {
         let admin = worker.admin.map(tracing::field::display);
         tracing::info!(worker.id = %worker.id, slots, admin, browser = driver.description(), "the worker is ready");
         worker.stopped().await;
     }
     driver.close().await;
+    egress.close().await;
     broker.close().await;
     started.map(drop).map_err(|error| match error {
         StartError::Listen { .. } => anyhow::Error::new(error)

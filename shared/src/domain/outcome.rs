@@ -26,6 +26,12 @@ pub enum ErrorClass {
     NavTimeout,
     /// The response is no document: a download, or an empty 204.
     NotAPage,
+    /// The document is larger than a page may be.
+    TooLarge,
+    /// The address is one that pages are kept from: private, or of another scheme.
+    SsrfBlocked,
+    /// The workflow's own proxy did not do its work.
+    Proxy,
     /// An element that a node needs is not there.
     SelectorMissing,
     /// A node's script failed in the page.
@@ -44,7 +50,7 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// Every class, for metrics that export each label beforehand.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -53,6 +59,9 @@ impl ErrorClass {
         Self::Http5xx,
         Self::NavTimeout,
         Self::NotAPage,
+        Self::TooLarge,
+        Self::SsrfBlocked,
+        Self::Proxy,
         Self::SelectorMissing,
         Self::Script,
         Self::TabCrash,
@@ -73,6 +82,9 @@ impl ErrorClass {
             Self::Http5xx => "http_5xx",
             Self::NavTimeout => "nav_timeout",
             Self::NotAPage => "not_a_page",
+            Self::TooLarge => "too_large",
+            Self::SsrfBlocked => "ssrf_blocked",
+            Self::Proxy => "proxy",
             Self::SelectorMissing => "selector_missing",
             Self::Script => "script",
             Self::TabCrash => "tab_crash",
@@ -90,6 +102,8 @@ impl ErrorClass {
             Self::Tls
                 | Self::Http4xx
                 | Self::NotAPage
+                | Self::TooLarge
+                | Self::SsrfBlocked
                 | Self::SelectorMissing
                 | Self::Script
                 | Self::Cancelled

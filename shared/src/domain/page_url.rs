@@ -180,6 +180,25 @@ mod tests {
     }
 
     #[test]
+    fn no_other_scheme_is_a_page() {
+        for other in [
+            "file:///etc/hostname",
+            "ftp://example.com/",
+            "data:text/html,x",
+            "chrome://version/",
+            "view-source:file:///etc/hostname",
+            "view-source:http://example.com/",
+            "blob:http://example.com/x",
+            "javascript:1",
+            "about:blank",
+            "filesystem:http://example.com/x",
+            "ws://example.com/",
+        ] {
+            assert!(matches!(PageUrl::parse(other), Err(PageUrlError::Scheme(_))), "{other}");
+        }
+    }
+
+    #[test]
     fn what_names_another_page_stays_apart() {
         let hash = |input: &str| PageUrl::parse(input).unwrap().hash();
         assert_ne!(hash("http://example.com/a"), hash("http://example.com/a/"));

@@ -22,8 +22,10 @@ use tokio::time::Instant;
 use super::block::block;
 use super::connection::{CallError, Connection, Listener};
 use super::driver::Session;
+use super::flags::NO_BYPASS;
 use super::page_state::PageEvents;
 use super::viewport::paint_a_corner;
+use crate::egress::{Egress, Gate};
 
 /// A tab that commands can be sent to.
 #[derive(Debug)]
@@ -31,14 +33,24 @@ pub(super) struct AttachedTab {
     pub(super) target: String,
     pub(super) session: String,
     pub(super) events: Arc<PageEvents>,
+    /// What its traffic goes through.
+    pub(super) gate: Option<Arc<Gate>>,
     /// The browser context that goes with the tab; `None` for one that tabs share.
-    own_context: Option<BrowserContextId>,
+    own_context: Option<BrowserContext>,
+}
+
+/// A browser context, and what its traffic goes through, which lives as long.
+#[derive(Clone, Debug)]
+pub(super) struct BrowserContext {
+    id: BrowserContextId,
+    gate: Option<Arc<Gate>>,
 }
 
 /// Opens tabs, and tells each of them when it crashes or goes.
 #[derive(Debug)]
 pub(super) struct Opener {
     connection: Connection,
+    egress: Option<Arc<Egress>>,
     attached: Arc<Attached>,
 }
 
@@ -88,10 +100,10 @@ impl AttachedTab {
 
 impl Opener {
     /// Begins to listen to what becomes of targets; [`Opener::watch`] makes the browser tell.
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(connection: Connection, egress: Option<Arc<Egress>>) -> Self {
         let attached = Arc::new(Attached::default());
         connection.listen("", attached.clone());
-        Self { connection, attached }
+        Self { connection, egress, attached }
     }
 
     /// The line to the browser.
@@ -99,19 +111,39 @@ impl Opener {
         &self.connection
     }
 
-    /// Makes a browser context, with cookies, storage and cache of its own. It takes no downloads.
-    pub(super) async fn create_context(&self, deadline: Instant) -> Result<BrowserContextId, CallError> {
-        let create = CreateBrowserContextParams::builder().dispose_on_detach(true).build();
+    /// Makes a browser context, with cookies, storage, cache and way to the network of its own. It takes no downloads.
+    pub(super) async fn create_context(
+        &self,
+        session: &Session,
+        deadline: Instant,
+    ) -> Result<BrowserContext, CallError> {
+        let gate = match (&self.egress, &session.proxy) {
+            (Some(egress), proxy) => egress
+                .gate(session.execution_id, proxy.as_ref())
+                .map_err(|error| CallError::Refused(format!("no port for the egress guard: {error}")))?,
+            // To go straight to the network instead would give away who asks.
+            (None, Some(_)) => {
+                return Err(CallError::Refused(
+                    "a proxy is wanted, and this driver has no egress".to_owned(),
+                ));
+            }
+            (None, None) => None,
+        };
+        let mut create = CreateBrowserContextParams::builder().dispose_on_detach(true).build();
+        if let Some(gate) = &gate {
+            create.proxy_server = Some(gate.proxy_url());
+            create.proxy_bypass_list = Some(NO_BYPASS.to_owned());
+        }
         let id = self.connection.call(None, &create, deadline).await?.browser_context_id;
         let mut deny = SetDownloadBehaviorParams::new(SetDownloadBehaviorBehavior::Deny);
         deny.browser_context_id = Some(id.clone());
         self.connection.call(None, &deny, deadline).await?;
-        Ok(id)
+        Ok(BrowserContext { id, gate })
     }
 
     /// Disposes of a context, with all its tabs, without waiting.
-    pub(super) fn dispose_context(&self, id: &BrowserContextId) {
-        self.connection.send(None, &DisposeBrowserContextParams::new(id.clone()));
+    pub(super) fn dispose_context(&self, context: &BrowserContext) {
+        self.connection.send(None, &DisposeBrowserContextParams::new(context.id.clone()));
     }
 
     /// Opens a tab that has a context of its own, and takes it along when it is closed.
@@ -120,7 +152,7 @@ impl Opener {
         session: &Session,
         deadline: Instant,
     ) -> Result<AttachedTab, CallError> {
-        let context = self.create_context(deadline).await?;
+        let context = self.create_context(session, deadline).await?;
         let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
         let mut tab = self.open(&context, session, deadline).await?;
         tab.own_context = Some(context);
@@ -131,12 +163,12 @@ impl Opener {
     /// Opens a tab in a context.
     pub(super) async fn open(
         &self,
-        context: &BrowserContextId,
+        context: &BrowserContext,
         session: &Session,
         deadline: Instant,
     ) -> Result<AttachedTab, CallError> {
         let mut create = CreateTargetParams::new("about:blank");
-        create.browser_context_id = Some(context.clone());
+        create.browser_context_id = Some(context.id.clone());
         let target_id = self.connection.call(None, &create, deadline).await?.target_id;
         // From here on the target exists, and must not be left behind whatever happens.
         let unfinished = Unfinished { opener: self, what: Some(Opened::Target(target_id.clone())) };
@@ -146,7 +178,8 @@ impl Opener {
         let target = String::from(target_id);
         let events = Arc::new(PageEvents::new(&target, &id));
         self.connection.listen(&id, events.clone());
-        let tab = AttachedTab { target, session: id, events, own_context: None };
+        let gate = context.gate.clone();
+        let tab = AttachedTab { target, session: id, events, gate, own_context: None };
         self.attached.add(&tab);
         let on = Some(tab.session.as_str());
         let page_events = page::EnableParams::default();
@@ -308,7 +341,7 @@ struct Unfinished<'a> {
 }
 
 enum Opened {
-    Context(BrowserContextId),
+    Context(BrowserContext),
     Target(TargetId),
 }
 
@@ -321,7 +354,7 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         match self.what.take() {
-            Some(Opened::Context(id)) => self.opener.dispose_context(&id),
+            Some(Opened::Context(context)) => self.opener.dispose_context(&context),
             Some(Opened::Target(id)) => self.opener.connection.send(None, &CloseTargetParams::new(id)),
             None => {}
         }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::launch::{LaunchFailure, Launched};
 use super::memory::own_bytes;
 use super::tabs::{TabLimits, Tabs};
+use crate::egress::Egress;
 
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -58,9 +59,13 @@ pub(super) enum WatchEnd {
 
 impl Browser {
     /// Takes over what was launched.
-    pub(super) async fn start(launched: Launched, limits: TabLimits) -> Result<Self, LaunchFailure> {
+    pub(super) async fn start(
+        launched: Launched,
+        limits: TabLimits,
+        egress: Option<Arc<Egress>>,
+    ) -> Result<Self, LaunchFailure> {
         let deadline = Instant::now() + PREPARATION_PATIENCE;
-        match Tabs::start(launched.connection.clone(), limits, deadline).await {
+        match Tabs::start(launched.connection.clone(), limits, egress, deadline).await {
             Ok(tabs) => Ok(Self {
                 launched,
                 tabs,

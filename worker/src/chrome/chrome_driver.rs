@@ -21,6 +21,7 @@ use super::profile::ProfileFolders;
 use super::supervisor::{Current, Supervisor};
 use super::tab::ChromeTab;
 use super::tabs::TabLimits;
+use crate::egress::Egress;
 use crate::machine::memory_bytes;
 
 /// How much memory a browser may use where the system does not say how much there is.
@@ -33,8 +34,8 @@ pub struct ChromeOptions {
     pub program: Option<PathBuf>,
     /// Further command-line flags, one each, with or without dashes. One that we set too replaces ours.
     pub extra_flags: Vec<String>,
-    /// `host:port` of a proxy that all traffic goes through, that to loopback addresses included.
-    pub proxy_server: Option<String>,
+    /// What all traffic goes through; `None` is straight to the network.
+    pub egress: Option<Arc<Egress>>,
     /// A browser is replaced after this many pages.
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
@@ -86,7 +87,7 @@ impl Default for ChromeOptions {
         Self {
             program: None,
             extra_flags: Vec::new(),
-            proxy_server: None,
+            egress: None,
             pages_per_browser: 2_000,
             browser_age: Duration::from_secs(30 * 60),
             browser_memory: memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 7),
@@ -146,8 +147,9 @@ impl ChromeDriver {
             options: LaunchOptions {
                 program: program.clone(),
                 extra_flags: options.extra_flags,
-                proxy_server: options.proxy_server,
+                proxy_server: options.egress.as_ref().and_then(|egress| egress.browser_proxy()),
             },
+            egress: options.egress,
             tabs: TabLimits { idle: options.idle_tabs, static_tabs: options.static_tabs },
             upkeep: Upkeep {
                 pages: options.pages_per_browser,

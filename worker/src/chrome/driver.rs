@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Block, Field, Isolation, Read, Selector, WaitFor, WaitUntil};
+use crawlify_shared::domain::workflow::{Block, Field, Isolation, Proxy, Read, Selector, WaitFor, WaitUntil};
 use serde_json::Value;
 use url::Url;
 
@@ -57,6 +57,8 @@ pub struct Session {
     pub block: Block,
     /// Whether the tabs of the execution share a browser context, or each has its own.
     pub isolation: Isolation,
+    /// The proxy that everything is requested through.
+    pub proxy: Option<Proxy>,
 }
 
 /// One tab, in the hands of one page at a time. Dropping it without [`Tab::release`] destroys it.

@@ -5,6 +5,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use super::connection::CallError;
 use super::driver::TabError;
 use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
+use crate::egress::Reason;
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
@@ -51,6 +52,39 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
         _ => format!("no connection to the host ({error_text})"),
     };
     Failure::new(class, message)
+}
+
+/// Whether an error text only says that a proxy made no tunnel.
+pub(super) fn is_of_tunnel(error_text: &str) -> bool {
+    error_text == "net::ERR_TUNNEL_CONNECTION_FAILED"
+}
+
+/// Says what the egress guard says.
+pub(super) fn of_reason(reason: Reason) -> Failure {
+    let class = match reason {
+        Reason::NotAllowed => ErrorClass::SsrfBlocked,
+        Reason::NotResolved => ErrorClass::Dns,
+        Reason::Refused | Reason::TimedOut | Reason::Unreachable => ErrorClass::Connect,
+        Reason::Proxy => ErrorClass::Proxy,
+        Reason::TooLarge => ErrorClass::TooLarge,
+        Reason::NotUnderstood => ErrorClass::Internal,
+    };
+    Failure::new(class, reason.sentence())
+}
+
+/// The page is where no page may be.
+pub(super) fn not_allowed() -> Failure {
+    of_reason(Reason::NotAllowed)
+}
+
+/// The document is larger than `limit` bytes.
+pub(super) fn too_large(limit: u64) -> Failure {
+    Failure::new(ErrorClass::TooLarge, format!("the document has more than {limit} bytes"))
+}
+
+/// The page sent the browser to an address that it could not load.
+pub(super) fn sent_astray() -> Failure {
+    Failure::new(ErrorClass::NotAPage, "the page sent the browser to an address that could not be loaded")
 }
 
 /// Whether an error text only says that there was a response with an error status and no body of its own.

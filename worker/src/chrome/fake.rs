@@ -330,6 +330,7 @@ mod tests {
             headers: Vec::new(),
             block: Block::default(),
             isolation: Isolation::Execution,
+            proxy: None,
         }
     }
 

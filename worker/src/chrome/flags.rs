@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+/// What of traffic goes around a proxy: nothing. Chrome would otherwise reach loopback addresses without it.
+pub(super) const NO_BYPASS: &str = "<-loopback>";
+
 /// What differs between launches.
 #[derive(Debug)]
 pub(super) struct FlagChoices<'a> {
@@ -11,7 +14,7 @@ pub(super) struct FlagChoices<'a> {
     pub(super) sandbox: bool,
     /// Whether `/dev/shm` is too small for the pictures that Chrome's processes share.
     pub(super) small_shared_memory: bool,
-    /// `host:port` of the proxy that all traffic goes through, loopback included.
+    /// The proxy of whatever belongs to no browser context with a proxy of its own.
     pub(super) proxy_server: Option<&'a str>,
     /// Flags from outside. One that is here already replaces ours.
     pub(super) extra: &'a [String],
@@ -59,10 +62,6 @@ const ALWAYS: &[(&str, &str)] = &[
     ("disable-renderer-backgrounding", ""),
     // Popups never open. Full Chromium does not know the flag; its popup blocker and our closing of targets do there.
     ("block-new-web-contents", ""),
-    // No way around a proxy: neither UDP of WebRTC (full Chromium and headless shell name it differently) nor QUIC.
-    ("webrtc-ip-handling-policy", "disable_non_proxied_udp"),
-    ("force-webrtc-ip-handling-policy", "disable_non_proxied_udp"),
-    ("disable-quic", ""),
     // A page that was left, or was not asked for, takes no memory and runs no scripts; nothing of full Chromium's looks
     // for something to do; and a tab keeps its frame from page to page, which spares it a fifth of its work.
     (
@@ -71,10 +70,26 @@ const ALWAYS: &[(&str, &str)] = &[
     ),
 ];
 
+/// Flags that are always given; with a proxy, whatever comes from outside: there is no way around it.
+const GUARDED: &[(&str, &str)] = &[
+    // No UDP of WebRTC. Full Chromium and headless shell name it differently.
+    ("webrtc-ip-handling-policy", "disable_non_proxied_udp"),
+    ("force-webrtc-ip-handling-policy", "disable_non_proxied_udp"),
+    // No QUIC, which is UDP too.
+    ("disable-quic", ""),
+];
+
+/// Flags that would open another way; where there is a guard they are left out.
+const OTHER_WAYS: [&str; 4] =
+    ["no-proxy-server", "proxy-auto-detect", "proxy-pac-url", "remote-debugging-port"];
+
 /// Makes the arguments, each with its two dashes.
 pub(super) fn arguments(choices: &FlagChoices<'_>) -> Vec<String> {
     let mut flags = Flags(Vec::new());
     for (name, value) in ALWAYS {
+        flags.set(name, value);
+    }
+    for (name, value) in GUARDED {
         flags.set(name, value);
     }
     flags.set("user-data-dir", &choices.profile.to_string_lossy());
@@ -84,15 +99,21 @@ pub(super) fn arguments(choices: &FlagChoices<'_>) -> Vec<String> {
     if choices.small_shared_memory {
         flags.set("disable-dev-shm-usage", "");
     }
-    if let Some(proxy) = choices.proxy_server {
-        flags.set("proxy-server", proxy);
-        // Chrome would otherwise reach loopback addresses without the proxy.
-        flags.set("proxy-bypass-list", "<-loopback>");
-    }
     for extra in choices.extra {
         let extra = extra.trim_start_matches('-');
         let (name, value) = extra.split_once('=').unwrap_or((extra, ""));
         flags.set(name, value);
+    }
+    if let Some(proxy) = choices.proxy_server {
+        // After those from outside, so that none of them opens a way around the guard.
+        for (name, value) in GUARDED {
+            flags.set(name, value);
+        }
+        flags.set("proxy-server", proxy);
+        flags.set("proxy-bypass-list", NO_BYPASS);
+        for other in OTHER_WAYS {
+            flags.remove(other);
+        }
     }
     flags.0.into_iter().map(|(name, value)| argument(&name, &value)).collect()
 }
@@ -111,6 +132,10 @@ impl Flags {
             None => self.0.push((name.to_owned(), value.to_owned())),
         }
     }
+
+    fn remove(&mut self, name: &str) {
+        self.0.retain(|(known, _)| known != name);
+    }
 }
 
 fn argument(name: &str, value: &str) -> String {
@@ -128,6 +153,9 @@ mod tests {
             "mute-audio".to_owned(),
             "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1".to_owned(),
             "----window-size=800,600".to_owned(),
+            "--proxy-server=direct://".to_owned(),
+            "--no-proxy-server".to_owned(),
+            "--webrtc-ip-handling-policy=default".to_owned(),
         ];
         let arguments = arguments(&FlagChoices {
             profile: Path::new("/tmp/p"),
@@ -144,6 +172,7 @@ mod tests {
         assert_eq!(names.len(), count);
         let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
         assert!(has("--window-size=800,600") && has("--no-sandbox") && has("--disable-dev-shm-usage"));
+        assert!(has("--webrtc-ip-handling-policy=disable_non_proxied_udp") && !has("--no-proxy-server"));
         assert!(has("--proxy-server=127.0.0.1:9") && has("--proxy-bypass-list=<-loopback>"));
         assert!(has("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"));
         assert!(arguments.iter().any(|flag| flag.ends_with("RenderDocument,Foo")));

@@ -44,7 +44,7 @@ pub(super) struct LaunchOptions {
     pub(super) program: PathBuf,
     /// Further flags; one that we set too replaces ours.
     pub(super) extra_flags: Vec<String>,
-    /// `host:port` of a proxy that all traffic goes through.
+    /// The proxy of whatever belongs to no browser context of ours.
     pub(super) proxy_server: Option<String>,
 }
 
@@ -295,7 +295,8 @@ mod tests {
 
     async fn launch_here(program: PathBuf) -> (ProfileFolders, Result<Launched, LaunchFailure>) {
         let profiles = ProfileFolders::create(&std::env::temp_dir()).unwrap();
-        let options = LaunchOptions { program, extra_flags: Vec::new(), proxy_server: None };
+        let proxy_server = Some("http://127.0.0.1:9".to_owned());
+        let options = LaunchOptions { program, extra_flags: Vec::new(), proxy_server };
         let launched = launch(&options, &profiles, &mut Confinement::choices()).await;
         (profiles, launched)
     }
@@ -313,8 +314,13 @@ mod tests {
             "--block-new-web-contents",
             "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
             "--webrtc-ip-handling-policy=disable_non_proxied_udp",
+            "--proxy-server=http://127.0.0.1:9",
+            "--proxy-bypass-list=<-loopback>",
         ] {
             assert_eq!(arguments.iter().filter(|argument| **argument == flag).count(), 1, "{flag}");
+            let name = flag.split('=').next().unwrap();
+            let named = arguments.iter().filter(|argument| argument.split('=').next() == Some(name));
+            assert_eq!(named.count(), 1, "{name}");
         }
         let profile = format!("--user-data-dir={}", profile_path(&launched).display());
         assert!(arguments.contains(&profile.as_str()));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chromiumoxide_cdp::cdp::browser_protocol::browser::BrowserContextId;
 use chromiumoxide_cdp::cdp::browser_protocol::fetch;
 use chromiumoxide_cdp::cdp::browser_protocol::network::SetBypassServiceWorkerParams;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{CreateIsolatedWorldParams, NavigateParams};
@@ -21,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
-use super::attach::{AttachedTab, Opener};
+use super::attach::{AttachedTab, BrowserContext, Opener};
 use super::connection::CallError;
 use super::driver::{Document, DomProgram, Session, Static};
 use super::run;
@@ -120,7 +119,7 @@ impl StaticLane {
     pub(super) async fn read(
         &self,
         opener: &Arc<Opener>,
-        context: &BrowserContextId,
+        context: &BrowserContext,
         session: &Session,
         page: Page<'_>,
         deadline: Instant,
@@ -145,7 +144,7 @@ impl StaticLane {
 impl StaticTab {
     async fn open(
         opener: &Arc<Opener>,
-        context: &BrowserContextId,
+        context: &BrowserContext,
         session: &Session,
         origin: &str,
         deadline: Instant,

@@ -12,6 +12,7 @@ use super::browser::{Browser, Upkeep, WatchEnd};
 use super::launch::{Confinement, LaunchFailure, LaunchOptions, launch};
 use super::profile::ProfileFolders;
 use super::tabs::TabLimits;
+use crate::egress::Egress;
 
 /// The pause after a failed launch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -29,6 +30,8 @@ pub(super) type Current = watch::Sender<Option<Arc<Browser>>>;
 #[derive(Debug)]
 pub(super) struct Supervisor {
     pub(super) options: LaunchOptions,
+    /// What each execution's traffic goes through.
+    pub(super) egress: Option<Arc<Egress>>,
     pub(super) tabs: TabLimits,
     pub(super) upkeep: Upkeep,
     pub(super) profiles: ProfileFolders,
@@ -41,7 +44,7 @@ impl Supervisor {
     /// Launches one browser.
     pub(super) async fn launch(&mut self) -> Result<Arc<Browser>, LaunchFailure> {
         let launched = launch(&self.options, &self.profiles, &mut self.confinements).await?;
-        Ok(Arc::new(Browser::start(launched, self.tabs).await?))
+        Ok(Arc::new(Browser::start(launched, self.tabs, self.egress.clone()).await?))
     }
 
     /// Keeps a browser alive until told to stop, then closes all that still run.

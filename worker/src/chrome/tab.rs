@@ -15,13 +15,12 @@ use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::WaitUntil;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
-use url::Url;
 
 use super::attach::AttachedTab;
 use super::browser::Browser;
+use super::describe::{self, Description};
 use super::driver::{Document, DomProgram, StepResult, Tab, TabError};
 use super::failure;
 use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
@@ -32,22 +31,10 @@ use super::tabs::Lease;
 /// The name of the world that our functions run in, as developer tools would show it.
 const WORLD: &str = "crawlify";
 /// Completes "the deadline passed while ...".
-const BUSY: &str = "the page was busy";
+pub(super) const BUSY: &str = "the page was busy";
 const RUNNING: &str = "its nodes ran";
 /// How often a navigation is begun again because the page before it navigated at the same moment.
 const CROSSED_NAVIGATIONS: u32 = 2;
-
-/// Reads what the document says of itself. The getters are taken from prototypes because a form or a picture with such
-/// a name would hide those of `document`.
-const DESCRIBE: &str = r#"() => {
-  const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
-  return {
-    status: performance.getEntriesByType("navigation")[0]?.responseStatus ?? 0,
-    url: location.href.toWellFormed(),
-    base: read(Node.prototype, "baseURI").toWellFormed(),
-    kind: read(Document.prototype, "contentType"),
-  };
-}"#;
 
 /// A tab of the real browser. Dropping it closes the target.
 #[derive(Debug)]
@@ -72,25 +59,17 @@ struct Ahead {
     pending: Pending<CallFunctionOnReturns>,
 }
 
-#[derive(Deserialize)]
-struct Description {
-    status: u16,
-    url: String,
-    base: String,
-    kind: String,
-}
-
 impl ChromeTab {
     pub(super) fn new(tab: AttachedTab, lease: Lease, browser: Arc<Browser>) -> Self {
         Self { tab: Some(tab), browser, lease, world: None, usable: true, ahead: None }
     }
 
-    fn attached(&self) -> Result<&AttachedTab, TabError> {
+    pub(super) fn attached(&self) -> Result<&AttachedTab, TabError> {
         self.tab.as_ref().ok_or_else(failure::tab_crashed)
     }
 
     /// Sends a command to the tab; a crash and a flood of dialogs end the wait for its answer.
-    async fn call<C: Command>(
+    pub(super) async fn call<C: Command>(
         &self,
         command: &C,
         deadline: Instant,
@@ -145,20 +124,21 @@ impl ChromeTab {
         first: Option<&DomProgram>,
         deadline: Instant,
     ) -> Result<Document, TabError> {
+        let mut cuts = self.watch_cuts()?;
         let navigated = self.begin(url, deadline).await?;
         if let Some(error_text) = &navigated.error_text {
             if failure::is_bare_status(error_text) {
                 // What there is now is the browser's own page about it, which nothing should be read from.
                 let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
                 let url = url.as_url().clone();
-                return Ok(Document {
-                    base_url: url.clone(),
-                    final_url: url,
-                    status: status(&description),
-                    retry_after: None,
-                });
+                return Ok(Document { base_url: url.clone(), final_url: url, status: description.status(), retry_after: None });
             }
-            let failure = failure::of_navigation(error_text, navigated.is_download.unwrap_or(false));
+            let is_download = navigated.is_download.unwrap_or(false);
+            let said = failure::of_navigation(error_text, is_download);
+            let failure = match failure::is_of_tunnel(error_text) {
+                true => self.why_unreachable(url, deadline).await?.unwrap_or(said),
+                false => said,
+            };
             return Err(TabError { failure, tab_usable: true });
         }
         let loader = navigated.loader_id.map(String::from).unwrap_or_default();
@@ -167,7 +147,7 @@ impl ChromeTab {
             // The world is made while the page loads. It may be one of a document that gives way to another.
             let frame = || navigated.frame_id.clone();
             let (documents, world) = tokio::join!(
-                self.reached(&mut state, wait_until, &loader, deadline),
+                self.unless_cut(&mut cuts, self.reached(&mut state, wait_until, &loader, deadline), deadline),
                 self.make_world(frame(), deadline)
             );
             let documents = documents?;
@@ -191,11 +171,20 @@ impl ChromeTab {
             };
             match description {
                 Ok((description, world)) => {
-                    let state = state.borrow();
-                    if state.documents.len() == documents && !state.is_leaving() {
+                    let has_stayed = {
+                        let state = state.borrow();
+                        state.documents.len() == documents && !state.is_leaving()
+                    };
+                    if has_stayed && description.is_browsers_error() {
+                        let failure = self.why_unreachable(url, deadline).await?;
+                        let failure = failure.unwrap_or_else(failure::sent_astray);
+                        return Err(TabError { failure, tab_usable: true });
+                    }
+                    if has_stayed {
+                        let document = description.document(url, self.attached()?.gate.as_deref())?;
                         self.world = Some(world);
                         self.ahead = ahead;
-                        return document(url, &description);
+                        return Ok(document);
                     }
                 }
                 // It went while it was looked at; the next document is waited for. The deadline ends this.
@@ -248,7 +237,7 @@ impl ChromeTab {
         world: ExecutionContextId,
         deadline: Instant,
     ) -> Result<Pending<CallFunctionOnReturns>, TabError> {
-        self.begin_call(world, DESCRIBE, Vec::new(), deadline, BUSY).await
+        self.begin_call(world, &describe::function(), Vec::new(), deadline, BUSY).await
     }
 
     async fn described(
@@ -369,22 +358,8 @@ impl Drop for ChromeTab {
     }
 }
 
-fn document(requested: &PageUrl, description: &Description) -> Result<Document, TabError> {
-    if description.kind == "application/pdf" {
-        let failure = Failure::new(ErrorClass::NotAPage, "the response is a PDF, not a page");
-        return Err(TabError { failure, tab_usable: true });
-    }
-    let final_url = Url::parse(&description.url).unwrap_or_else(|_| requested.as_url().clone());
-    let base_url = Url::parse(&description.base).unwrap_or_else(|_| final_url.clone());
-    Ok(Document { final_url, base_url, status: status(description), retry_after: None })
-}
-
 fn argument(value: impl Into<Value>) -> CallArgument {
     CallArgument { value: Some(value.into()), ..CallArgument::default() }
-}
-
-fn status(description: &Description) -> Option<u16> {
-    (description.status != 0).then_some(description.status)
 }
 
 fn not_understood(error: serde_json::Error) -> TabError {

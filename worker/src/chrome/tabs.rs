@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chromiumoxide_cdp::cdp::browser_protocol::browser::BrowserContextId;
 use chromiumoxide_cdp::cdp::browser_protocol::target::SetDiscoverTargetsParams;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page_url::PageUrl;
@@ -13,10 +12,11 @@ use crawlify_shared::domain::workflow::Isolation;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
-use super::attach::{AttachedTab, Opener};
+use super::attach::{AttachedTab, BrowserContext, Opener};
 use super::connection::{CallError, Connection};
 use super::driver::{DomProgram, Session, Static};
 use super::static_lane::{Page, StaticLane};
+use crate::egress::Egress;
 
 /// Sites of one execution that have tabs for static pages; the one that was used longest ago gives way.
 const STATIC_ORIGINS: usize = 8;
@@ -43,7 +43,7 @@ pub(super) struct TabLimits {
 /// The browser context of one execution.
 #[derive(Debug)]
 struct Context {
-    id: Arc<OnceCell<BrowserContextId>>,
+    made: Arc<OnceCell<BrowserContext>>,
     idle: Vec<AttachedTab>,
     /// By origin.
     lanes: HashMap<String, (Arc<StaticLane>, Instant)>,
@@ -63,9 +63,10 @@ impl Tabs {
     pub(super) async fn start(
         connection: Connection,
         limits: TabLimits,
+        egress: Option<Arc<Egress>>,
         deadline: Instant,
     ) -> Result<Arc<Self>, CallError> {
-        let opener = Opener::new(connection);
+        let opener = Opener::new(connection, egress);
         opener.connection().call(None, &SetDiscoverTargetsParams::new(true), deadline).await?;
         let (contexts, in_use) = (Mutex::default(), watch::Sender::new(0));
         Ok(Arc::new(Self { opener: Arc::new(opener), limits, contexts, in_use }))
@@ -77,7 +78,7 @@ impl Tabs {
         session: &Session,
         deadline: Instant,
     ) -> Result<(AttachedTab, Lease), CallError> {
-        let (lease, id) = self.lease(session.execution_id);
+        let (lease, made) = self.lease(session.execution_id);
         if session.isolation == Isolation::Page {
             return Ok((self.opener.open_apart(session, deadline).await?, lease));
         }
@@ -88,8 +89,8 @@ impl Tabs {
                 return Ok((tab, lease));
             }
         }
-        let id = id.get_or_try_init(|| self.opener.create_context(deadline)).await?;
-        Ok((self.opener.open(id, session, deadline).await?, lease))
+        let context = made.get_or_try_init(|| self.opener.create_context(session, deadline)).await?;
+        Ok((self.opener.open(context, session, deadline).await?, lease))
     }
 
     /// Reads a page without rendering it.
@@ -101,10 +102,10 @@ impl Tabs {
         fresh: bool,
         deadline: Instant,
     ) -> Result<Static, CallError> {
-        let (_lease, id) = self.lease(session.execution_id);
-        let id = id.get_or_try_init(|| self.opener.create_context(deadline)).await?;
+        let (_lease, made) = self.lease(session.execution_id);
+        let context = made.get_or_try_init(|| self.opener.create_context(session, deadline)).await?;
         let lane = self.lane(session, url);
-        lane.read(&self.opener, id, session, Page { url, program, fresh }, deadline).await
+        lane.read(&self.opener, context, session, Page { url, program, fresh }, deadline).await
     }
 
     /// Keeps a tab for the next page of its execution.
@@ -155,10 +156,10 @@ impl Tabs {
         let _ = self.in_use.subscribe().wait_for(|in_use| *in_use == 0).await;
     }
 
-    fn lease(self: &Arc<Self>, execution: ExecutionId) -> (Lease, Arc<OnceCell<BrowserContextId>>) {
+    fn lease(self: &Arc<Self>, execution: ExecutionId) -> (Lease, Arc<OnceCell<BrowserContext>>) {
         let mut contexts = self.contexts();
         let context = contexts.entry(execution).or_insert_with(|| Context {
-            id: Arc::default(),
+            made: Arc::default(),
             idle: Vec::new(),
             lanes: HashMap::new(),
             in_use: 0,
@@ -166,7 +167,7 @@ impl Tabs {
         });
         context.in_use += 1;
         self.in_use.send_modify(|in_use| *in_use += 1);
-        (Lease { tabs: self.clone(), execution }, context.id.clone())
+        (Lease { tabs: self.clone(), execution }, context.made.clone())
     }
 
     fn pop_idle(&self, execution: ExecutionId) -> Option<AttachedTab> {
@@ -194,8 +195,8 @@ impl Tabs {
         for tab in &context.idle {
             self.opener.forget(tab);
         }
-        if let Some(id) = context.id.get() {
-            self.opener.dispose_context(id);
+        if let Some(made) = context.made.get() {
+            self.opener.dispose_context(made);
         }
     }
 

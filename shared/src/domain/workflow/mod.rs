@@ -12,6 +12,7 @@ mod model;
 mod node;
 mod order;
 mod problem;
+mod proxy;
 mod reader;
 mod settings;
 mod suggest;
@@ -20,6 +21,7 @@ mod text;
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use model::*;
 pub use problem::Problem;
+pub use proxy::{Proxy, ProxyCredentials, ProxyKind};
 pub use settings::{MAX_NODES, parse_config};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Problem;
+use super::proxy::Proxy;
 use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::domain::transform::Transform;
 use crate::domain::url_filter::UrlFilter;
@@ -30,6 +31,8 @@ pub struct Workflow {
     pub block: Block,
     /// What pages share.
     pub isolation: Isolation,
+    /// The proxy that the author wants pages to be requested through.
+    pub proxy: Option<Proxy>,
     /// The groups of nodes, in the order of execution.
     pub phases: Vec<Phase>,
     /// What was accepted but will not do what its author may expect.

@@ -37,6 +37,11 @@ impl<'v> Object<'v> {
         &self.at
     }
 
+    /// Whether it has no members.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Where the member is, or would be.
     pub(super) fn at(&self, key: &str) -> Pointer {
         self.at.key(key)

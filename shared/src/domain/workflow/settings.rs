@@ -10,6 +10,7 @@ use super::loading::{read_block, read_isolation, read_render, read_wait_until, w
 use super::model::{Action, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
+use super::proxy::read_proxy;
 use super::reader::{Object, shorten, wrong_type};
 use super::text;
 use crate::domain::page_url::{PageUrl, PageUrlError};
@@ -70,6 +71,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let wait_until = read_wait_until(&mut config, report);
     let block = read_block(&mut config, report);
     let isolation = read_isolation(&mut config, report);
+    let proxy = read_proxy(&mut config, report);
     warn_of_what_is_not_applied(&mut config, report);
     let phases = read_phases(&mut config, report);
     warn_of_isolated_renders(&config, isolation, phases.as_deref().unwrap_or_default(), report);
@@ -83,6 +85,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         wait_until,
         block,
         isolation,
+        proxy,
         phases: phases?,
         warnings: Vec::new(),
     })
@@ -187,7 +190,6 @@ fn warn_of_what_is_not_applied(config: &mut Object<'_>, report: &mut Report) {
             "authentication",
             "`authentication` is not applied yet; an `Authorization` header under `headers` is sent",
         ),
-        ("proxy_config", "`proxy_config` is not applied yet; pages are requested directly"),
         ("browser_profile_id", "browser profiles are not applied; the crawl uses a fresh browser context"),
         ("user_agent", "`user_agent` is not applied; set `User-Agent` under `headers`"),
         (
@@ -213,7 +215,6 @@ fn has_effect(key: &str, value: &Value) -> bool {
         _ => false,
     };
     match key {
-        "proxy_config" => members.get("enabled") != Some(&Value::Bool(false)),
         "storage" => members
             .iter()
             .any(|(key, value)| !is_blank(value) && (key != "type" || value.as_str() != Some("database"))),

@@ -48,6 +48,7 @@ pub(crate) async fn navigate(job: BareJob, mut line: Line) -> Result<()> {
             headers: job.headers,
             block: Block::default(),
             isolation: Isolation::default(),
+            proxy: None,
         },
         wait_until: job.wait_until.into(),
         urls,

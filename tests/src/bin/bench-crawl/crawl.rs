@@ -2,14 +2,17 @@
 //! and reads rows and metrics afterwards: who watches what it uses is another process.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use crawlify_cli::args::Servers;
 use crawlify_cli::system::{Foundation, System};
+use crawlify_shared::config;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::parse_document;
+use crawlify_worker::egress::{Egress, EgressOptions};
 use crawlify_worker::machine::Slots;
 use harness::bench::metrics_text::MetricsText;
 use harness::bench::shop_crawl::{open_folder, start_execution};
@@ -36,7 +39,7 @@ pub(crate) async fn crawl(job: CrawlJob, mut line: Line) -> Result<()> {
     let definition = parse_document(&job.document).map_err(|problems| anyhow!("{problems:?}"))?;
     let folder = open_folder()?;
     let data = Some(folder.path().join("data"));
-    let foundation = Foundation::lay(&Servers::default(), data, Slots::Number(job.slots))
+    let foundation = Foundation::lay(&Servers::default(), data, Slots::Number(job.slots), egress()?)
         .await
         .map_err(|failure| anyhow!("{failure}"))?;
     // The metrics are read where everybody reads them.
@@ -58,6 +61,12 @@ pub(crate) async fn crawl(job: CrawlJob, mut line: Line) -> Result<()> {
     line.end().await;
     system.stop().await;
     Ok(())
+}
+
+/// The guard as in earnest, with the site as the exception; `CRAWLIFY_EGRESS_GUARD=off` measures without it.
+fn egress() -> Result<Arc<Egress>> {
+    let guard = config::variable(config::EGRESS_GUARD).as_deref() != Some("off");
+    Ok(Egress::start(EgressOptions { guard, ..EgressOptions::allowing(&["127.0.0.1"])? })?)
 }
 
 async fn wait_for_end(system: &System, execution: ExecutionId, line: &Line) -> Result<()> {

@@ -1,10 +1,12 @@
 //! What the tests of this module stand on: a small site, a driver, and short names for steps.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -23,6 +25,19 @@ use crate::chrome::driver::{
     Document, DomOp, DomProgram, DomStep, Driver, Session, StepResult, Tab, TabError,
 };
 use crate::chrome::{ChromeDriver, ChromeOptions};
+use crate::egress::resolve::Resolver;
+use crate::egress::{Egress, EgressOptions};
+
+/// Knows no name.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl Resolver for Nobody {
+    async fn resolve(&self, _name: &str) -> io::Result<Vec<IpAddr>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
 
 /// A site and a browser of one test's own.
 pub(super) struct Bench {
@@ -32,8 +47,12 @@ pub(super) struct Bench {
     _server: JoinSet<()>,
 }
 
+/// Behind the guard, as in earnest, with what is on this machine as the only exception.
 pub(super) fn options() -> ChromeOptions {
+    let egress =
+        EgressOptions { resolver: Arc::new(Nobody), ..EgressOptions::allowing(&["127.0.0.1"]).unwrap() };
     ChromeOptions {
+        egress: Some(Egress::start(egress).unwrap()),
         // Nothing but the test's own site can be reached.
         extra_flags: vec!["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1".to_owned()],
         ..ChromeOptions::from_environment()
@@ -87,6 +106,7 @@ pub(super) fn session(headers: &[(&str, &str)]) -> Session {
         headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         block: Block::default(),
         isolation: Isolation::Execution,
+        proxy: None,
     }
 }
 
@@ -171,6 +191,12 @@ async fn answer(request: Request) -> Response {
             });
             let body = Body::from_stream(first.chain(futures_util::stream::pending()));
             ([(header::CONTENT_TYPE, "text/html")], body).into_response()
+        }
+        "/long" => Html(format!("<h1>long</h1>{}", "x".repeat(3 << 20))).into_response(),
+        "/flood" => {
+            let piece = Bytes::from_static(&[b'x'; 1 << 16]);
+            let body = futures_util::stream::repeat(piece).map(Ok::<_, Infallible>);
+            ([(header::CONTENT_TYPE, "text/html")], Body::from_stream(body)).into_response()
         }
         "/silent" => std::future::pending().await,
         "/slow-picture" => Html("<h1>seen</h1><img src=/silent>").into_response(),

@@ -8,7 +8,9 @@ use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::bench::{Bench, one, read_all, soon, wait_for};
+use super::bench::{Bench, one, options, read_all, soon, wait_for};
+use crate::chrome::ChromeOptions;
+use crate::egress::{Egress, EgressOptions};
 
 #[tokio::test]
 async fn a_document_says_where_it_is_and_what_its_status_was() {
@@ -48,6 +50,21 @@ async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
         assert_eq!(error.failure.class, class, "{url}: {}", error.failure.message);
         assert!(error.tab_usable);
         assert!(began.elapsed() < Duration::from_secs(1), "{url} took {:?}", began.elapsed());
+        bench.load(&mut tab, "/plain").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_is_too_large_fails_for_good_and_the_tab_goes_on() {
+    let egress =
+        EgressOptions { document_bytes: 1 << 20, ..EgressOptions::allowing(&["127.0.0.1"]).unwrap() };
+    let egress = Some(Egress::start(egress).unwrap());
+    let bench = Bench::with(ChromeOptions { egress, ..options() }).await;
+    let mut tab = bench.open().await;
+    for path in ["/long", "/flood"] {
+        let error = bench.load(&mut tab, path).await.unwrap_err();
+        assert_eq!(error.failure.class, ErrorClass::TooLarge, "{path}: {}", error.failure.message);
+        assert!(error.tab_usable && !error.failure.class.is_transient());
         bench.load(&mut tab, "/plain").await.unwrap();
     }
 }

@@ -1,0 +1,10 @@
+//! A hostile site: pages that try every way there is to reach an address that pages are kept from, and a canary that
+//! sits there and counts.
+
+mod canary;
+mod site;
+mod vectors;
+
+pub use canary::Canary;
+pub use site::HostileSite;
+pub use vectors::{VECTORS, Vector, Way};

@@ -1,0 +1,127 @@
+//! The canary: every vector of a hostile site reaches it without the guard, and none does behind it.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_worker::chrome::driver::{DomProgram, Driver, Static};
+use crawlify_worker::egress::EgressOptions;
+use futures_util::StreamExt;
+use futures_util::stream;
+use harness::hostile::{Canary, HostileSite, VECTORS, Vector, Way};
+use harness::postgres::TestDatabase;
+use harness::wait::wait_for;
+use tokio::time::Instant;
+
+use super::Browser;
+
+/// Vectors that are tried at once, each on a canary of its own.
+const AT_ONCE: usize = 6;
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What became of a vector.
+struct Tried {
+    vector: &'static Vector,
+    hits: usize,
+    failed: Option<ErrorClass>,
+}
+
+async fn try_one(browser: &Browser, site: &HostileSite, vector: &'static Vector) -> Tried {
+    let canary = Canary::start().await;
+    let url = site.url_of(vector, canary.address);
+    let visited = browser.visit(&url, async || {
+        if matches!(vector.way, Way::Staying(_) | Way::Dead(_)) {
+            let what = format!("the page of `{}` has done its work", vector.name);
+            wait_for(&what, PATIENCE, async || site.is_done(vector)).await;
+        }
+    });
+    let failed = visited.await.err().map(|failure| failure.class);
+    Tried { vector, hits: canary.hits(), failed }
+}
+
+async fn try_all(browser: &Browser, site: &HostileSite) -> Vec<Tried> {
+    stream::iter(VECTORS).map(|vector| try_one(browser, site, vector)).buffered(AT_ONCE).collect().await
+}
+
+fn allowing(site: &HostileSite) -> EgressOptions {
+    let (address, name) = (site.address.to_string(), format!("localhost:{}", site.address.port()));
+    EgressOptions::allowing(&[&address, &name]).unwrap()
+}
+
+#[tokio::test]
+async fn no_vector_reaches_the_canary_behind_the_guard() {
+    let site = HostileSite::start().await;
+    let browser = Browser::behind(Some(allowing(&site))).await;
+    let tried = try_all(&browser, &site).await;
+    let hit: Vec<_> = tried.iter().filter(|one| one.hits > 0).map(|one| one.vector.name).collect();
+    assert!(hit.is_empty(), "these reached the canary: {hit:?}");
+    for one in &tried {
+        let expected = matches!(one.vector.way, Way::Address(_) | Way::Leaving(_));
+        let expected = expected.then_some(ErrorClass::SsrfBlocked);
+        assert_eq!(one.failed, expected, "{}", one.vector.name);
+    }
+}
+
+#[tokio::test]
+async fn every_vector_is_live_without_the_guard() {
+    let site = HostileSite::start().await;
+    let browser = Browser::behind(None).await;
+    let tried = try_all(&browser, &site).await;
+    let mut silent = Vec::new();
+    for one in &tried {
+        let live = if one.hits > 0 { "live" } else { "dead" };
+        eprintln!("{live:5} {:3} {}", one.hits, one.vector.name);
+        if one.hits == 0 && one.vector.must_be_live() {
+            silent.push(one.vector.name);
+        }
+    }
+    assert!(silent.is_empty(), "these did not reach the canary: {silent:?}");
+}
+
+#[tokio::test]
+async fn what_is_read_without_a_tab_goes_through_the_guard_too() {
+    let site = HostileSite::start().await;
+    for (options, is_live) in [(None, true), (Some(allowing(&site)), false)] {
+        let browser = Browser::behind(options).await;
+        let canary = Canary::start().await;
+        let program = DomProgram::new(Vec::new());
+        for address in [
+            format!("http://{}/", canary.address),
+            format!("http://{}/redirect?http://{}/", site.address, canary.address),
+        ] {
+            let url = PageUrl::parse(&address).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            let read = browser.driver.read_static(&browser.session, &url, &program, true, deadline).await;
+            if let Static::Read { document, .. } = read {
+                assert_eq!(document.status, Some(if is_live { 200 } else { 403 }), "{address}");
+            }
+        }
+        assert_eq!(canary.hits() > 0, is_live);
+    }
+}
+
+#[tokio::test]
+async fn a_forbidden_page_fails_for_good_and_says_no_more_than_that() {
+    let site = HostileSite::start().await;
+    let (canary, database) = (Canary::start().await, TestDatabase::create().await);
+    let browser = Browser::behind(Some(allowing(&site))).await;
+    let postgres = url::Url::parse(database.url().expose()).unwrap().port().unwrap_or(5432);
+    for address in [
+        format!("http://{}/", canary.address),
+        format!("https://{}/", canary.address),
+        format!("http://{}/redirect?https://{}/", site.address, canary.address),
+        format!("http://127.0.0.1:{postgres}/"),
+        "http://169.254.169.254/latest/meta-data/".to_owned(),
+        "http://[::ffff:169.254.169.254]/".to_owned(),
+        "http://localhost:8080/api/v1/workflows".to_owned(),
+    ] {
+        let failure = browser.visit(&address, async || ()).await.unwrap_err();
+        assert_eq!(
+            (failure.class, failure.message.as_str()),
+            (ErrorClass::SsrfBlocked, "the address is not allowed"),
+            "{address}"
+        );
+        assert!(!failure.class.is_transient());
+    }
+    assert_eq!(canary.hits(), 0);
+}

@@ -1,0 +1,55 @@
+//! What pages reach: where they may, and nothing else, whatever they try.
+
+mod canary;
+mod names;
+mod program;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::Failure;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::{Block, Isolation, WaitUntil};
+use crawlify_worker::chrome::driver::{Driver, Session};
+use crawlify_worker::chrome::{ChromeDriver, ChromeOptions};
+use crawlify_worker::egress::{Egress, EgressOptions};
+use tokio::time::Instant;
+
+/// How long a page may take to load on a machine that is busy with other things.
+const LOADED_WITHIN: Duration = Duration::from_secs(8);
+
+/// A browser, and the guard that it is behind.
+struct Browser {
+    driver: Arc<ChromeDriver>,
+    session: Session,
+}
+
+impl Browser {
+    async fn behind(options: Option<EgressOptions>) -> Self {
+        let egress = options.map(|options| Egress::start(options).unwrap());
+        // Without the guard, what would keep UDP from working is taken away too; with it, that is not heeded.
+        let extra_flags = ["webrtc-ip-handling-policy", "force-webrtc-ip-handling-policy"];
+        let extra_flags = extra_flags.map(|name| format!("--{name}=default")).to_vec();
+        let options = ChromeOptions { egress, extra_flags, ..ChromeOptions::default() };
+        let driver = ChromeDriver::start(options).await.unwrap();
+        let session = Session {
+            execution_id: ExecutionId::generate(),
+            headers: Vec::new(),
+            block: Block::default(),
+            isolation: Isolation::Execution,
+            proxy: None,
+        };
+        Self { driver, session }
+    }
+
+    /// Goes to an address in a tab, and calls `then` while the tab is there.
+    async fn visit(&self, url: &str, then: impl AsyncFnOnce()) -> Result<(), Failure> {
+        let soon = || Instant::now() + LOADED_WITHIN;
+        let mut tab = self.driver.open(&self.session, soon()).await.unwrap();
+        let url = PageUrl::parse(url).unwrap();
+        let loaded = tab.navigate(&url, WaitUntil::DomContentLoaded, None, soon()).await;
+        then().await;
+        loaded.map(|_| ()).map_err(|error| error.failure)
+    }
+}

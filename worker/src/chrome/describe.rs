@@ -1,0 +1,84 @@
+//! What a document says of itself, and whether it is the page that was asked for or something of ours or the browser's in
+//! its place. Asks the browser nothing.
+
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::page_url::PageUrl;
+use serde::Deserialize;
+use url::Url;
+
+use super::driver::{Document, TabError};
+use super::failure;
+use crate::egress::{Gate, META};
+
+/// Where the browser is when it shows an error of its own.
+const ERROR_SCHEME: &str = "chrome-error";
+
+/// Reads what the document says of itself. The getters are taken from prototypes because a form or a picture with such
+/// a name would hide those of `document`.
+const DESCRIBE: &str = r#"() => {
+  const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
+  const { responseStatus: status = 0, encodedBodySize: bytes = 0 } = performance.getEntriesByType("navigation")[0] ?? {};
+  const instead = status === 0 || status >= 400
+    ? Document.prototype.querySelector.call(document, "meta[name=META]")?.getAttribute("content")?.toWellFormed() ?? ""
+    : "";
+  return {
+    status,
+    bytes,
+    instead,
+    url: location.href.toWellFormed(),
+    base: read(Node.prototype, "baseURI").toWellFormed(),
+    kind: read(Document.prototype, "contentType"),
+  };
+}"#;
+
+/// What [`function`] gives.
+#[derive(Deserialize)]
+pub(super) struct Description {
+    status: u16,
+    /// Of the body, as it was sent.
+    bytes: u64,
+    /// What an answer of the egress guard says in the page's place.
+    instead: String,
+    url: String,
+    base: String,
+    kind: String,
+}
+
+/// The function to call in the page.
+pub(super) fn function() -> String {
+    DESCRIBE.replace("META", META)
+}
+
+impl Description {
+    /// The HTTP status, where there was one.
+    pub(super) fn status(&self) -> Option<u16> {
+        (self.status != 0).then_some(self.status)
+    }
+
+    /// Whether this is the browser's own page about an address that could not be loaded.
+    pub(super) fn is_browsers_error(&self) -> bool {
+        self.url.split(':').next() == Some(ERROR_SCHEME)
+    }
+
+    /// The document, if it is a page.
+    pub(super) fn document(&self, requested: &PageUrl, gate: Option<&Gate>) -> Result<Document, TabError> {
+        let bad = |failure| Err(TabError { failure, tab_usable: true });
+        if self.kind == "application/pdf" {
+            return bad(Failure::new(ErrorClass::NotAPage, "the response is a PDF, not a page"));
+        }
+        let final_url = Url::parse(&self.url).unwrap_or_else(|_| requested.as_url().clone());
+        if !matches!(final_url.scheme(), "http" | "https") {
+            return bad(failure::not_allowed());
+        }
+        if let Some(gate) = gate {
+            if let Some(reason) = gate.read_answer(&self.instead) {
+                return bad(failure::of_reason(reason));
+            }
+            if self.bytes > gate.document_bytes() || gate.was_too_large(&final_url) {
+                return bad(failure::too_large(gate.document_bytes()));
+            }
+        }
+        let base_url = Url::parse(&self.base).unwrap_or_else(|_| final_url.clone());
+        Ok(Document { final_url, base_url, status: self.status(), retry_after: None })
+    }
+}

@@ -1,0 +1,115 @@
+//! Connects to where a request leads: resolves once, judges every address, dials exactly what was judged; straight, or
+//! through an execution's own proxy, whose address is judged too.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crawlify_shared::domain::workflow::{Proxy, ProxyKind};
+use tokio::net::TcpStream;
+
+use super::chain;
+use super::policy::{Destination, Policy, at_port};
+use super::reason::Reason;
+use super::resolve::Names;
+use super::special::is_global;
+
+/// How long one address may take to answer.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// So many addresses of one name are tried.
+const ADDRESSES_TRIED: usize = 6;
+
+/// Makes connections, as far as the policy goes.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    pub(super) policy: Policy,
+    pub(super) names: Names,
+}
+
+/// A connection, and who is at its other end.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) stream: TcpStream,
+    /// `None`: the server. Otherwise a proxy that is to hand the request on, and what it is told to know us by.
+    pub(super) proxy: Option<Option<String>>,
+}
+
+impl Dialler {
+    /// Connects to a destination. `tunnel`: bytes will go both ways, whatever they are.
+    pub(super) async fn connect(
+        &self,
+        destination: &Destination,
+        proxy: Option<&Proxy>,
+        tunnel: bool,
+    ) -> Result<Dialled, Reason> {
+        let addresses = self.judged(destination).await?;
+        let Some(proxy) = proxy else {
+            let stream = dial(&at_port(&addresses, destination.port)).await?;
+            return Ok(Dialled { stream, proxy: None });
+        };
+        let before = Destination { host: proxy.host.clone(), port: proxy.port };
+        let proxy_addresses = match self.judged(&before).await {
+            Err(Reason::NotResolved) => return Err(Reason::Proxy),
+            judged => judged?,
+        };
+        let mut stream = dial(&at_port(&proxy_addresses, before.port)).await.map_err(|_| Reason::Proxy)?;
+        // A proxy out in the internet resolves the name for itself, and reaches nothing of ours by that. One that
+        // stands among private addresses could be led to others by a name that changes: it gets the address that was
+        // judged.
+        let is_inside = !proxy_addresses.iter().all(|address| is_global(*address));
+        let target = match addresses.first() {
+            Some(address) if is_inside => Destination { host: host(*address), port: destination.port },
+            _ => destination.clone(),
+        };
+        let credentials = proxy.credentials.as_ref();
+        match proxy.kind {
+            ProxyKind::Http if !tunnel && !is_inside => {
+                let authorization = credentials.map(chain::basic);
+                return Ok(Dialled { stream, proxy: Some(authorization) });
+            }
+            ProxyKind::Http => {
+                let asked = chain::connect(&mut stream, &target, credentials);
+                tokio::time::timeout(CONNECT_PATIENCE, asked).await.ok().flatten().ok_or(Reason::Proxy)?;
+            }
+            ProxyKind::Socks5 => {
+                let asked = chain::socks5(stream, &target, credentials);
+                stream = tokio::time::timeout(CONNECT_PATIENCE, asked)
+                    .await
+                    .ok()
+                    .flatten()
+                    .ok_or(Reason::Proxy)?;
+            }
+        }
+        Ok(Dialled { stream, proxy: None })
+    }
+
+    async fn judged(&self, destination: &Destination) -> Result<Vec<IpAddr>, Reason> {
+        let addresses = self.names.addresses(destination).await.map_err(|_| Reason::NotResolved)?;
+        if self.policy.admits(destination, &addresses) { Ok(addresses) } else { Err(Reason::NotAllowed) }
+    }
+}
+
+fn host(address: IpAddr) -> url::Host<String> {
+    match address {
+        IpAddr::V4(address) => url::Host::Ipv4(address),
+        IpAddr::V6(address) => url::Host::Ipv6(address),
+    }
+}
+
+/// The first address that answers, or what came of the last one.
+async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Reason> {
+    let mut reason = Reason::Unreachable;
+    for address in addresses.iter().take(ADDRESSES_TRIED) {
+        reason = match tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // What a browser writes is whole messages; waiting for more only makes them late.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Reason::Refused,
+            Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => Reason::Unreachable,
+            Ok(Err(_)) | Err(_) => Reason::TimedOut,
+        };
+    }
+    Err(reason)
+}

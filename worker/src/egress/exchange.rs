@@ -1,0 +1,245 @@
+//! One connection of the browser: its requests, each on to its server, and the answers back, byte for byte.
+//!
+//! A connection that carries plain HTTP stays with one destination for its whole life, as the browser's own connections
+//! do: what a server says too much can never be taken for another server's answer. So responses need not be understood.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::dial::Dialled;
+use super::gate::Core;
+use super::policy::Destination;
+use super::reason::Reason;
+use super::request_head::{Forward, RequestHead, Wants};
+
+const BUFFER_BYTES: usize = 16 << 10;
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// How the answers of a proxy begin that does not know us.
+const PROXY_DENIES: [&[u8]; 2] = [b"HTTP/1.1 407", b"HTTP/1.0 407"];
+
+/// What is being answered. Written by the side that reads requests, read by the side that reads responses.
+#[derive(Debug)]
+struct Current {
+    /// What may still come; at zero it is too much.
+    left: AtomicU64,
+    /// How much has come.
+    received: AtomicU64,
+    /// What was asked for, where its length is bounded.
+    url: Mutex<String>,
+}
+
+/// Serves a connection until one of its sides ends it.
+pub(super) async fn serve(mut client: TcpStream, core: &Core) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(4 << 10);
+    while let Some(head) = next_head(&mut client, &mut buffer).await? {
+        let head = match head {
+            Ok(head) => head,
+            Err(reason) => {
+                core.count(Err(reason));
+                return client.write_all(&core.answer(reason, false)).await;
+            }
+        };
+        let is_tunnel = head.wants == Wants::Tunnel;
+        let dialled = core.connect(&head.destination, is_tunnel).await;
+        core.count(dialled.as_ref().map(|_| ()).map_err(|reason| *reason));
+        match (dialled, head.wants) {
+            (Ok(dialled), Wants::Tunnel) => {
+                client.write_all(ESTABLISHED).await?;
+                return tunnel(client, dialled.stream, &buffer, core).await;
+            }
+            (Ok(dialled), Wants::Forward(first)) => {
+                return forward(client, dialled, &head.destination, first, buffer, core).await;
+            }
+            (Err(reason), wants) => {
+                // A tunnel that is not made ends its connection; so does a request whose body would have to be read.
+                let keep = matches!(wants, Wants::Forward(Forward { body_bytes: 0, .. }));
+                core.refusals.note(head.destination.to_string(), reason);
+                client.write_all(&core.answer(reason, keep)).await?;
+                if !keep {
+                    return client.shutdown().await;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a head, and leaves in the buffer what came after it; `None` at the end.
+async fn next_head(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<Result<RequestHead, Reason>>> {
+    loop {
+        if !buffer.is_empty() {
+            match RequestHead::parse(buffer) {
+                Ok(Some((head, length))) => {
+                    buffer.drain(..length);
+                    return Ok(Some(Ok(head)));
+                }
+                Ok(None) => {}
+                Err(_) => return Ok(Some(Err(Reason::NotUnderstood))),
+            }
+        }
+        if from.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// Lets bytes through both ways; `begun` came from the browser already.
+async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core: &Core) -> io::Result<()> {
+    server.write_all(begun).await?;
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::try_join!(
+        pump(from_client, to_server, |bytes| core.count_sent(bytes)),
+        pump(from_server, to_client, |bytes| core.count_received(bytes)),
+    )?;
+    Ok(())
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    count: impl Fn(usize),
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        count(read);
+        to.write_all(&buffer[..read]).await?;
+    }
+}
+
+/// Hands on the first request and those after it, and hands back what is answered.
+async fn forward(
+    mut client: TcpStream,
+    dialled: Dialled,
+    destination: &Destination,
+    first: Forward,
+    begun: Vec<u8>,
+    core: &Core,
+) -> io::Result<()> {
+    let Dialled { mut stream, proxy } = dialled;
+    let (from_client, mut to_client) = client.split();
+    let (from_server, to_server) = stream.split();
+    let current =
+        Current { left: AtomicU64::new(u64::MAX), received: AtomicU64::new(0), url: Mutex::default() };
+    let requests = Requests { from_client, to_server, destination, proxy: proxy.as_ref(), core };
+    let instead = tokio::select! {
+        ended = requests.hand_on(first, begun, &current) => return ended,
+        ended = hand_back(from_server, &mut to_client, proxy.is_some(), &current, core) => ended?,
+    };
+    if let Some(reason) = instead {
+        if reason == Reason::TooLarge {
+            let url = current.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            core.refusals.note(url, reason);
+            core.cuts.send_modify(|cuts| *cuts += 1);
+        }
+        // Where nothing of the response has gone to the browser, ours is the response.
+        if current.received.load(Ordering::Relaxed) == 0 {
+            to_client.write_all(&core.answer(reason, false)).await?;
+        }
+    }
+    to_client.shutdown().await
+}
+
+/// The side that reads requests.
+struct Requests<'a, R, W> {
+    from_client: R,
+    to_server: W,
+    destination: &'a Destination,
+    /// As [`Dialled::proxy`].
+    proxy: Option<&'a Option<String>>,
+    core: &'a Core,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
+    async fn hand_on(mut self, first: Forward, mut buffer: Vec<u8>, current: &Current) -> io::Result<()> {
+        let mut request = first;
+        loop {
+            current.begin(&request, self.destination, self.core);
+            let head = match self.proxy {
+                None => request.for_server(),
+                Some(authorization) => request.for_proxy(self.destination, authorization.as_deref()),
+            };
+            self.core.count_sent(head.len());
+            self.to_server.write_all(&head).await?;
+            self.hand_on_body(request.body_bytes, &mut buffer).await?;
+            request = match next_head(&mut self.from_client, &mut buffer).await? {
+                Some(Ok(RequestHead { destination, wants: Wants::Forward(next) }))
+                    if destination == *self.destination =>
+                {
+                    self.core.count(Ok(()));
+                    next
+                }
+                // The end, or a request for another: the browser makes a new connection for that.
+                _ => return Ok(()),
+            };
+        }
+    }
+
+    async fn hand_on_body(&mut self, length: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let mut left = length;
+        while left > 0 {
+            if buffer.is_empty() && self.from_client.read_buf(buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let part = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            self.core.count_sent(part);
+            self.to_server.write_all(&buffer[..part]).await?;
+            buffer.drain(..part);
+            left -= part as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The side that reads responses. Answers what is to be said instead of the rest.
+async fn hand_back(
+    mut from_server: impl AsyncRead + Unpin,
+    to_client: &mut (impl AsyncWrite + Unpin),
+    is_proxy: bool,
+    current: &Current,
+    core: &Core,
+) -> io::Result<Option<Reason>> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = from_server.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(None);
+        }
+        core.count_received(read);
+        let is_first = current.received.load(Ordering::Relaxed) == 0;
+        if is_proxy && is_first && PROXY_DENIES.iter().any(|denial| buffer[..read].starts_with(denial)) {
+            return Ok(Some(Reason::Proxy));
+        }
+        let left = current.left.load(Ordering::Relaxed);
+        if left < read as u64 {
+            return Ok(Some(Reason::TooLarge));
+        }
+        if left != u64::MAX {
+            current.left.store(left - read as u64, Ordering::Relaxed);
+        }
+        current.received.fetch_add(read as u64, Ordering::Relaxed);
+        to_client.write_all(&buffer[..read]).await?;
+    }
+}
+
+impl Current {
+    fn begin(&self, request: &Forward, destination: &Destination, core: &Core) {
+        self.received.store(0, Ordering::Relaxed);
+        let limit = if request.is_document { core.document_bytes() } else { u64::MAX };
+        self.left.store(limit, Ordering::Relaxed);
+        if request.is_document {
+            *self.url.lock().unwrap_or_else(PoisonError::into_inner) = request.url(destination);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A gate: one port on the loopback interface, with a browser context before it and the network behind it. It goes when
+//! it is dropped, with every connection through it.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use crawlify_shared::domain::workflow::Proxy;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use super::dial::{Dialled, Dialler};
+use super::exchange;
+use super::policy::Destination;
+use super::reason::{Reason, Refusals};
+use super::traffic::{Counters, Metrics, Outcome, Traffic};
+
+/// A port that a browser context is told to go through.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    address: SocketAddr,
+    core: Arc<Core>,
+    _open: DropGuard,
+}
+
+/// What all gates of a process share. Nothing here is written after the start.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dialler: Dialler,
+    pub(super) metrics: Metrics,
+    pub(super) document_bytes: u64,
+    /// What no page can know.
+    pub(super) secret: String,
+}
+
+/// Where a gate leads.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// Nowhere: everything is refused.
+    Closed,
+    /// To the network.
+    Open,
+    /// To the network through a workflow's own proxy.
+    Through(Proxy),
+}
+
+/// What the connections of one gate share.
+#[derive(Debug)]
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    way: Way,
+    counters: Counters,
+    /// Written by connections, read by tabs whose page did not come.
+    pub(super) refusals: Refusals,
+    /// How many documents were cut off. Written by connections, awaited by tabs.
+    pub(super) cuts: watch::Sender<u64>,
+}
+
+impl Gate {
+    /// Opens a gate; its tasks are the tracker's.
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        way: Way,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        let core = Arc::new(Core {
+            shared,
+            way,
+            counters: Counters::default(),
+            refusals: Refusals::default(),
+            cuts: watch::Sender::new(0),
+        });
+        let open = stop.child_token();
+        tasks.spawn(accept(listener, Arc::clone(&core), tasks.clone(), open.clone()));
+        Ok(Self { address, core, _open: open.drop_guard() })
+    }
+
+    /// As Chrome's `--proxy-server` wants it.
+    pub(crate) fn proxy_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Why the last tunnel to a URL's host was refused.
+    pub(crate) fn why_not(&self, url: &Url) -> Option<Reason> {
+        self.core.refusals.last_of(&Destination::of(url)?.to_string())
+    }
+
+    /// How many documents were cut off so far, and when it is one more.
+    pub(crate) fn watch_cuts(&self) -> watch::Receiver<u64> {
+        self.core.cuts.subscribe()
+    }
+
+    /// Whether what came from this URL was cut off, because it was more than a document may have.
+    pub(crate) fn was_too_large(&self, url: &Url) -> bool {
+        let mut url = url.clone();
+        url.set_fragment(None);
+        self.core.refusals.last_of(url.as_str()) == Some(Reason::TooLarge)
+    }
+
+    /// Reads what the `meta` element of an answer of ours says.
+    pub(crate) fn read_answer(&self, content: &str) -> Option<Reason> {
+        Reason::read(content, &self.core.shared.secret)
+    }
+
+    /// How many bytes a document may have.
+    pub(crate) fn document_bytes(&self) -> u64 {
+        self.core.document_bytes()
+    }
+
+    /// Which proxy it leads through.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.core.proxy()
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        self.core.counters.traffic()
+    }
+}
+
+async fn accept(listener: TcpListener, core: Arc<Core>, tasks: TaskTracker, open: CancellationToken) {
+    while let Some(accepted) = open.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((client, _)) => {
+                let (core, open) = (Arc::clone(&core), open.clone());
+                tasks.spawn(async move {
+                    let _ = client.set_nodelay(true);
+                    open.run_until_cancelled(serve(client, &core)).await;
+                });
+            }
+            // Too many open files, most likely: it may pass.
+            Err(error) => {
+                tracing::warn!(%error, "the egress guard cannot accept a connection");
+                let pause = tokio::time::sleep(std::time::Duration::from_millis(100));
+                open.run_until_cancelled(pause).await;
+            }
+        }
+    }
+}
+
+async fn serve(client: TcpStream, core: &Core) {
+    // Either side may go at any time; that is no event.
+    if let Err(error) = exchange::serve(client, core).await {
+        tracing::trace!(%error, "a connection through the egress guard ended");
+    }
+}
+
+impl Core {
+    pub(super) async fn connect(&self, destination: &Destination, tunnel: bool) -> Result<Dialled, Reason> {
+        match &self.way {
+            Way::Closed => Err(Reason::NotAllowed),
+            Way::Open => self.shared.dialler.connect(destination, None, tunnel).await,
+            Way::Through(proxy) => self.shared.dialler.connect(destination, Some(proxy), tunnel).await,
+        }
+    }
+
+    pub(super) fn answer(&self, reason: Reason, keep: bool) -> Vec<u8> {
+        reason.answer(&self.shared.secret, keep)
+    }
+
+    pub(super) fn document_bytes(&self) -> u64 {
+        self.shared.document_bytes
+    }
+
+    pub(super) fn count(&self, result: Result<(), Reason>) {
+        // What the browser asks for by itself is nobody's request.
+        if matches!(self.way, Way::Closed) {
+            return;
+        }
+        self.counters.count_request();
+        self.shared.metrics.count_request(match result {
+            Ok(()) => Outcome::Allowed,
+            Err(Reason::NotAllowed) => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        });
+    }
+
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.counters.count_sent(bytes);
+        self.shared.metrics.count_bytes(bytes);
+    }
+
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.counters.count_received(bytes);
+        self.shared.metrics.count_bytes(bytes);
+    }
+
+    fn proxy(&self) -> Option<&Proxy> {
+        match &self.way {
+            Way::Through(proxy) => Some(proxy),
+            Way::Closed | Way::Open => None,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The egress guard: the only way from the browser to the network, so that pages reach what they may and nothing else.
+//!
+//! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
+//! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`), and what was judged is dialled
+//! (`dial`, `chain`); then bytes go both ways (`exchange`). TLS stays between the browser and the server. Why something
+//! was refused is `reason`; `traffic` counts.
+//!
+//! Knows nothing about browsers, pages or stores. What may be reached is said once, at the start of the process.
+
+mod args;
+mod chain;
+mod dial;
+mod exchange;
+mod gate;
+mod policy;
+mod reason;
+mod request_head;
+pub mod resolve;
+mod special;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::workflow::Proxy;
+use prometheus::Registry;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+pub use args::{EgressArgs, EgressGuard};
+pub(crate) use gate::Gate;
+pub use policy::{Allowed, Destination, NotAllowed, pinned};
+pub(crate) use reason::{META, Reason};
+pub use traffic::Traffic;
+
+use dial::Dialler;
+use gate::{Shared, Way};
+use policy::Policy;
+use resolve::{Names, Resolver, SystemResolver};
+use traffic::Metrics;
+
+/// How the guard is set up. Processes say this, never workflows.
+#[derive(Clone, Debug)]
+pub struct EgressOptions {
+    /// Whether addresses are judged at all.
+    pub guard: bool,
+    /// What may be reached beside the public internet.
+    pub allowed: Vec<Allowed>,
+    /// A document with more bytes than this, as they are sent, is cut off, and its page fails.
+    pub document_bytes: u64,
+    /// Who knows the addresses of names.
+    pub resolver: Arc<dyn Resolver>,
+    /// How long they are believed: the connections of one page ask once.
+    pub names_kept_for: Duration,
+}
+
+/// The guard of one process. Dropping it closes every gate.
+#[derive(Debug)]
+pub struct Egress {
+    guard: bool,
+    shared: Arc<Shared>,
+    /// The gates that are in use, by execution.
+    gates: Mutex<HashMap<ExecutionId, Weak<Gate>>>,
+    /// For what a browser asks by itself, which nobody wants: nothing goes through.
+    closed: Gate,
+    /// For what the worker itself fetches.
+    own: Gate,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stopped: DropGuard,
+}
+
+/// The guard could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// No port on the loopback interface can be listened on.
+    #[error("the egress guard cannot listen on a port of the loopback interface")]
+    Listen(#[from] io::Error),
+    /// Its metrics are not valid.
+    #[error("the egress guard's metrics are not valid")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Default for EgressOptions {
+    fn default() -> Self {
+        Self {
+            guard: true,
+            allowed: Vec::new(),
+            document_bytes: 32 << 20,
+            resolver: Arc::new(SystemResolver),
+            names_kept_for: Duration::from_secs(10),
+        }
+    }
+}
+
+impl EgressOptions {
+    /// The guard with these exceptions.
+    ///
+    /// # Errors
+    /// One of the texts allows nothing.
+    pub fn allowing(texts: &[&str]) -> Result<Self, NotAllowed> {
+        let allowed = texts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        Ok(Self { allowed, ..Self::default() })
+    }
+
+    /// No guard: only executions with a proxy of their own go through it.
+    pub fn off() -> Self {
+        Self { guard: false, ..Self::default() }
+    }
+}
+
+impl Egress {
+    /// Sets the guard up; within a runtime.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn start(options: EgressOptions) -> Result<Arc<Self>, EgressError> {
+        let EgressOptions { guard, allowed, document_bytes, resolver, names_kept_for } = options;
+        let policy = if guard { Policy::new(allowed) } else { Policy::everything() };
+        let shared = Arc::new(Shared {
+            dialler: Dialler { policy, names: Names::new(resolver, names_kept_for) },
+            metrics: Metrics::new()?,
+            document_bytes,
+            secret: uuid::Uuid::new_v4().simple().to_string(),
+        });
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let closed = Gate::open(Arc::clone(&shared), Way::Closed, &tasks, &stop)?;
+        let own = Gate::open(Arc::clone(&shared), Way::Open, &tasks, &stop)?;
+        let stopped = stop.clone().drop_guard();
+        Ok(Arc::new(Self {
+            guard,
+            shared,
+            gates: Mutex::default(),
+            closed,
+            own,
+            tasks,
+            stop,
+            _stopped: stopped,
+        }))
+    }
+
+    /// Exports what goes through.
+    ///
+    /// # Errors
+    /// The registry has such metrics already.
+    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        self.shared.metrics.register(registry)
+    }
+
+    /// The proxy that other clients of this process go through, such as those of robots.txt and of sitemaps; `None` where
+    /// the guard is off. They must follow the proxy for loopback addresses too, and ignore the environment's.
+    pub fn proxy_url(&self) -> Option<String> {
+        self.guard.then(|| self.own.proxy_url())
+    }
+
+    /// What an execution has sent and received; `None` where it has no gate now.
+    pub fn bytes(&self, execution: ExecutionId) -> Option<Traffic> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(gates.get(&execution)?.upgrade()?.traffic())
+    }
+
+    /// Closes every gate, and waits until the connections through them have ended.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The proxy of a browser as a whole, through which nothing goes; `None` where the guard is off.
+    pub(crate) fn browser_proxy(&self) -> Option<String> {
+        self.guard.then(|| self.closed.proxy_url())
+    }
+
+    /// The gate of an execution, which is there while anybody holds it; `None` where it needs none.
+    pub(crate) fn gate(
+        &self,
+        execution: ExecutionId,
+        proxy: Option<&Proxy>,
+    ) -> io::Result<Option<Arc<Gate>>> {
+        if !self.guard && proxy.is_none() {
+            return Ok(None);
+        }
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = gates.get(&execution).and_then(Weak::upgrade).filter(|gate| gate.proxy() == proxy);
+        if let Some(gate) = there {
+            return Ok(Some(gate));
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let way = proxy.map_or(Way::Open, |proxy| Way::Through(proxy.clone()));
+        let gate = Arc::new(Gate::open(Arc::clone(&self.shared), way, &self.tasks, &self.stop)?);
+        gates.insert(execution, Arc::downgrade(&gate));
+        Ok(Some(gate))
+    }
+}
