@@ -13,7 +13,7 @@ mod order;
 mod problem;
 mod reader;
 mod settings;
-mod suggest;
+pub mod suggest;
 mod text;
 
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
