@@ -1,12 +1,12 @@
 //! When a workflow is to be executed, again and again: a cron expression in the time of some place.
 //!
-//! Daylight saving is croner's business: a time that the clocks skip is run right after the gap, and one that they
-//! show twice is run once, unless the expression means every hour or minute.
+//! One time of the day that the clocks skip is run right after the gap, and one that they show twice is run once. What
+//! is due every so often goes on by the clocks, in the hour that they show twice as well.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, FixedOffset, Offset, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
-use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
+use croner::{Cron, JobType};
 
 use super::workflow::Problem;
 use super::workflow::suggest::did_you_mean;
@@ -75,8 +75,74 @@ impl Schedule {
 
     /// The first time after this one at which something is due.
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let next = self.cron.find_next_occurrence(&after.with_timezone(&self.time_zone), false).ok()?;
-        Some(next.with_timezone(&Utc)).filter(|next| *next > after)
+        // Whole seconds: the library keeps what is beyond them.
+        let after = DateTime::from_timestamp(after.timestamp(), 0)?;
+        match self.cron.determine_job_type() {
+            JobType::FixedTime => self.next_of_the_day(after),
+            JobType::IntervalWildcard => self.next_by_the_clocks(after),
+        }
+    }
+
+    /// Of an expression that names one time of the day. The library knows gaps and hours shown twice; but within the
+    /// second showing it answers with the first, which is over.
+    fn next_of_the_day(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let search = |from: DateTime<Utc>| {
+            let found = self.cron.find_next_occurrence(&from.with_timezone(&self.time_zone), false).ok()?;
+            Some(found.with_timezone(&Utc))
+        };
+        search(after)
+            .filter(|next| *next > after)
+            .or_else(|| search(after + Duration::hours(3)).filter(|next| *next > after))
+    }
+
+    /// Of any other expression: the clocks are followed from one change to the next, each stretch by its own offset,
+    /// as the library leaves out the second showing of an hour.
+    fn next_by_the_clocks(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let mut from = after;
+        // Clocks change a few times a year, and an expression that is never due gives up by itself.
+        for _ in 0..1000 {
+            let offset = self.offset(from);
+            let local = from.with_timezone(&offset);
+            let next = self.cron.find_next_occurrence(&local, false).ok()?.with_timezone(&Utc);
+            match self.change_of_clocks(from, next) {
+                None => return Some(next),
+                // The moment of the change may be due itself, by the new offset.
+                Some(change) => {
+                    let new = change.with_timezone(&self.offset(change));
+                    if self.cron.is_time_matching(&new).ok()? {
+                        return Some(change);
+                    }
+                    from = change;
+                }
+            }
+        }
+        None
+    }
+
+    fn offset(&self, at: DateTime<Utc>) -> FixedOffset {
+        self.time_zone.offset_from_utc_datetime(&at.naive_utc()).fix()
+    }
+
+    /// The first moment after `from`, up to `to`, at which the clocks are changed.
+    fn change_of_clocks(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let before = self.offset(from);
+        let mut low = from;
+        let mut high = loop {
+            let day_later = (low + Duration::days(1)).min(to);
+            if self.offset(day_later) != before {
+                break day_later;
+            }
+            if day_later >= to {
+                return None;
+            }
+            low = day_later;
+        };
+        while high - low > Duration::seconds(1) {
+            let middle = low + (high - low) / 2;
+            if self.offset(middle) == before { low = middle } else { high = middle }
+        }
+        // Clocks are changed at whole seconds.
+        DateTime::from_timestamp(high.timestamp(), 0)
     }
 }
 
@@ -149,6 +215,31 @@ mod tests {
         assert_eq!(runs("30 2 * * *", "Europe/Berlin", "2026-10-24T00:00:00Z", 3), expected);
         let hourly = ["2026-10-24T23:30:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"].map(at);
         assert_eq!(runs("30 * * * *", "Europe/Berlin", "2026-10-24T23:00:00Z", 3), hourly);
+    }
+
+    #[test]
+    fn what_is_due_every_so_often_goes_on_through_both_changes_of_the_clocks() {
+        for (cron, minutes) in [("*/20 * * * *", 20), ("* * * * *", 1), ("0 * * * *", 60)] {
+            for day in ["2026-03-28T22:00:00.5Z", "2026-10-24T22:00:00.5Z"] {
+                let after = at(day);
+                let runs = runs(cron, "Europe/Berlin", day, 6 * 60 / minutes);
+                let first = DateTime::from_timestamp(after.timestamp(), 0).unwrap();
+                for (number, run) in (1..).zip(&runs) {
+                    assert_eq!(
+                        *run,
+                        first + Duration::minutes(number * minutes as i64),
+                        "{cron} after {day}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_of_the_day_that_is_over_is_not_run_again_within_the_hour_shown_twice() {
+        // 2:10 for the second time.
+        let expected = [at("2026-10-26T01:30:00Z")];
+        assert_eq!(runs("30 2 * * *", "Europe/Berlin", "2026-10-25T01:10:00Z", 1), expected);
     }
 
     #[test]
