@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-record bench-peers
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -65,6 +65,11 @@ bench: ## Measure the parts of a crawl, and whole crawls of the built-in shop, o
 bench-record: ## Measure the recorder against bare COPY, on a private Postgres
 	@deploy/local/setup demo
 	cargo run --locked --release --package crawlify-tests --bin bench-record
+
+# PAGES=100000 for another number of pages.
+bench-control: ## Measure the cancellation of an execution with 1,000,000 pages that wait
+	@deploy/local/setup demo
+	cargo run --locked --release --package crawlify-tests --bin bench-control -- $(PAGES)
 
 # ROUNDS=, TABS=, PAGES=, HTTP_PAGES=, SITE= with WORKFLOW=, ONLY=, and WRITE=docs/BENCHMARKS.md to keep the results;
 # BINARY= measures a program that is built already. The peers come from npm and PyPI, no browser is downloaded.

@@ -166,11 +166,7 @@ ALTER TABLE workflow_executions
     -- Whether hosts that answer slowly are asked more rarely.
     ADD COLUMN adaptive_delay boolean NOT NULL DEFAULT false,
     -- Whether the unit of politeness is the registrable domain (of the public suffix list) instead of the host name.
-    ADD COLUMN per_domain boolean NOT NULL DEFAULT false,
-    -- Its share of the fleet, beside that of the others with the same priority.
-    ADD COLUMN IF NOT EXISTS weight integer NOT NULL DEFAULT 1,
-    -- Pages of executions with a higher one go first.
-    ADD COLUMN IF NOT EXISTS priority integer NOT NULL DEFAULT 0;
+    ADD COLUMN per_domain boolean NOT NULL DEFAULT false;
 
 ALTER TABLE url_queue
     -- The pace of its host as the dispatcher found it, in milliseconds; the worker keeps to it.

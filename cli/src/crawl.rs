@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::workflow::Definition;
 use crawlify_shared::signals::StopSignals;
+use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::{ExecutionStatus, StartExecution};
 use crawlify_shared::store::summary::Summary;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
@@ -208,7 +209,7 @@ async fn finish(
                 "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once"
             ));
             store
-                .cancel_execution(execution)
+                .cancel_execution(execution, CancelMode::Graceful, None)
                 .await
                 .map_err(|error| Failure::of(Code::Unreachable, &error))?;
         }

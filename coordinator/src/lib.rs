@@ -1,4 +1,4 @@
-//! The coordinator: REST API, dispatcher, finisher and rescuer. Any number of them may run against one database.
+//! The coordinator: REST API, dispatcher, finisher, rescuer and scheduler. Any number of them may run against one database.
 //!
 //! Knows nothing about workers: their only common ground is rows and messages.
 
@@ -8,6 +8,7 @@ pub mod finisher;
 mod metrics;
 pub mod rescuer;
 pub mod role;
+pub mod scheduler;
 mod shares;
 mod steps;
 
@@ -28,6 +29,7 @@ use dispatcher::Dispatcher;
 use finisher::Finisher;
 use metrics::Metrics;
 use rescuer::Rescuer;
+use scheduler::Scheduler;
 use steps::repeat;
 
 /// How a coordinator runs.
@@ -37,7 +39,7 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// What leases are made of; the workers must use the same.
     pub lease: LeaseTimes,
-    /// Dispatches pages of this execution only.
+    /// Dispatches pages of this execution only, and starts no others by schedules.
     pub only: Option<ExecutionId>,
     /// Whether the broker's messages are gone when this process ends: then what is `queued` at the start is sent
     /// again at once.
@@ -113,9 +115,13 @@ pub async fn start(
         Arc::clone(&drained),
     );
     let finisher = Finisher::new(store.clone());
+    let scheduler = Scheduler::new(store.clone(), metrics.clone(), Arc::clone(&frontier_changed));
     let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
     tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
     tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
+    if config.only.is_none() {
+        tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
+    }
     tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
     tasks.close();
     Ok(Coordinator { address, frontier_changed, tasks })

@@ -1,6 +1,6 @@
 //! The coordinator's own metrics; those of the REST API are registered beside their routes.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
 /// Handles that are cheap to clone.
 #[derive(Clone, Debug)]
@@ -11,6 +11,22 @@ pub(crate) struct Metrics {
     pub(crate) dispatch_duration: Histogram,
     /// Pages taken back from workers that were lost or over their deadline.
     pub(crate) leases_expired: IntCounter,
+    /// Runs of schedules that fell due, by what became of them.
+    pub(crate) schedule_fires: IntCounterVec,
+    /// Executions that schedules have started.
+    pub(crate) executions_scheduled: IntCounter,
+}
+
+/// Counts the executions that are started for one reason; each reason registers its own.
+pub(crate) fn executions_started(
+    registry: &Registry,
+    trigger: &'static str,
+) -> Result<IntCounter, prometheus::Error> {
+    let options = Opts::new("crawlify_executions_started_total", "Executions started, by what started them.")
+        .const_label("trigger", trigger);
+    let counter = IntCounter::with_opts(options)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
 }
 
 impl Metrics {
@@ -26,8 +42,18 @@ impl Metrics {
             HistogramOpts::new("crawlify_dispatch_duration_seconds", help).buckets(buckets),
         )?;
         registry.register(Box::new(dispatch_duration.clone()))?;
+        let schedule_fires = IntCounterVec::new(
+            Opts::new(
+                "crawlify_schedule_fires_total",
+                "Runs of schedules that fell due, by what became of them.",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(schedule_fires.clone()))?;
         Ok(Self {
             dispatch_duration,
+            schedule_fires,
+            executions_scheduled: executions_started(registry, "schedule")?,
             pages_dispatched: counter("crawlify_pages_dispatched_total", "Pages published and confirmed.")?,
             leases_expired: counter(
                 "crawlify_leases_expired_total",

@@ -5,7 +5,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
+use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -39,6 +39,14 @@ impl IdInPath for ExecutionId {
     }
 }
 
+impl IdInPath for ScheduleId {
+    const NAMES: &'static str = "schedule";
+
+    fn of(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
 impl<T: IdInPath, S: Send + Sync> FromRequestParts<S> for PathId<T> {
     type Rejection = ApiError;
 
@@ -66,15 +74,38 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
-            return Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "the body must be JSON and say so: Content-Type: application/json",
-            ));
+            return Err(not_json());
         }
         let body = Bytes::from_request(request, state).await.map_err(body_problem)?;
         serde_json::from_slice(&body).map(Self).map_err(|error| syntax_problem(&error))
     }
+}
+
+/// The same where a request may have no body.
+pub(super) struct OptionalDocument(pub(super) Option<Value>);
+
+impl<S: Send + Sync> FromRequest<S> for OptionalDocument {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = is_json(request.headers());
+        let body = Bytes::from_request(request, state).await.map_err(body_problem)?;
+        if body.is_empty() {
+            Ok(Self(None))
+        } else if is_json {
+            serde_json::from_slice(&body).map(Some).map(Self).map_err(|error| syntax_problem(&error))
+        } else {
+            Err(not_json())
+        }
+    }
+}
+
+fn not_json() -> ApiError {
+    ApiError::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "the body must be JSON and say so: Content-Type: application/json",
+    )
 }
 
 /// A body whose type is not said is taken for JSON.

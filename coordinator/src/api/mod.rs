@@ -3,13 +3,17 @@
 //! Reads and writes rows and never publishes a page: that something is new in the frontier is only hinted to the
 //! dispatcher. Sends no CORS headers: scripts of other sites cannot read answers, and cannot change anything.
 
+mod control;
 mod executions;
 mod extract;
+mod fields;
 mod health;
 mod observe;
 mod openapi;
 mod problem;
 mod query;
+mod schedules;
+mod versions;
 mod workflows;
 
 use std::sync::Arc;
@@ -51,16 +55,25 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(workflows::validate))
         .routes(routes!(executions::start))
         .routes(routes!(executions::list))
-        .routes(routes!(executions::get, executions::cancel))
+        .routes(routes!(executions::get, control::change, control::delete))
+        .routes(routes!(control::pause))
+        .routes(routes!(control::resume))
+        .routes(routes!(control::cancel))
+        .routes(routes!(control::retry))
         .routes(routes!(executions::stats))
         .routes(routes!(executions::data))
+        .routes(routes!(schedules::create, schedules::list))
+        .routes(routes!(schedules::get, schedules::change, schedules::delete))
+        .routes(routes!(schedules::run))
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::serve))
         .split_for_parts();
-    let router = router.layer(axum::Extension(openapi::Served::new(document)));
+    let started = observe::Started::new(&state.metrics);
+    let router =
+        router.layer(axum::Extension(openapi::Served::new(document))).layer(axum::Extension(started));
     surround(router, observer).with_state(state)
 }
 

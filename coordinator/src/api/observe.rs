@@ -6,11 +6,12 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use prometheus::{HistogramOpts, HistogramVec, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, Registry};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::problem::ApiError;
+use crate::metrics::executions_started;
 
 /// No request takes longer; the database's own limits are shorter.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,6 +40,28 @@ impl Observer {
             tracing::error!(error = %error, "the API's metrics are not exported");
         }
         Self { duration }
+    }
+}
+
+/// Counts the executions that requests have started.
+#[derive(Clone)]
+pub(super) struct Started {
+    /// Of a workflow.
+    pub(super) over_rest: IntCounter,
+    /// Of a schedule, before its time.
+    pub(super) by_hand: IntCounter,
+}
+
+impl Started {
+    /// Registers the counters.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let counter = |trigger| {
+            executions_started(registry, trigger).unwrap_or_else(|error| {
+                tracing::error!(error = %error, "the API's metrics are not exported");
+                IntCounter::new("not_exported", "Counts for nobody.").expect("the name is a good one")
+            })
+        };
+        Self { over_rest: counter("api"), by_hand: counter("schedule_run") }
     }
 }
 

@@ -21,6 +21,7 @@ use super::query::Query;
     tags(
         (name = "workflows", description = "Definitions of crawls"),
         (name = "executions", description = "Runs of workflows, and their data"),
+        (name = "schedules", description = "When workflows are executed by themselves"),
         (name = "system", description = "Probes, metrics, this description")
     )
 )]

@@ -114,6 +114,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "execution_not_found", "there is no execution with this id")
     }
 
+    /// No schedule has this id.
+    pub(super) fn no_schedule() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "schedule_not_found", "there is no schedule with this id")
+    }
+
     /// The path exists, but not with this method; the `Allow` header names those it has.
     pub(super) fn method_not_allowed() -> Self {
         Self::new(

@@ -77,6 +77,10 @@ async fn an_id_that_is_no_uuid_is_a_problem() {
         ("POST", "/api/v1/workflows/7/execute"),
         ("GET", "/api/v1/executions/7"),
         ("GET", "/api/v1/executions/%FF/stats"),
+        ("POST", "/api/v1/executions/7/pause"),
+        ("PATCH", "/api/v1/executions/7"),
+        ("GET", "/api/v1/schedules/7"),
+        ("POST", "/api/v1/schedules/7/run"),
     ] {
         let (response, body) = problem(request(method, path).body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{path}");
@@ -131,6 +135,7 @@ async fn an_unknown_parameter_is_a_problem_everywhere() {
     for (method, path) in [
         ("GET", "/api/v1/workflows?stauts=draft"),
         ("GET", "/api/v1/executions?stauts=draft"),
+        ("GET", "/api/v1/schedules?stauts=draft"),
         ("GET", "/api/v1/openapi.json?stauts=draft"),
         ("POST", "/api/v1/workflows?stauts=draft"),
     ] {
@@ -151,6 +156,27 @@ async fn a_status_that_does_not_exist_is_a_problem() {
         assert_eq!(body["code"], "invalid_status", "{text}");
         assert_eq!(body["errors"][0]["pointer"], "/status", "{text}");
     }
+}
+
+#[tokio::test]
+async fn wrong_limits_and_wrong_schedules_are_told_before_a_database_is_asked() {
+    for (method, path, text, pointer) in [
+        ("PATCH", format!("/api/v1/executions/{ID}"), r#"{"weight": 1.5}"#, "/weight"),
+        ("PATCH", format!("/api/v1/executions/{ID}"), "{}", ""),
+        ("PATCH", format!("/api/v1/executions/{ID}"), "[]", ""),
+        ("POST", format!("/api/v1/executions/{ID}/cancel"), r#"{"mode": null}"#, "/mode"),
+        ("POST", "/api/v1/schedules".to_owned(), r#"{"cron": "@daily"}"#, "/workflow_id"),
+        ("POST", "/api/v1/schedules".to_owned(), r#"{"cron": "* *"}"#, "/workflow_id"),
+    ] {
+        let sent = request(method, &path).body(Body::from(text)).unwrap();
+        let (response, body) = problem(sent).await;
+        assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY, "{path} {text}");
+        assert_eq!(body["errors"][0]["pointer"], pointer, "{path} {text}: {body}");
+    }
+    let path = format!("/api/v1/executions/{ID}/cancel?mode=soon");
+    let (response, body) = problem(request("POST", &path).body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(body["errors"][0]["parameter"], "mode");
 }
 
 #[tokio::test]
@@ -246,19 +272,30 @@ async fn the_description_names_every_route_and_the_problem_that_each_may_answer(
     operations.sort();
     let expected = [
         "DELETE /api/v1/executions/{id}",
+        "DELETE /api/v1/schedules/{id}",
         "DELETE /api/v1/workflows/{id}",
         "GET /api/v1/executions",
         "GET /api/v1/executions/{id}",
         "GET /api/v1/executions/{id}/data",
         "GET /api/v1/executions/{id}/stats",
         "GET /api/v1/openapi.json",
+        "GET /api/v1/schedules",
+        "GET /api/v1/schedules/{id}",
         "GET /api/v1/workflows",
         "GET /api/v1/workflows/{id}",
         "GET /health",
         "GET /livez",
         "GET /metrics",
         "GET /readyz",
+        "PATCH /api/v1/executions/{id}",
+        "PATCH /api/v1/schedules/{id}",
         "PATCH /api/v1/workflows/{id}/status",
+        "POST /api/v1/executions/{id}/cancel",
+        "POST /api/v1/executions/{id}/pause",
+        "POST /api/v1/executions/{id}/resume",
+        "POST /api/v1/executions/{id}/retry",
+        "POST /api/v1/schedules",
+        "POST /api/v1/schedules/{id}/run",
         "POST /api/v1/workflows",
         "POST /api/v1/workflows/validate",
         "POST /api/v1/workflows/{id}/execute",

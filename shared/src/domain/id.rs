@@ -38,6 +38,10 @@ id! {
     ExecutionId
 }
 id! {
+    /// Names a schedule, which starts executions of a workflow.
+    ScheduleId
+}
+id! {
     /// Names a page: one URL in one execution, a row of `url_queue`.
     PageId
 }

@@ -5,6 +5,7 @@ pub mod outcome;
 pub mod page;
 pub mod page_url;
 pub mod regex_dialect;
+pub mod schedule;
 pub mod selector;
 pub mod storable;
 pub mod transform;

@@ -1,10 +1,11 @@
-//! Executions: started, watched, cancelled.
+//! Executions: started and watched.
 //!
-//! Only writes rows. Who publishes pages, ends executions or rescues them is elsewhere.
+//! Only writes rows. Who controls executions, publishes pages, ends executions or rescues them is elsewhere.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::control::CancelMode;
 use super::{Store, StoreError};
 use crate::domain::id::{ExecutionId, PageId, WorkflowId};
 use crate::domain::page_url::{HostUnit, PageUrl};
@@ -18,6 +19,8 @@ pub enum ExecutionStatus {
     Pending,
     /// Its pages are being worked on.
     Running,
+    /// Somebody has interrupted it: its pages wait.
+    Paused,
     /// Every page has ended.
     Completed,
     /// It could not go on.
@@ -28,13 +31,15 @@ pub enum ExecutionStatus {
 
 impl ExecutionStatus {
     /// Every status.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Running, Self::Paused, Self::Completed, Self::Failed, Self::Cancelled];
 
     /// The name in rows and documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -48,7 +53,7 @@ impl ExecutionStatus {
 
     /// Whether nothing more happens to it.
     pub fn has_ended(self) -> bool {
-        !matches!(self, Self::Pending | Self::Running)
+        !matches!(self, Self::Pending | Self::Running | Self::Paused)
     }
 }
 
@@ -77,6 +82,16 @@ pub struct ExecutionRow {
     pub pages_admitted: i64,
     /// Least milliseconds between the starts of two pages of one host.
     pub host_delay_ms: i32,
+    /// Its share of the fleet beside other executions.
+    pub weight: i32,
+    /// Executions with a higher one go first.
+    pub priority: i32,
+    /// Of a cancelled one, how its pages in hand end.
+    pub cancel_mode: Option<CancelMode>,
+    /// Raised by every act of control.
+    pub control_version: i32,
+    /// Which schedule started it.
+    pub schedule_id: Option<Uuid>,
 }
 
 /// How a start ended.
@@ -87,17 +102,6 @@ pub enum StartExecution {
     /// The workflow is not active but this.
     NotActive(WorkflowStatus),
     /// There is no such workflow.
-    NotFound,
-}
-
-/// How a cancellation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CancelExecution {
-    /// It was running and is cancelled now.
-    Cancelled,
-    /// It had ended before, with this status; nothing changed.
-    Ended(ExecutionStatus),
-    /// There is no such execution.
     NotFound,
 }
 
@@ -188,37 +192,6 @@ impl Store {
         })
     }
 
-    /// Cancels an execution that has not ended. From then on nobody dispatches or claims a page of it; those that
-    /// wait are swept up later, in portions ([`Store::sweep_leftover_pages`]), since they may be millions.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn cancel_execution(&self, execution: ExecutionId) -> Result<CancelExecution, StoreError> {
-        // Lock: the execution's row, before its status is looked at.
-        let answer = sqlx::query!(
-            r#"
-            WITH execution AS (
-                SELECT id, status FROM workflow_executions WHERE id = $1 FOR UPDATE
-            ), cancelled AS (
-                UPDATE workflow_executions AS target
-                SET status = 'cancelled', completed_at = now()
-                FROM execution
-                WHERE target.id = execution.id AND execution.status IN ('pending', 'running')
-                RETURNING target.id
-            )
-            SELECT status AS "status: ExecutionStatus", EXISTS (SELECT FROM cancelled) AS "cancelled!" FROM execution
-            "#,
-            execution.0,
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(match answer {
-            Some(answer) if answer.cancelled => CancelExecution::Cancelled,
-            Some(answer) => CancelExecution::Ended(answer.status),
-            None => CancelExecution::NotFound,
-        })
-    }
-
     /// Finds an execution.
     ///
     /// # Errors
@@ -230,7 +203,8 @@ impl Store {
             r#"
             SELECT execution.id, workflow_id, workflow.name AS workflow_name, execution.version,
                 execution.status AS "status: ExecutionStatus", started_at, completed_at, error, max_pages,
-                pages_admitted, host_delay_ms
+                pages_admitted, host_delay_ms, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
+                control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
             WHERE execution.id = $1
             "#,
@@ -258,7 +232,8 @@ impl Store {
             r#"
             SELECT execution.id, workflow_id, workflow.name AS workflow_name, execution.version,
                 execution.status AS "status: ExecutionStatus", started_at, completed_at, error, max_pages,
-                pages_admitted, host_delay_ms
+                pages_admitted, host_delay_ms, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
+                control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
             WHERE ($1::uuid IS NULL OR workflow_id = $1) AND ($2::text IS NULL OR execution.status = $2)
             ORDER BY execution.id DESC

@@ -20,39 +20,6 @@ pub struct Rescued {
 }
 
 impl Store {
-    /// Skips the pages that an execution's limit leaves over, and cancels those of a cancelled execution; at most
-    /// 10,000 of each. Answers how many.
-    ///
-    /// # Errors
-    /// As every statement of the store.
-    pub async fn sweep_leftover_pages(&self) -> Result<u64, StoreError> {
-        // Reads url_queue_pending_idx and url_queue_open_idx; rows that a worker or dispatcher holds wait for the
-        // next step.
-        let swept = sqlx::query!(
-            "WITH over_limit AS (
-                SELECT q.id FROM workflow_executions e JOIN url_queue q ON q.execution_id = e.id
-                WHERE e.status = 'running' AND e.pages_admitted >= e.max_pages
-                  AND q.status = 'pending' AND NOT q.admitted
-                LIMIT 10000 FOR UPDATE OF q SKIP LOCKED
-            ), of_cancelled AS (
-                SELECT q.id FROM workflow_executions e JOIN url_queue q ON q.execution_id = e.id
-                WHERE e.status = 'cancelled' AND e.completed_at > now() - interval '1 day'
-                  AND q.status IN ('pending', 'queued')
-                LIMIT 10000 FOR UPDATE OF q SKIP LOCKED
-            )
-            UPDATE url_queue q
-            SET status = CASE WHEN q.id IN (SELECT id FROM over_limit) THEN 'skipped' ELSE 'cancelled' END,
-                error = CASE WHEN q.id IN (SELECT id FROM over_limit) THEN 'the page limit (max_pages) was reached'
-                    ELSE 'the execution was cancelled' END,
-                error_class = CASE WHEN q.id IN (SELECT id FROM over_limit) THEN 'limit' ELSE 'cancelled' END,
-                processed_at = now()
-            WHERE q.id IN (SELECT id FROM over_limit UNION ALL SELECT id FROM of_cancelled)"
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(swept.rows_affected())
-    }
-
     /// Ends every execution that has no open page left, and answers which.
     ///
     /// The links of a page are written by the statement that ends it, so one statement that sees no open page has
@@ -83,6 +50,13 @@ impl Store {
               AND NOT EXISTS (SELECT FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'pending')
               AND NOT EXISTS (SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing'))
+              -- Nor one that a raised limit or a retry will put back. By url_queue_limit_idx, url_queue_failed_idx.
+              AND NOT ((e.max_pages IS NULL OR e.pages_admitted < e.max_pages) AND EXISTS (
+                  SELECT FROM url_queue q
+                  WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'limit'))
+              AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (
+                  SELECT FROM url_queue q
+                  WHERE q.execution_id = e.id AND q.status = 'failed' AND q.processed_at < e.retry_failed_before))
             RETURNING e.id, e.status"#
         )
         .fetch_all(&self.pool)

@@ -3,6 +3,7 @@
 //! Two libraries, each with one job. sqlx runs the migrations and every query that a person may read, checked at
 //! compile time. deadpool-postgres carries the worker's hot path ([`hot`]): claim and record.
 
+pub mod control;
 pub mod counters;
 pub mod dispatch;
 pub mod error;
@@ -11,7 +12,9 @@ pub mod frontier;
 pub mod hot;
 pub mod items;
 pub mod render;
+pub mod schedules;
 pub mod summary;
+pub mod sweep;
 pub mod workflows;
 
 use std::str::FromStr;

@@ -268,7 +268,7 @@ impl Store {
                 FROM found JOIN workflow_executions AS execution ON execution.workflow_id = found.id
             ), in_use AS (
                 SELECT 1 FROM executions
-                WHERE status IN ('pending', 'running')
+                WHERE status IN ('pending', 'running', 'paused')
                     OR EXISTS (
                         SELECT FROM url_queue AS page
                         WHERE page.execution_id = executions.id AND page.status = 'processing'

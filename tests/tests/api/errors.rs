@@ -14,6 +14,7 @@ async fn what_does_not_exist_is_not_found_by_any_method() {
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
     let workflow = format!("/api/v1/workflows/{id}");
     let execution = format!("/api/v1/executions/{id}");
+    let schedule = format!("/api/v1/schedules/{id}");
     let active = json!({"status": "active"});
     for (method, path, body, code) in [
         (Method::GET, workflow.clone(), None, "workflow_not_found"),
@@ -23,6 +24,15 @@ async fn what_does_not_exist_is_not_found_by_any_method() {
         (Method::POST, format!("{workflow}/execute"), None, "workflow_not_found"),
         (Method::GET, execution.clone(), None, "execution_not_found"),
         (Method::DELETE, execution.clone(), None, "execution_not_found"),
+        (Method::PATCH, execution.clone(), Some(json!({"weight": 2})), "execution_not_found"),
+        (Method::POST, format!("{execution}/pause"), None, "execution_not_found"),
+        (Method::POST, format!("{execution}/resume"), None, "execution_not_found"),
+        (Method::POST, format!("{execution}/cancel"), None, "execution_not_found"),
+        (Method::POST, format!("{execution}/retry"), None, "execution_not_found"),
+        (Method::GET, schedule.clone(), None, "schedule_not_found"),
+        (Method::PATCH, schedule.clone(), Some(json!({"enabled": false})), "schedule_not_found"),
+        (Method::DELETE, schedule.clone(), None, "schedule_not_found"),
+        (Method::POST, format!("{schedule}/run"), None, "schedule_not_found"),
         (Method::GET, format!("{execution}/stats"), None, "execution_not_found"),
         (Method::GET, format!("{execution}/data"), None, "execution_not_found"),
     ] {
@@ -128,5 +138,5 @@ async fn every_described_operation_is_served() {
             operations += 1;
         }
     }
-    assert_eq!(operations, 18);
+    assert_eq!(operations, 29);
 }

@@ -1,8 +1,10 @@
 //! The REST API against a real database: one server on a port of its own, and one database, for each test.
 
+mod control;
 mod errors;
 mod executions;
 mod figures;
+mod schedules;
 mod workflows;
 
 use std::sync::Arc;

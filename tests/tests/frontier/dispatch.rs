@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::Store;
+use crawlify_shared::store::control::CancelMode;
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 
@@ -59,7 +60,7 @@ async fn nothing_is_reserved_before_its_time_or_for_an_execution_that_does_not_r
     crawl.change("UPDATE url_queue SET not_before = now() + interval '1 hour' WHERE url LIKE '%/0'").await;
     assert_eq!(reserve(&crawl, 10).await, ["1"]);
     crawl.change("UPDATE url_queue SET not_before = now(), status = 'pending'").await;
-    crawl.store.cancel_execution(crawl.execution).await.unwrap();
+    crawl.store.cancel_execution(crawl.execution, CancelMode::Graceful, None).await.unwrap();
     assert!(reserve(&crawl, 10).await.is_empty());
     assert!(crawl.store.running_executions(None).await.unwrap().is_empty());
 }

@@ -3,6 +3,7 @@
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::NextStatus;
 use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::CancelMode;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 
 const PAGES: [&str; 2] = ["http://shop.test/", "http://shop.test/2"];
@@ -96,7 +97,7 @@ async fn the_pages_of_a_cancelled_execution_are_cancelled_and_those_in_hand_end_
     let worker = crawl.worker().await;
     crawl.store.reserve_pages(crawl.execution, 1).await.unwrap();
     let page = crawl.claim(&worker).await.remove(0);
-    crawl.store.cancel_execution(crawl.execution).await.unwrap();
+    crawl.store.cancel_execution(crawl.execution, CancelMode::Graceful, None).await.unwrap();
     assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 1, "one was queued");
     assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
     // What a page in hand finds is not crawled any more.

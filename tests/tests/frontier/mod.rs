@@ -1,7 +1,10 @@
-//! The coordinator's side of the store against a real Postgres: what is dispatched, when an execution has ended, and
-//! what is rescued.
+//! The coordinator's side of the store against a real Postgres: what is dispatched, when an execution has ended, what is
+//! rescued, what people change on the way, and what schedules start.
 
+mod control;
 mod dispatch;
 mod finish;
 mod politeness;
 mod rescue;
+mod retry;
+mod schedules;

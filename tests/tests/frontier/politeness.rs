@@ -8,6 +8,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
@@ -126,7 +127,7 @@ async fn a_delay_ends_with_the_execution_that_asked_for_it() {
     let crawl = Crawl::start(NO_LIMITS, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
     let patient = crawl.another(polite(DELAY), &["http://a.test/9"]).await;
     assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 1, "one at a time");
-    crawl.store.cancel_execution(patient).await.unwrap();
+    crawl.store.cancel_execution(patient, CancelMode::Graceful, None).await.unwrap();
     crawl.change("UPDATE hosts SET next_dispatch_at = '-infinity'").await;
     assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 2);
 }

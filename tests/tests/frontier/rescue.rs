@@ -41,8 +41,8 @@ async fn the_pages_of_a_lost_worker_come_back_and_fail_after_the_last_attempt() 
         let status = if last { "failed" } else { "pending" };
         assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} worker_lost")]);
         assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
-        assert_eq!(worker.heartbeat(1, false).await.unwrap(), Standing::WasLost);
-        assert_eq!(worker.heartbeat(1, false).await.unwrap(), Standing::Alive);
+        assert_eq!(worker.heartbeat(1, false).await.unwrap().standing, Standing::WasLost);
+        assert_eq!(worker.heartbeat(1, false).await.unwrap().standing, Standing::Alive);
         crawl.change("DELETE FROM workers").await;
     }
     assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "failed".to_owned())]);

@@ -2,7 +2,7 @@
 
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page::NextStatus;
-use crawlify_shared::store::executions::CancelExecution;
+use crawlify_shared::store::control::{CancelMode, Controlled};
 use crawlify_shared::store::hot::ClaimRequest;
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
@@ -65,8 +65,8 @@ async fn a_page_of_a_cancelled_execution_is_not_claimed() {
     let crawl = Crawl::start(NO_LIMITS, &PAGE).await;
     let worker = crawl.worker().await;
     let request = crawl.queue().await[0];
-    let cancelled = crawl.store.cancel_execution(crawl.execution).await.unwrap();
-    assert_eq!(cancelled, CancelExecution::Cancelled);
+    let cancelled = crawl.store.cancel_execution(crawl.execution, CancelMode::Graceful, None).await.unwrap();
+    assert!(matches!(cancelled, Controlled::Done(_)));
     assert!(worker.claim(&[request], LEASE, false).await.unwrap().is_empty());
 }
 

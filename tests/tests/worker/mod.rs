@@ -1,6 +1,7 @@
 //! A whole worker and a whole coordinator in this process, with the broker in memory and a browser that does what the
 //! test says.
 
+mod control;
 mod crawl;
 mod lifecycle;
 mod outage;

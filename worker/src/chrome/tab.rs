@@ -131,7 +131,12 @@ impl ChromeTab {
                 // What there is now is the browser's own page about it, which nothing should be read from.
                 let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
                 let url = url.as_url().clone();
-                return Ok(Document { base_url: url.clone(), final_url: url, status: description.status(), retry_after: None });
+                return Ok(Document {
+                    base_url: url.clone(),
+                    final_url: url,
+                    status: description.status(),
+                    retry_after: None,
+                });
             }
             let is_download = navigated.is_download.unwrap_or(false);
             let said = failure::of_navigation(error_text, is_download);

@@ -1,12 +1,14 @@
 //! The worker's lease on all of its pages: a heartbeat row that it renews, and the knowledge whether it did.
 //!
-//! A worker that cannot renew fences itself: it stops its pages before others take them over.
+//! A worker that cannot renew fences itself: it stops its pages before others take them over. The heartbeat's answer
+//! also says of which executions pages in hand are to be given up.
 
 use std::error::Error;
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
-use crawlify_shared::store::hot::{HotStore, Standing};
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct Leases {
     lease: watch::Receiver<Lease>,
+    /// Executions whose pages in hand are to be given up, as the last heartbeat said.
+    abandoned: watch::Receiver<Vec<ExecutionId>>,
 }
 
 /// The lease as far as we know.
@@ -39,6 +43,7 @@ impl Leases {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (set, lease) = watch::channel(Lease::default());
+        let (set_abandoned, abandoned) = watch::channel(Vec::new());
         let beat = async move {
             // When the last heartbeat that succeeded was sent: the database counts from then, or later.
             let mut last_success: Option<Instant> = None;
@@ -58,14 +63,15 @@ impl Leases {
                 let slots = *capacity.borrow_and_update();
                 let next =
                     match beat(&store, &name, slots, draining.is_cancelled(), announced, deadline).await {
-                        Ok(Standing::Unknown) => {
+                        Ok(Heartbeat { standing: Standing::Unknown, .. }) => {
                             tracing::warn!("the fleet has forgotten this worker; it announces itself again");
                             lose(&set);
                             last_success = None;
                             Instant::now()
                         }
-                        Ok(standing) => {
+                        Ok(Heartbeat { standing, abandoned }) => {
                             last_success = Some(begun);
+                            tell_abandoned(&set_abandoned, abandoned);
                             if standing == Standing::WasLost {
                                 tracing::warn!(
                                     "this worker was given up by the fleet; its pages are others' now"
@@ -93,7 +99,7 @@ impl Leases {
                 tracing::info!("could not say goodbye; the lease will run out");
             }
         };
-        (Self { lease }, beat)
+        (Self { lease, abandoned }, beat)
     }
 
     /// Waits until the lease is held.
@@ -108,6 +114,13 @@ impl Leases {
         let mut lease = self.lease.clone();
         let before = *lease.borrow();
         if before.held && lease.wait_for(|now| now.losses != before.losses).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the pages of this execution are to be given up, because somebody cancelled it at once.
+    pub(crate) async fn abandoned(&self, execution: ExecutionId) {
+        if self.abandoned.clone().wait_for(|abandoned| abandoned.contains(&execution)).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -127,6 +140,20 @@ fn lose(lease: &watch::Sender<Lease>) -> bool {
     })
 }
 
+/// An execution is named as long as this worker holds pages of it, so the last answer is all that counts.
+fn tell_abandoned(told: &watch::Sender<Vec<ExecutionId>>, now: Vec<ExecutionId>) {
+    told.send_if_modified(|before| {
+        if *before == now {
+            return false;
+        }
+        if !now.is_empty() {
+            tracing::info!(executions = now.len(), "cancelled at once: their pages in hand are given up");
+        }
+        *before = now;
+        true
+    });
+}
+
 /// One heartbeat, until the deadline.
 async fn beat(
     store: &HotStore,
@@ -135,16 +162,17 @@ async fn beat(
     draining: bool,
     announced: bool,
     deadline: Instant,
-) -> Result<Standing, String> {
+) -> Result<Heartbeat, String> {
     let beat = async {
         if announced {
             store.heartbeat(slots, draining).await
         } else {
-            store.announce(name, slots).await.map(|()| Standing::Alive)
+            let alive = Heartbeat { standing: Standing::Alive, abandoned: Vec::new() };
+            store.announce(name, slots).await.map(|()| alive)
         }
     };
     match tokio::time::timeout_at(deadline, beat).await {
-        Ok(Ok(standing)) => Ok(standing),
+        Ok(Ok(heartbeat)) => Ok(heartbeat),
         Ok(Err(error)) => Err(match error.source() {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),

@@ -52,9 +52,9 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     }
 }
 
-/// A page that is interrupted, because the worker gives its pages back or has lost its lease, is released. If others
-/// have the page by then, the record's fence lets the release do nothing; if nobody has, it is free at once and need
-/// not wait for the end of its lease.
+/// A page that is interrupted, because the worker gives its pages back, has lost its lease, or has heard that the
+/// execution was cancelled at once, is released. If others have the page by then, the record's fence lets the release
+/// do nothing; if nobody has, it is free at once and need not wait for the end of its lease.
 async fn execute_within_lease(
     page: &ClaimedPage,
     slot: &mut Slot,
@@ -99,6 +99,7 @@ async fn execute_within_lease(
         done = work => done,
         () = worker.abandon.cancelled() => (released, nothing()),
         () = worker.leases.lost() => (released, nothing()),
+        () = worker.leases.abandoned(page.execution_id) => (released, nothing()),
     }
 }
 

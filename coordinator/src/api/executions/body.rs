@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::{ExecutionRow, ExecutionStatus, PageCounts};
 use crawlify_shared::store::items::ItemRow;
 use crawlify_shared::store::summary::{ErrorGroup, NodeSummary, Summary, Totals};
@@ -19,13 +20,6 @@ pub(in crate::api) struct StartedBody {
     pub(super) message: &'static str,
     pub(super) execution_id: Uuid,
     pub(super) workflow_id: Uuid,
-}
-
-/// An execution that was cancelled.
-#[derive(Serialize, ToSchema)]
-pub(in crate::api) struct CancelledBody {
-    pub(super) message: &'static str,
-    pub(super) execution_id: Uuid,
 }
 
 /// Some executions.
@@ -47,7 +41,7 @@ pub(in crate::api) struct ExecutionEntry {
     workflow_name: String,
     /// Which version of the workflow it runs.
     version: i32,
-    /// `pending`, `running`, `completed`, `failed` or `cancelled`.
+    /// `pending`, `running`, `paused`, `completed`, `failed` or `cancelled`.
     status: &'static str,
     started_at: DateTime<Utc>,
     completed_at: Option<DateTime<Utc>>,
@@ -74,7 +68,7 @@ impl From<ExecutionRow> for ExecutionEntry {
 #[derive(Serialize, ToSchema)]
 pub(in crate::api) struct ExecutionBody {
     execution_id: Uuid,
-    /// Whether it has not ended.
+    /// Whether its pages are being worked on.
     running: bool,
     stats: Figures,
     #[serde(flatten)]
@@ -83,6 +77,18 @@ pub(in crate::api) struct ExecutionBody {
     max_pages: Option<i64>,
     /// How many pages were dispatched so far.
     pages_admitted: i64,
+    /// Least milliseconds between the starts of two pages of one host.
+    rate_limit_delay: i32,
+    /// Its share of the fleet beside other executions.
+    weight: i32,
+    /// Executions with a higher one go first.
+    priority: i32,
+    /// Of a cancelled one: `graceful`, or `now` where pages in hand are given up.
+    cancel_mode: Option<&'static str>,
+    /// How often it was acted upon; also the `ETag`.
+    control_version: i32,
+    /// Which schedule started it.
+    schedule_id: Option<Uuid>,
 }
 
 impl ExecutionBody {
@@ -93,6 +99,12 @@ impl ExecutionBody {
             stats,
             max_pages: row.max_pages,
             pages_admitted: row.pages_admitted,
+            rate_limit_delay: row.host_delay_ms,
+            weight: row.weight,
+            priority: row.priority,
+            cancel_mode: row.cancel_mode.map(CancelMode::as_str),
+            control_version: row.control_version,
+            schedule_id: row.schedule_id,
             entry: row.into(),
         }
     }

@@ -1,25 +1,25 @@
-//! Executions over REST: started, listed, watched, cancelled, and their data.
+//! Executions over REST: started, listed, watched, and their data. How they are controlled is in [`super::control`].
 
 mod body;
 mod render;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::workflow::parse_config;
-use crawlify_shared::store::executions::{CancelExecution, ExecutionStatus, StartExecution};
+use crawlify_shared::store::executions::{ExecutionStatus, StartExecution};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::ApiState;
 use super::extract::PathId;
+use super::observe::Started;
 use super::problem::ApiError;
 use super::query::{Given, Parameters, Query};
-use body::{
-    CancelledBody, DataBody, ExecutionBody, ExecutionEntry, ExecutionList, Figures, StartedBody, StatsBody,
-};
+use super::versions::etag;
+use body::{DataBody, ExecutionBody, ExecutionEntry, ExecutionList, Figures, StartedBody, StatsBody};
 
 /// Starts an execution of a workflow.
 #[utoipa::path(
@@ -31,14 +31,16 @@ use body::{
 )]
 pub(super) async fn start(
     State(state): State<ApiState>,
+    Extension(started): Extension<Started>,
     PathId(id): PathId<WorkflowId>,
     _: Query<()>,
 ) -> Result<impl IntoResponse, ApiError> {
     let row = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
     let workflow = parse_config(&row.config).map_err(ApiError::invalid_workflow)?;
-    let started = state.store.start_execution(id, row.version, workflow.limits, &workflow.start_urls).await?;
-    match started {
+    let outcome = state.store.start_execution(id, row.version, workflow.limits, &workflow.start_urls).await?;
+    match outcome {
         StartExecution::Started(execution) => {
+            started.over_rest.inc();
             state.frontier_changed.notify_one();
             let location = format!("/api/v1/executions/{execution}");
             let body = StartedBody {
@@ -78,7 +80,7 @@ impl Parameters for ListParameters {
     const NAMES: &'static [&'static str] = &["workflow_id", "status", "limit", "offset"];
 
     fn read(given: &mut Given) -> Self {
-        let statuses = "`pending`, `running`, `completed`, `failed` or `cancelled`";
+        let statuses = "`pending`, `running`, `paused`, `completed`, `failed` or `cancelled`";
         Self {
             workflow_id: given.parsed("workflow_id", "a UUID", |text| Uuid::try_parse(text).ok()),
             status: given.parsed("status", statuses, ExecutionStatus::parse),
@@ -117,46 +119,18 @@ pub(super) async fn list(
     path = "/api/v1/executions/{id}",
     tag = "executions",
     params(("id" = Uuid, Path, description = "The execution")),
-    responses((status = 200, description = "The execution", body = ExecutionBody))
+    responses((status = 200, description = "The execution; the ETag is its control_version", body = ExecutionBody))
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
     PathId(id): PathId<ExecutionId>,
     _: Query<()>,
-) -> Result<Json<ExecutionBody>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     let row = state.store.execution(id).await?.ok_or_else(ApiError::no_execution)?;
     let pages = state.store.page_counts(id).await?;
     let totals = state.store.totals(id).await?;
     let stats = Figures::new(&pages, &totals, row.started_at, row.completed_at);
-    Ok(Json(ExecutionBody::new(row, stats)))
-}
-
-/// Cancels an execution. Doing so again changes nothing.
-#[utoipa::path(
-    delete,
-    path = "/api/v1/executions/{id}",
-    tag = "executions",
-    params(("id" = Uuid, Path, description = "The execution")),
-    responses((status = 200, description = "It is cancelled", body = CancelledBody))
-)]
-pub(super) async fn cancel(
-    State(state): State<ApiState>,
-    PathId(id): PathId<ExecutionId>,
-    _: Query<()>,
-) -> Result<Json<CancelledBody>, ApiError> {
-    let message = match state.store.cancel_execution(id).await? {
-        CancelExecution::Cancelled => "execution cancelled",
-        CancelExecution::Ended(ExecutionStatus::Cancelled) => "execution was cancelled before",
-        CancelExecution::Ended(status) => {
-            return Err(ApiError::new(
-                StatusCode::CONFLICT,
-                "execution_ended",
-                format!("the execution has ended as {}; there is nothing to cancel", status.as_str()),
-            ));
-        }
-        CancelExecution::NotFound => return Err(ApiError::no_execution()),
-    };
-    Ok(Json(CancelledBody { message, execution_id: id.0 }))
+    Ok(([etag(row.control_version)], Json(ExecutionBody::new(row, stats))))
 }
 
 /// Sums an execution up: pages, attempts, nodes with their durations, and errors.

@@ -15,7 +15,7 @@ mod problem;
 mod proxy;
 mod reader;
 mod settings;
-mod suggest;
+pub mod suggest;
 mod text;
 
 pub use definition::{Definition, STATUSES, parse_document, parse_text};

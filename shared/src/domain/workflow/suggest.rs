@@ -1,7 +1,7 @@
 //! "Did you mean": the known name that is nearest to an unknown one.
 
 /// Ends a sentence about an unknown name: `; did you mean ...?` where one is near, else nothing.
-pub(super) fn did_you_mean<'n>(unknown: &str, known: impl IntoIterator<Item = &'n str>) -> String {
+pub fn did_you_mean<'n>(unknown: &str, known: impl IntoIterator<Item = &'n str>) -> String {
     // Names from strangers may be long; comparing is quadratic.
     if unknown.chars().count() > 64 {
         return String::new();

@@ -1,6 +1,7 @@
 //! The lease: a worker's row, whose heartbeat keeps all of the worker's pages its own.
 
 use super::HotStore;
+use crate::domain::id::ExecutionId;
 use crate::store::StoreError;
 
 /// What the fleet thinks of a worker.
@@ -12,6 +13,15 @@ pub enum Standing {
     WasLost,
     /// The fleet does not know it: its row is gone. It must announce itself again.
     Unknown,
+}
+
+/// What a worker learns with a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// What the fleet thinks of it.
+    pub standing: Standing,
+    /// Executions that were cancelled at once while it still holds pages of them: these are to be given up.
+    pub abandoned: Vec<ExecutionId>,
 }
 
 impl HotStore {
@@ -37,24 +47,38 @@ impl HotStore {
     ///
     /// # Errors
     /// As every statement of the store. A worker that meets them for too long must stop its pages.
-    pub async fn heartbeat(&self, slots: usize, draining: bool) -> Result<Standing, StoreError> {
+    pub async fn heartbeat(&self, slots: usize, draining: bool) -> Result<Heartbeat, StoreError> {
         let slots = i32::try_from(slots).unwrap_or(i32::MAX);
         let status = if draining { "draining" } else { "ready" };
         let client = self.client().await?;
+        // Reads workflow_executions_cancelled_idx, as far back as a page may be held, and url_queue_open_idx.
         let statement = client
             .prepare_cached(
-                "UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3
-                 FROM (SELECT id, status FROM workers WHERE id = $1 FOR UPDATE) before
-                 WHERE w.id = before.id
-                 RETURNING before.status",
+                "WITH beat AS (
+                    UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3
+                    FROM (SELECT id, status FROM workers WHERE id = $1 FOR UPDATE) before
+                    WHERE w.id = before.id
+                    RETURNING before.status
+                 )
+                 SELECT status, ARRAY(
+                    SELECT e.id FROM workflow_executions e
+                    WHERE e.status = 'cancelled' AND e.cancel_mode = 'now'
+                      AND e.completed_at > now() - interval '1 day'
+                      AND EXISTS (SELECT FROM url_queue q
+                          WHERE q.execution_id = e.id AND q.status = 'processing' AND q.locked_by = $1))
+                 FROM beat",
             )
             .await?;
         let row = client.query_opt(&statement, &[&self.worker.0, &status, &slots]).await?;
-        Ok(match row.map(|row| row.get::<_, String>(0)).as_deref() {
-            Some("ready" | "draining") => Standing::Alive,
-            Some(_) => Standing::WasLost,
-            None => Standing::Unknown,
-        })
+        let Some(row) = row else {
+            return Ok(Heartbeat { standing: Standing::Unknown, abandoned: Vec::new() });
+        };
+        let standing = match row.get(0) {
+            "ready" | "draining" => Standing::Alive,
+            _ => Standing::WasLost,
+        };
+        let abandoned: Vec<uuid::Uuid> = row.get(1);
+        Ok(Heartbeat { standing, abandoned: abandoned.into_iter().map(ExecutionId).collect() })
     }
 
     /// Says goodbye: whatever the worker still holds is free for others at once.

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio_postgres::NoTls;
 
 pub use claim::ClaimRequest;
-pub use lease::Standing;
+pub use lease::{Heartbeat, Standing};
 
 use super::StoreError;
 use crate::config::SecretUrl;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use crawlify_shared::store::control::CancelMode;
 use harness::crawl::NO_LIMITS;
 use harness::synthetic::page_address;
 
@@ -26,7 +27,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
     let execution = fleet.execute(&[page_address("h0.test", 1)], NO_LIMITS).await?;
     fill(&fleet, execution, options.pages, 100).await?;
     let begun = Instant::now();
-    fleet.store.cancel_execution(execution).await?;
+    fleet.store.cancel_execution(execution, CancelMode::Graceful, None).await?;
     verdicts.at_most("cancelling was answered after, ms", begun.elapsed().as_secs_f64() * 1e3, 200.0);
     tokio::time::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed())).await;
     let row = fleet.client.query_one("SELECT now()", &[]).await?;

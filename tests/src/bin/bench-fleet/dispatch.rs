@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::CancelMode;
 use harness::crawl::NO_LIMITS;
 
 use crate::fleet::Fleet;
@@ -38,7 +39,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         fill(&fleet, few, 100_000, options.hosts).await?;
         steps(&fleet, few, STEPS / 4).await?;
         let of_few = steps(&fleet, few, STEPS).await?;
-        fleet.store.cancel_execution(few).await?;
+        fleet.store.cancel_execution(few, CancelMode::Graceful, None).await?;
         let many = fleet.execute(&["http://h0.test/".to_owned()], limits).await?;
         let begun = Instant::now();
         fill(&fleet, many, options.pages, options.hosts).await?;
@@ -46,7 +47,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         fleet.client.batch_execute("UPDATE hosts SET next_dispatch_at = '-infinity'").await?;
         steps(&fleet, many, STEPS / 4).await?;
         let of_many = steps(&fleet, many, STEPS).await?;
-        fleet.store.cancel_execution(many).await?;
+        fleet.store.cancel_execution(many, CancelMode::Graceful, None).await?;
         let title = |pages: i64| format!("p99 of a step, {pages} pages, {what}, ms");
         verdicts.figure(&title(100_000), format!("{:.1}", of_few));
         verdicts.at_most(&title(options.pages), of_many, 50.0);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::ExecutionStatus;
 use harness::crawl::NO_LIMITS;
 use harness::synthetic::page_address;
@@ -34,7 +35,7 @@ pub(crate) async fn measure(_options: &Options, verdicts: &mut Verdicts) -> Resu
     verdicts.figure("20 pages alone, s", format!("{:.2}", alone.as_secs_f64()));
     let limit = 2.0 * alone.as_secs_f64() + 5.0;
     verdicts.at_most("20 pages beside 100,000, s", beside.as_secs_f64(), limit);
-    fleet.store.cancel_execution(large).await?;
+    fleet.store.cancel_execution(large, CancelMode::Graceful, None).await?;
     fleet.stop().await;
     Ok(())
 }

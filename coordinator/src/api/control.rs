@@ -1,0 +1,311 @@
+//! Control of executions over REST: paused, resumed, cancelled, limited anew, retried.
+//!
+//! An answer means that it is so: from then on nobody dispatches or claims what may not be. What has to be done with
+//! the pages themselves, which may be millions, is done afterwards.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges, Standing};
+use crawlify_shared::store::executions::ExecutionStatus;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::ApiState;
+use super::extract::{Document, OptionalDocument, PathId};
+use super::fields::Fields;
+use super::problem::{ApiError, Mistake};
+use super::query::{Given, Parameters, Query};
+use super::versions::{IfMatch, etag, other_version};
+
+/// The longest `rate_limit_delay`, a day, and the largest `max_pages`.
+const MAX_DELAY_MS: i64 = 24 * 60 * 60 * 1000;
+const MODES: &str = "`graceful` or `now`";
+
+/// What became of an act.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ControlBody {
+    message: &'static str,
+    execution_id: Uuid,
+    /// The execution's status now.
+    status: &'static str,
+    /// How often the execution was acted upon; also the `ETag`. To be sent back as `If-Match`.
+    version: i32,
+    /// Failed pages that are tried again; of a retry alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages: Option<i64>,
+}
+
+/// Pauses a running execution. Pages in hand end by themselves; no other page is begun.
+#[utoipa::path(
+    post,
+    path = "/api/v1/executions/{id}/pause",
+    tag = "executions",
+    params(
+        ("id" = Uuid, Path, description = "The execution"),
+        ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
+    ),
+    responses((status = 202, description = "It is paused", body = ControlBody))
+)]
+pub(super) async fn pause(
+    State(state): State<ApiState>,
+    PathId(id): PathId<ExecutionId>,
+    if_match: IfMatch,
+    _: Query<()>,
+) -> Result<impl IntoResponse, ApiError> {
+    let act = state.store.pause_execution(id, if_match.expected()).await?;
+    answer(id, act, "execution paused", "execution was paused before", "only a running one can be paused")
+}
+
+/// Resumes a paused execution.
+#[utoipa::path(
+    post,
+    path = "/api/v1/executions/{id}/resume",
+    tag = "executions",
+    params(
+        ("id" = Uuid, Path, description = "The execution"),
+        ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
+    ),
+    responses((status = 202, description = "It runs", body = ControlBody))
+)]
+pub(super) async fn resume(
+    State(state): State<ApiState>,
+    PathId(id): PathId<ExecutionId>,
+    if_match: IfMatch,
+    _: Query<()>,
+) -> Result<impl IntoResponse, ApiError> {
+    let act = state.store.resume_execution(id, if_match.expected()).await?;
+    state.frontier_changed.notify_one();
+    answer(id, act, "execution resumed", "execution is running", "only a paused one can be resumed")
+}
+
+/// How an execution is cancelled.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CancelParameters {
+    /// `graceful`: pages in hand end by themselves. `now`: they are given up. May be in the body instead.
+    #[param(value_type = Option<String>)]
+    mode: Option<CancelMode>,
+}
+
+impl Parameters for CancelParameters {
+    const NAMES: &'static [&'static str] = &["mode"];
+
+    fn read(given: &mut Given) -> Self {
+        Self { mode: given.parsed("mode", MODES, CancelMode::parse) }
+    }
+}
+
+/// How an execution is cancelled.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand, for better messages")]
+pub(super) struct CancelDocument {
+    /// `graceful`, unless given: pages in hand end by themselves. `now`: they are given up.
+    mode: Option<String>,
+}
+
+/// Cancels an execution. Doing so again changes nothing, except that `now` may follow `graceful`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/executions/{id}/cancel",
+    tag = "executions",
+    params(
+        ("id" = Uuid, Path, description = "The execution"),
+        CancelParameters,
+        ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
+    ),
+    request_body = Option<CancelDocument>,
+    responses((status = 202, description = "It is cancelled", body = ControlBody))
+)]
+pub(super) async fn cancel(
+    State(state): State<ApiState>,
+    PathId(id): PathId<ExecutionId>,
+    if_match: IfMatch,
+    Query(wanted): Query<CancelParameters>,
+    OptionalDocument(document): OptionalDocument,
+) -> Result<impl IntoResponse, ApiError> {
+    let mut fields = Fields::of(document.unwrap_or_else(|| Value::Object(Default::default())));
+    let mode = fields.read("mode", MODES, |value| value.as_str().and_then(CancelMode::parse));
+    if mode.zip(wanted.mode).is_some_and(|(body, query)| body != query) {
+        fields.mistake("/mode", "contradiction", "the body and the query give different modes".to_owned());
+    }
+    fields.finish("invalid_cancellation", "the cancellation")?;
+    let mode = mode.or(wanted.mode).unwrap_or(CancelMode::Graceful);
+    let act = state.store.cancel_execution(id, mode, if_match.expected()).await?;
+    answer(id, act, "execution cancelled", "execution was cancelled before", "there is nothing to cancel")
+}
+
+/// Cancels an execution; its pages in hand end by themselves. Doing so again changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/executions/{id}",
+    tag = "executions",
+    params(
+        ("id" = Uuid, Path, description = "The execution"),
+        ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
+    ),
+    responses((status = 200, description = "It is cancelled", body = ControlBody))
+)]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    PathId(id): PathId<ExecutionId>,
+    if_match: IfMatch,
+    _: Query<()>,
+) -> Result<impl IntoResponse, ApiError> {
+    let act = state.store.cancel_execution(id, CancelMode::Graceful, if_match.expected()).await?;
+    let told = answer(
+        id,
+        act,
+        "execution cancelled",
+        "execution was cancelled before",
+        "there is nothing to cancel",
+    );
+    // As the old system answers.
+    told.map(|told| (StatusCode::OK, told))
+}
+
+/// What may be changed of an execution that has not ended; what is absent stays.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand, for better messages")]
+pub(super) struct LimitsDocument {
+    /// At most so many pages are dispatched; 0 or null is no limit. Less than were dispatched already: no more are.
+    max_pages: Option<i64>,
+    /// Least milliseconds between the starts of two pages of one host.
+    rate_limit_delay: Option<i32>,
+    /// Its share of the fleet beside other executions, from 1 to 1000.
+    weight: Option<i32>,
+    /// Executions with a higher one go first; from -1000 to 1000.
+    priority: Option<i32>,
+}
+
+/// Changes the limits of an execution that has not ended. A higher page limit also admits pages that were left out.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/executions/{id}",
+    tag = "executions",
+    params(
+        ("id" = Uuid, Path, description = "The execution"),
+        ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
+    ),
+    request_body = LimitsDocument,
+    responses((status = 200, description = "It is changed", body = ControlBody))
+)]
+pub(super) async fn change(
+    State(state): State<ApiState>,
+    PathId(id): PathId<ExecutionId>,
+    if_match: IfMatch,
+    _: Query<()>,
+    Document(document): Document,
+) -> Result<impl IntoResponse, ApiError> {
+    let changes = limits(document)?;
+    let act = state.store.change_limits(id, changes, if_match.expected()).await?;
+    if matches!(act, Controlled::Done(_)) {
+        put_back(&state, id).await;
+    }
+    let told = answer(id, act, "execution changed", "", "its limits mean nothing any more");
+    told.map(|told| (StatusCode::OK, told))
+}
+
+/// Tries the failed pages of an execution afresh. One that has ended runs again; a cancelled one does not.
+#[utoipa::path(
+    post,
+    path = "/api/v1/executions/{id}/retry",
+    tag = "executions",
+    params(
+        ("id" = Uuid, Path, description = "The execution"),
+        ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
+    ),
+    responses((status = 202, description = "Its failed pages are tried again", body = ControlBody))
+)]
+pub(super) async fn retry(
+    State(state): State<ApiState>,
+    PathId(id): PathId<ExecutionId>,
+    if_match: IfMatch,
+    _: Query<()>,
+) -> Result<impl IntoResponse, ApiError> {
+    let retried = state.store.retry_execution(id, if_match.expected()).await?;
+    if matches!(retried.act, Controlled::Done(_)) {
+        put_back(&state, id).await;
+    } else if let Controlled::Refused(standing) = retried.act
+        && retried.pages == 0
+    {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "nothing_to_retry",
+            format!("no page of the execution has failed; it is {}", standing.status.as_str()),
+        ));
+    }
+    let told = answer(id, retried.act, "failed pages are tried again", "", "its pages cannot be tried again");
+    told.map(|(status, headers, Json(body))| {
+        (status, headers, Json(ControlBody { pages: Some(retried.pages), ..body }))
+    })
+}
+
+fn limits(document: Value) -> Result<LimitChanges, ApiError> {
+    let mut fields = Fields::of(document);
+    let nothing = fields.is_empty();
+    let max_pages = fields.read("max_pages", "a whole number, where 0 or null is no limit", |value| {
+        let pages = if value.is_null() { Some(0) } else { value.as_i64() };
+        pages.filter(|pages| *pages >= 0)
+    });
+    let mut small = |name, bounds| fields.whole(name, bounds).and_then(|number| i32::try_from(number).ok());
+    let changes = LimitChanges {
+        max_pages: max_pages.map(|pages| Some(pages).filter(|pages| *pages > 0)),
+        host_delay_ms: small("rate_limit_delay", 0..=MAX_DELAY_MS),
+        weight: small("weight", 1..=1000),
+        priority: small("priority", -1000..=1000),
+    };
+    if nothing {
+        let message =
+            "there is nothing to change; give `max_pages`, `rate_limit_delay`, `weight` or `priority`";
+        fields.mistake("", "nothing_to_change", message.to_owned());
+    }
+    fields.finish("invalid_limits", "the change")?;
+    Ok(changes)
+}
+
+/// Puts the first pages back at once, so that nobody waits for the finisher, who does the rest; if it fails, all.
+async fn put_back(state: &ApiState, execution: ExecutionId) {
+    if let Err(error) = state.store.put_pages_back(Some(execution)).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(execution.id = %execution, error, "the pages are put back a little later");
+    }
+    state.frontier_changed.notify_one();
+}
+
+type Told = (StatusCode, [(header::HeaderName, String); 1], Json<ControlBody>);
+
+fn answer(
+    id: ExecutionId,
+    act: Controlled,
+    done: &'static str,
+    before: &'static str,
+    refused: &'static str,
+) -> Result<Told, ApiError> {
+    let tell = |message, Standing { status, version }| {
+        let body = ControlBody { message, execution_id: id.0, status: status.as_str(), version, pages: None };
+        (StatusCode::ACCEPTED, [etag(version)], Json(body))
+    };
+    match act {
+        Controlled::Done(standing) => Ok(tell(done, standing)),
+        Controlled::Already(standing) => Ok(tell(before, standing)),
+        Controlled::Refused(standing) => Err(refusal(standing.status, refused)),
+        Controlled::OtherVersion(Standing { status, version }) => {
+            Err(other_version("execution", version, &format!(" and {}", status.as_str())))
+        }
+        Controlled::NotFound => Err(ApiError::no_execution()),
+    }
+}
+
+/// The act makes no sense where the execution stands.
+fn refusal(status: ExecutionStatus, why: &str) -> ApiError {
+    let code = if status.has_ended() { "execution_ended" } else { "execution_not_running" };
+    let detail = format!("the execution is {}; {why}", status.as_str());
+    let mistake =
+        Mistake { pointer: None, parameter: None, code: status.as_str().to_owned(), message: detail };
+    ApiError::of_mistakes(StatusCode::CONFLICT, code, "the execution", vec![mistake])
+}

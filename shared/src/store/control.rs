@@ -1,0 +1,336 @@
+//! Control of executions: paused, resumed, cancelled, limited anew, retried.
+//!
+//! Every act is one conditional statement on the execution's row, which raises `control_version`; of two acts at once
+//! the later one sees what the earlier one did. None of them touches more than a window's worth of pages: what
+//! concerns millions of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps
+//! pages from being dispatched, claimed or forgotten.
+
+use super::executions::ExecutionStatus;
+use super::{Store, StoreError};
+use crate::domain::id::ExecutionId;
+
+/// How the pages in hand of a cancelled execution end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum CancelMode {
+    /// By themselves.
+    Graceful,
+    /// They are given up as soon as their workers hear of it.
+    Now,
+}
+
+impl CancelMode {
+    /// The name in rows and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Graceful => "graceful",
+            Self::Now => "now",
+        }
+    }
+
+    /// Reads a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Graceful, Self::Now].into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
+/// Where an execution stands, and how often it was acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its status.
+    pub status: ExecutionStatus,
+    /// Raised by each act.
+    pub version: i32,
+}
+
+/// How an act of control ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controlled {
+    /// It was done; so the execution stands now.
+    Done(Standing),
+    /// It is as was asked for already; nothing changed.
+    Already(Standing),
+    /// It makes no sense where the execution stands; nothing changed.
+    Refused(Standing),
+    /// The execution is at none of the versions that the caller decided upon; nothing changed.
+    OtherVersion(Standing),
+    /// There is no such execution.
+    NotFound,
+}
+
+/// The versions that a caller has decided upon; `None` is any.
+pub type Expected<'a> = Option<&'a [i32]>;
+
+/// What is to be different from now on; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitChanges {
+    /// At most so many pages are ever dispatched; `Some(None)` is no limit.
+    pub max_pages: Option<Option<i64>>,
+    /// Least milliseconds between the starts of two pages of one host.
+    pub host_delay_ms: Option<i32>,
+    /// The share of the fleet, from 1 to 1,000.
+    pub weight: Option<i32>,
+    /// Executions with a higher one go first.
+    pub priority: Option<i32>,
+}
+
+/// How a retry ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried {
+    /// As with every act. Refused also where no page has failed.
+    pub act: Controlled,
+    /// Failed pages: those that go back, where it was done.
+    pub pages: i64,
+}
+
+/// An execution before an act, and after it where it was done.
+struct Act {
+    status: ExecutionStatus,
+    version: i32,
+    new_status: Option<ExecutionStatus>,
+    new_version: Option<i32>,
+}
+
+impl Store {
+    /// Pauses a running execution: from then on nobody dispatches or claims a page of it. Pages in hand end by
+    /// themselves, and it does not end.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn pause_execution(
+        &self,
+        execution: ExecutionId,
+        expected: Expected<'_>,
+    ) -> Result<Controlled, StoreError> {
+        // Lock, here and below: the execution's row, before its status is looked at. Not `FOR UPDATE`: whoever records
+        // pages holds the row's key, and a busy fleet always does.
+        let act = sqlx::query_as!(
+            Act,
+            r#"
+            WITH execution AS (
+                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+            ), changed AS (
+                UPDATE workflow_executions AS target
+                SET status = 'paused', control_version = execution.control_version + 1
+                FROM execution
+                WHERE target.id = execution.id AND execution.status = 'running'
+                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
+                RETURNING target.status, target.control_version
+            )
+            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
+                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?"
+            FROM execution LEFT JOIN changed ON true
+            "#,
+            execution.0,
+            expected,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(judge(act, expected, |status| status == ExecutionStatus::Paused))
+    }
+
+    /// Resumes a paused execution. Pages that lay in the broker meanwhile are due again: workers may have forgotten
+    /// their messages.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn resume_execution(
+        &self,
+        execution: ExecutionId,
+        expected: Expected<'_>,
+    ) -> Result<Controlled, StoreError> {
+        // Reads url_queue_open_idx: as many rows as the dispatcher's window has. Those that somebody holds at this
+        // moment are found by the rescuer.
+        let act = sqlx::query_as!(
+            Act,
+            r#"
+            WITH execution AS (
+                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+            ), changed AS (
+                UPDATE workflow_executions AS target
+                SET status = 'running', control_version = execution.control_version + 1
+                FROM execution
+                WHERE target.id = execution.id AND execution.status = 'paused'
+                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
+                RETURNING target.status, target.control_version
+            ), published AS (
+                SELECT id FROM url_queue
+                WHERE execution_id = $1 AND status = 'queued' AND EXISTS (SELECT FROM changed)
+                FOR UPDATE SKIP LOCKED
+            ), due_again AS (
+                UPDATE url_queue SET status = 'pending', queued_at = NULL
+                WHERE id = ANY (ARRAY(SELECT id FROM published))
+            )
+            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
+                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?"
+            FROM execution LEFT JOIN changed ON true
+            "#,
+            execution.0,
+            expected,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let resumed = judge(act, expected, |status| status == ExecutionStatus::Running);
+        if matches!(resumed, Controlled::Done(_)) {
+            self.wake_lanes(Some(execution)).await?;
+        }
+        Ok(resumed)
+    }
+
+    /// Cancels an execution that has not ended. From then on nobody dispatches or claims a page of it; those that
+    /// wait are swept up later, in portions ([`Store::sweep_leftover_pages`]), since they may be millions. One that
+    /// was cancelled gracefully may still be cancelled at once.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn cancel_execution(
+        &self,
+        execution: ExecutionId,
+        mode: CancelMode,
+        expected: Expected<'_>,
+    ) -> Result<Controlled, StoreError> {
+        let act = sqlx::query_as!(
+            Act,
+            r#"
+            WITH execution AS (
+                SELECT id, status, control_version, cancel_mode
+                FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+            ), changed AS (
+                UPDATE workflow_executions AS target
+                SET status = 'cancelled', cancel_mode = $3, control_version = execution.control_version + 1,
+                    completed_at = CASE WHEN execution.status = 'cancelled' THEN target.completed_at ELSE now() END
+                FROM execution
+                WHERE target.id = execution.id
+                  AND (execution.status IN ('pending', 'running', 'paused')
+                      OR (execution.status = 'cancelled' AND $3 = 'now'
+                          AND execution.cancel_mode IS DISTINCT FROM 'now'))
+                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
+                RETURNING target.status, target.control_version
+            )
+            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
+                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?"
+            FROM execution LEFT JOIN changed ON true
+            "#,
+            execution.0,
+            expected,
+            mode.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(judge(act, expected, |status| status == ExecutionStatus::Cancelled))
+    }
+
+    /// Changes the limits of an execution that has not ended. A page limit below what was admitted admits nothing
+    /// more; a higher one puts pages that it left out back ([`Store::put_pages_back`]).
+    ///
+    /// # Errors
+    /// The database's; among them that a value is out of its bounds.
+    pub async fn change_limits(
+        &self,
+        execution: ExecutionId,
+        changes: LimitChanges,
+        expected: Expected<'_>,
+    ) -> Result<Controlled, StoreError> {
+        let act = sqlx::query_as!(
+            Act,
+            r#"
+            WITH execution AS (
+                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+            ), changed AS (
+                UPDATE workflow_executions AS target
+                SET max_pages = CASE WHEN $3 THEN $4 ELSE target.max_pages END,
+                    host_delay_ms = COALESCE($5, target.host_delay_ms),
+                    weight = COALESCE($6, target.weight),
+                    priority = COALESCE($7, target.priority),
+                    control_version = execution.control_version + 1
+                FROM execution
+                WHERE target.id = execution.id AND execution.status IN ('pending', 'running', 'paused')
+                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
+                RETURNING target.status, target.control_version
+            )
+            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
+                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?"
+            FROM execution LEFT JOIN changed ON true
+            "#,
+            execution.0,
+            expected,
+            changes.max_pages.is_some(),
+            changes.max_pages.flatten(),
+            changes.host_delay_ms,
+            changes.weight,
+            changes.priority,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(judge(act, expected, |_| false))
+    }
+
+    /// Has the pages that have failed so far tried afresh. An execution that has ended runs again; a paused one stays
+    /// paused; a cancelled one is refused. The pages themselves go back in portions ([`Store::put_pages_back`]), and
+    /// the execution does not end before the last of them has.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn retry_execution(
+        &self,
+        execution: ExecutionId,
+        expected: Expected<'_>,
+    ) -> Result<Retried, StoreError> {
+        // Counts in url_queue_failed_idx.
+        let row = sqlx::query!(
+            r#"
+            WITH execution AS (
+                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+            ), failed AS (
+                SELECT count(*) AS pages FROM url_queue WHERE execution_id = $1 AND status = 'failed'
+            ), changed AS (
+                UPDATE workflow_executions AS target
+                SET status = CASE WHEN execution.status = 'paused' THEN 'paused' ELSE 'running' END,
+                    completed_at = NULL, error = NULL, stats = '{}', retry_failed_before = now(),
+                    control_version = execution.control_version + 1
+                FROM execution, failed
+                WHERE target.id = execution.id AND failed.pages > 0
+                  AND execution.status IN ('running', 'paused', 'completed', 'failed')
+                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
+                RETURNING target.status, target.control_version
+            )
+            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
+                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?",
+                failed.pages AS "pages!"
+            FROM execution CROSS JOIN failed LEFT JOIN changed ON true
+            "#,
+            execution.0,
+            expected,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let pages = row.as_ref().map_or(0, |row| row.pages);
+        let act = row.map(|row| Act {
+            status: row.status,
+            version: row.version,
+            new_status: row.new_status,
+            new_version: row.new_version,
+        });
+        Ok(Retried { act: judge(act, expected, |_| false), pages })
+    }
+}
+
+/// Says what a statement did, or why it did nothing.
+fn judge(
+    act: Option<Act>,
+    expected: Expected<'_>,
+    is_so_already: impl Fn(ExecutionStatus) -> bool,
+) -> Controlled {
+    let Some(act) = act else { return Controlled::NotFound };
+    if let (Some(status), Some(version)) = (act.new_status, act.new_version) {
+        return Controlled::Done(Standing { status, version });
+    }
+    let standing = Standing { status: act.status, version: act.version };
+    if expected.is_some_and(|versions| !versions.contains(&act.version)) {
+        Controlled::OtherVersion(standing)
+    } else if is_so_already(act.status) {
+        Controlled::Already(standing)
+    } else {
+        Controlled::Refused(standing)
+    }
+}

@@ -1,0 +1,187 @@
+//! What concerns many pages of an execution at once, done in portions: pages that a limit leaves over are skipped,
+//! those of a cancelled execution are cancelled, and those that a raised limit or a retry wants are put back.
+//!
+//! Each statement takes a bounded number of rows through an index, in the index's order, and waits for no lock: it
+//! takes milliseconds, whatever the size of the frontier. The rows are then updated by their ids in an array, so that
+//! the planner, whose statistics are old while a crawl grows, can only use the primary key. The finisher repeats them.
+
+use super::{Store, StoreError};
+use crate::domain::id::ExecutionId;
+
+/// Rows of one statement at the most: some tens of milliseconds of writing.
+pub const SWEPT_AT_ONCE: i64 = 5_000;
+
+impl Store {
+    /// Skips pages that an execution's limit leaves over, and cancels those of cancelled executions; at most
+    /// [`SWEPT_AT_ONCE`] of each. Answers how many.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn sweep_leftover_pages(&self) -> Result<u64, StoreError> {
+        Ok(self.skip_beyond_limits().await? + self.cancel_leftover_pages().await?)
+    }
+
+    async fn skip_beyond_limits(&self) -> Result<u64, StoreError> {
+        // Reads url_queue_pending_idx in its order, so that the limit ends the scan; rows that a worker or dispatcher
+        // holds wait for the next step. A limit that is raised at this moment puts the pages back later.
+        let skipped = sqlx::query!(
+            "WITH over_limit AS (
+                SELECT page.id
+                FROM workflow_executions AS execution CROSS JOIN LATERAL (
+                    SELECT id FROM url_queue
+                    WHERE execution_id = execution.id AND status = 'pending' AND NOT admitted
+                    ORDER BY host, priority DESC, created_at, id LIMIT $1
+                    FOR UPDATE SKIP LOCKED
+                ) AS page
+                WHERE execution.status = 'running' AND execution.pages_admitted >= execution.max_pages
+                LIMIT $1
+            )
+            UPDATE url_queue
+            SET status = 'skipped', error = 'the page limit (max_pages) was reached', error_class = 'limit',
+                processed_at = now()
+            WHERE id = ANY (ARRAY(SELECT id FROM over_limit))",
+            SWEPT_AT_ONCE,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(skipped.rows_affected())
+    }
+
+    async fn cancel_leftover_pages(&self) -> Result<u64, StoreError> {
+        // Reads workflow_executions_cancelled_idx, and for each execution url_queue_pending_idx in its order and
+        // url_queue_open_idx. Pages in hand are left to their workers, and swept once they are given back.
+        let cancelled = sqlx::query!(
+            "WITH cancelled AS (
+                SELECT id FROM workflow_executions
+                WHERE status = 'cancelled' AND completed_at > now() - interval '1 day'
+            ), waiting AS (
+                SELECT page.id
+                FROM cancelled CROSS JOIN LATERAL (
+                    SELECT id FROM url_queue
+                    WHERE execution_id = cancelled.id AND status = 'pending'
+                    ORDER BY host, priority DESC, created_at, id LIMIT $1
+                    FOR UPDATE SKIP LOCKED
+                ) AS page
+                LIMIT $1
+            ), published AS (
+                SELECT page.id
+                FROM cancelled CROSS JOIN LATERAL (
+                    SELECT id FROM url_queue
+                    WHERE execution_id = cancelled.id AND status = 'queued'
+                    LIMIT $1
+                    FOR UPDATE SKIP LOCKED
+                ) AS page
+                LIMIT $1
+            )
+            UPDATE url_queue
+            SET status = 'cancelled', error = 'the execution was cancelled', error_class = 'cancelled',
+                processed_at = now()
+            WHERE id = ANY (ARRAY(SELECT id FROM waiting UNION ALL SELECT id FROM published))",
+            SWEPT_AT_ONCE,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(cancelled.rows_affected())
+    }
+
+    /// Puts pages back that a raised limit admits after all, and those that a retry wants; at most [`SWEPT_AT_ONCE`]
+    /// of each, of all executions or `only` one. Answers how many.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn put_pages_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
+        let put_back = self.put_limited_back(only).await? + self.put_failed_back(only).await?;
+        if put_back > 0 {
+            self.wake_lanes(only).await?;
+        }
+        Ok(put_back)
+    }
+
+    /// Has the dispatcher look at once into lanes that had no pages.
+    pub(super) async fn wake_lanes(&self, only: Option<ExecutionId>) -> Result<(), StoreError> {
+        // By lanes_pkey. One that a dispatcher has in its hands is looked at again soon anyway.
+        sqlx::query!(
+            "UPDATE lanes SET due_at = now(), misses = 0
+             WHERE (execution_id, host) IN (
+                SELECT execution_id, host FROM lanes
+                WHERE misses > 0 AND ($1::uuid IS NULL OR execution_id = $1)
+                FOR UPDATE SKIP LOCKED)",
+            only.map(|id| id.0),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    async fn put_limited_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
+        // Reads url_queue_limit_idx in its order. No more than the limit has room for, and none while others wait
+        // that it has not admitted yet: those that find no room would only be skipped again.
+        let put_back = sqlx::query!(
+            "WITH roomy AS (
+                SELECT id, LEAST($2, max_pages - pages_admitted) AS room
+                FROM workflow_executions AS execution
+                WHERE status IN ('running', 'paused') AND ($1::uuid IS NULL OR id = $1)
+                  AND (max_pages IS NULL OR pages_admitted < max_pages)
+                  AND NOT EXISTS (
+                      SELECT FROM url_queue AS page
+                      WHERE page.execution_id = execution.id AND page.status = 'pending' AND NOT page.admitted)
+            ), left_out AS (
+                SELECT page.id
+                FROM roomy CROSS JOIN LATERAL (
+                    SELECT id FROM url_queue
+                    WHERE execution_id = roomy.id AND status = 'skipped' AND error_class = 'limit'
+                    ORDER BY priority DESC, created_at, id LIMIT roomy.room
+                    FOR UPDATE SKIP LOCKED
+                ) AS page
+                LIMIT $2
+            )
+            UPDATE url_queue
+            SET status = 'pending', error = NULL, error_class = NULL, processed_at = NULL
+            WHERE id = ANY (ARRAY(SELECT id FROM left_out))",
+            only.map(|id| id.0),
+            SWEPT_AT_ONCE,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(put_back.rows_affected())
+    }
+
+    async fn put_failed_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
+        // Reads url_queue_failed_idx in its order. A page that fails once more has failed after the retry, and stays.
+        // What was counted of the pages is taken back under the nil worker; the rows are locked, so each once.
+        let put_back = sqlx::query_scalar!(
+            r#"WITH wanted AS (
+                SELECT page.id, execution.id AS execution_id, page.rendered
+                FROM workflow_executions AS execution CROSS JOIN LATERAL (
+                    SELECT id, rendered FROM url_queue
+                    WHERE execution_id = execution.id AND status = 'failed'
+                      AND processed_at < execution.retry_failed_before
+                    ORDER BY processed_at LIMIT $2
+                    FOR UPDATE SKIP LOCKED
+                ) AS page
+                WHERE execution.status IN ('running', 'paused') AND execution.retry_failed_before IS NOT NULL
+                  AND ($1::uuid IS NULL OR execution.id = $1)
+                LIMIT $2
+            ), put_back AS (
+                UPDATE url_queue
+                SET status = 'pending', attempt = 0, epoch = epoch + 1, requeues = 0, not_before = now(),
+                    queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
+                    final_url = NULL, rendered = NULL, processed_at = NULL
+                WHERE id = ANY (ARRAY(SELECT id FROM wanted))
+            ), uncounted AS (
+                INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*),
+                    -count(*) FILTER (WHERE rendered = 'static')
+                FROM wanted GROUP BY execution_id ORDER BY execution_id
+                ON CONFLICT (execution_id, worker_id) DO UPDATE
+                    SET failed = c.failed + excluded.failed, static_pages = c.static_pages + excluded.static_pages
+            )
+            SELECT count(*) AS "count!" FROM wanted"#,
+            only.map(|id| id.0),
+            SWEPT_AT_ONCE,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(put_back).unwrap_or(0))
+    }
+}
