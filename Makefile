@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -70,6 +70,13 @@ bench-record: ## Measure the recorder against bare COPY, on a private Postgres
 bench-control: ## Measure the cancellation of an execution with 1,000,000 pages that wait
 	@deploy/local/setup demo
 	cargo run --locked --release --package crawlify-tests --bin bench-control -- $(PAGES)
+
+# PART= is one of throughput, dispatch, age, politeness, fairness, cancel; without it all of them, which takes long.
+bench-fleet: ## Measure the control plane with pages that no browser executes
+	@deploy/local/setup test
+	cargo build --locked --release --package crawlify-tests --bin bench-fleet
+	@for part in $(or $(PART),throughput politeness fairness cancel dispatch age); do \
+		echo "== $$part"; $(BUILT)/release/bench-fleet $$part || exit 1; done
 
 # ROUNDS=, TABS=, PAGES=, HTTP_PAGES=, SITE= with WORKFLOW=, ONLY=, and WRITE=docs/BENCHMARKS.md to keep the results;
 # BINARY= measures a program that is built already. The peers come from npm and PyPI, no browser is downloaded.

@@ -14,8 +14,8 @@ use crate::steps::Step;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// After this time in the queue a page is published once more: its message may be lost.
-const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(30);
+/// After this time in the queue a page is published once more: its message may be lost, or was never sent.
+const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(15);
 /// For how many days ahead there are partitions.
 const DAYS_AHEAD: i32 = 3;
 /// How often partitions are made.

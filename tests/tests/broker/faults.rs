@@ -110,12 +110,15 @@ async fn rubbish_goes_to_the_dead_queue_once_and_the_page_behind_it_arrives() {
     let vhost = TestVhost::create().await;
     let broker = connect(&vhost.url()).await;
     let (_connection, channel) = operator(&vhost.url()).await;
+    // Each is there before the next thing is sent, over whatever connection.
+    channel.confirm_select(Default::default()).await.unwrap();
     let other_version = br#"{"v":99,"page":"?"}"#.to_vec();
     let junk = vec![b'x'; 1 << 20];
     assert!(junk.len() > MAX_MESSAGE_BYTES);
     for body in [b"not JSON".to_vec(), other_version, Vec::new(), junk] {
         let properties = BasicProperties::default();
-        channel.basic_publish("".into(), QUEUE.into(), Default::default(), &body, properties).await.unwrap();
+        let published = channel.basic_publish("".into(), QUEUE.into(), Default::default(), &body, properties);
+        published.await.unwrap().await.unwrap();
     }
     let good = page(1);
     broker.publish(std::slice::from_ref(&good)).await.unwrap();
