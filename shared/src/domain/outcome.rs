@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::page_url::PageUrl;
+use super::skip::Skip;
 
 /// Why a page or a node failed, coarse enough to count and to choose the next step by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,13 +138,15 @@ pub struct NodeRecord {
     pub retries: u16,
 }
 
-/// A link that a page gave to the frontier.
+/// A link that a page gave to the frontier, or that is reported as skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveredUrl {
     /// The normalised URL.
     pub url: PageUrl,
     /// The id of the node that found it.
     pub discovered_by: String,
+    /// Why it does not go into the frontier; `None` if it does.
+    pub skipped: Option<Skip>,
 }
 
 /// How a page ended.
@@ -166,12 +169,14 @@ pub struct PageOutcome {
     pub nodes: Vec<NodeRecord>,
     /// The page's item, if any node gave a value to save.
     pub item: Option<Value>,
-    /// The links that passed the filters, each once.
+    /// The links, each once: those that are followed, and those that are not, with the reason.
     pub discovered: Vec<DiscoveredUrl>,
     /// The address after redirects, where it was reached.
     pub final_url: Option<String>,
     /// How it was loaded in the end.
     pub rendered: Rendered,
+    /// How many bytes were received for it, as far as that is known.
+    pub bytes: u64,
 }
 
 /// How a page was loaded.
@@ -207,6 +212,7 @@ impl PageOutcome {
             discovered: Vec::new(),
             final_url: None,
             rendered: Rendered::Full,
+            bytes: 0,
         }
     }
 }

@@ -76,7 +76,7 @@ pub fn finished_page(
     let new = PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-new-link-of-page-{number}/"));
     let discovered = links
         .chain([new.map_err(Into::into)])
-        .map(|url| Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned() }))
+        .map(|url| Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned(), skipped: None }))
         .collect::<Result<_>>()?;
     let outcome = PageOutcome {
         end: PageEnd::Completed,
@@ -85,6 +85,7 @@ pub fn finished_page(
         discovered,
         final_url: Some(page.url.as_str().to_owned()),
         rendered: Rendered::Full,
+        bytes: 0,
     };
     Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
 }

@@ -102,6 +102,8 @@ pub struct Document {
     pub base_url: Url,
     /// The HTTP status, where there was one.
     pub status: Option<u16>,
+    /// How many bytes its body has, where that is known; 0 where it is not.
+    pub bytes: u64,
 }
 
 /// A page that was read without being rendered, or why it could not be.

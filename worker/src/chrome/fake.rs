@@ -287,7 +287,7 @@ impl fmt::Debug for FakePage {
 }
 
 fn document(url: &Url, status: u16) -> Document {
-    Document { final_url: url.clone(), base_url: url.clone(), status: Some(status) }
+    Document { final_url: url.clone(), base_url: url.clone(), status: Some(status), bytes: 0 }
 }
 
 fn run(steps: &[DomStep], ended: &[usize], answer: &Answer) -> Vec<Option<StepResult>> {

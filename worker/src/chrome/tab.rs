@@ -41,8 +41,10 @@ const CROSSED_NAVIGATIONS: u32 = 2;
 /// a name would hide those of `document`.
 const DESCRIBE: &str = r#"() => {
   const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
+  const [navigation] = performance.getEntriesByType("navigation");
   return {
-    status: performance.getEntriesByType("navigation")[0]?.responseStatus ?? 0,
+    status: navigation?.responseStatus ?? 0,
+    bytes: navigation?.transferSize ?? 0,
     url: location.href.toWellFormed(),
     base: read(Node.prototype, "baseURI").toWellFormed(),
     kind: read(Document.prototype, "contentType"),
@@ -75,6 +77,9 @@ struct Ahead {
 #[derive(Deserialize)]
 struct Description {
     status: u16,
+    /// Of the document as it was sent, headers included; 0 where it came from the cache.
+    #[serde(default)]
+    bytes: u64,
     url: String,
     base: String,
     kind: String,
@@ -151,7 +156,12 @@ impl ChromeTab {
                 // What there is now is the browser's own page about it, which nothing should be read from.
                 let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
                 let url = url.as_url().clone();
-                return Ok(Document { base_url: url.clone(), final_url: url, status: status(&description) });
+                return Ok(Document {
+                    base_url: url.clone(),
+                    final_url: url,
+                    status: status(&description),
+                    bytes: description.bytes,
+                });
             }
             let failure = failure::of_navigation(error_text, navigated.is_download.unwrap_or(false));
             return Err(TabError { failure, tab_usable: true });
@@ -371,7 +381,7 @@ fn document(requested: &PageUrl, description: &Description) -> Result<Document, 
     }
     let final_url = Url::parse(&description.url).unwrap_or_else(|_| requested.as_url().clone());
     let base_url = Url::parse(&description.base).unwrap_or_else(|_| final_url.clone());
-    Ok(Document { final_url, base_url, status: status(description) })
+    Ok(Document { final_url, base_url, status: status(description), bytes: description.bytes })
 }
 
 fn argument(value: impl Into<Value>) -> CallArgument {

@@ -15,6 +15,7 @@ use super::HotStore;
 use crate::domain::id::{ItemId, NodeExecutionId, PageId};
 use crate::domain::outcome::NodeEnd;
 use crate::domain::page::{FinishedPage, NextStatus, NodeTable};
+use crate::domain::skip::MAX_DETAIL_BYTES;
 use crate::domain::storable::storable_text;
 use crate::store::StoreError;
 use crate::store::counters::{DURATION_BUCKETS_US, bucket};
@@ -32,14 +33,14 @@ static RECORD: LazyLock<String> = LazyLock::new(|| {
         "
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[], $11::text[])
-        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered)
+        $9::text[], $10::bool[], $11::text[], $38::int8[])
+        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, bytes)
 ), done AS (
     -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
     -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
     UPDATE url_queue q
     SET status = p.status, error = p.error, error_class = p.error_class, failed_nodes = p.failed_nodes,
-        final_url = p.final_url, rendered = p.rendered, locked_at = NULL, locked_by = NULL, locked_until = NULL,
+        final_url = p.final_url, rendered = p.rendered, bytes = q.bytes + p.bytes, locked_at = NULL, locked_by = NULL, locked_until = NULL,
         attempt = CASE WHEN p.released THEN q.attempt - 1 ELSE q.attempt END,
         -- A page that goes back must not be claimed by a message of its earlier dispatch.
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
@@ -49,7 +50,7 @@ WITH page AS (
     FROM page p
     WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released,
-        p.rendered
+        p.rendered, p.bytes
 ), definition AS (
     SELECT * FROM unnest($12::text[], $13::text[], $14::text[], $15::jsonb[])
         WITH ORDINALITY AS f (node_id, node_type, phase, input, number)
@@ -95,9 +96,18 @@ WITH page AS (
     FROM found ORDER BY execution_id, url_hash
     ON CONFLICT (execution_id, url_hash) DO NOTHING
     RETURNING execution_id
+), skipped AS (
+    -- Sorted as the links are. A link that the frontier knows, or will know, is not skipped: the readers see to that.
+    INSERT INTO skipped_links (id, execution_id, url, url_hash, reason, detail, parent_id, discovered_by)
+    SELECT s.id, d.execution_id, s.url, s.url_hash, s.reason, s.detail, d.id, s.discovered_by
+    FROM unnest($39::uuid[], $40::uuid[], $41::text[], $42::bytea[], $43::text[], $44::text[], $45::text[])
+        AS s (id, page_id, url, url_hash, reason, detail, discovered_by)
+    JOIN done d ON d.id = s.page_id
+    ORDER BY d.execution_id, s.url_hash
+    ON CONFLICT (execution_id, url_hash) DO NOTHING
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
-        nodes_executed, nodes_failed, static_pages)
+        nodes_executed, nodes_failed, static_pages, bytes)
     SELECT d.execution_id, $1, count(*) FILTER (WHERE d.status = 'completed'),
         count(*) FILTER (WHERE d.status = 'failed'),
         count(*) FILTER (WHERE d.status = 'pending' AND NOT d.released),
@@ -105,14 +115,14 @@ WITH page AS (
         (SELECT count(*) FROM links l WHERE l.execution_id = d.execution_id),
         (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status <> 'cancelled'),
         (SELECT count(*) FROM node n WHERE n.execution_id = d.execution_id AND n.status = 'failed'),
-        count(*) FILTER (WHERE d.rendered = 'static')
+        count(*) FILTER (WHERE d.rendered = 'static'), sum(d.bytes)
     FROM done d GROUP BY d.execution_id ORDER BY d.execution_id
     ON CONFLICT (execution_id, worker_id) DO UPDATE SET
         completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
         retried = c.retried + excluded.retried, items = c.items + excluded.items,
         urls_found = c.urls_found + excluded.urls_found, nodes_executed = c.nodes_executed + excluded.nodes_executed,
         nodes_failed = c.nodes_failed + excluded.nodes_failed,
-        static_pages = c.static_pages + excluded.static_pages, updated_at = now()
+        static_pages = c.static_pages + excluded.static_pages, bytes = c.bytes + excluded.bytes, updated_at = now()
 ), node_totals AS (
     INSERT INTO node_counters AS c (execution_id, worker_id, phase, node_id, node_type, completed, failed, cancelled,
         retries, duration_us, durations)
@@ -171,6 +181,14 @@ struct Columns<'a> {
     link_hash: Vec<Vec<u8>>,
     link_host: Vec<&'a str>,
     link_discovered_by: Vec<&'a str>,
+    page_bytes: Vec<i64>,
+    skip_id: Vec<uuid::Uuid>,
+    skip_page: Vec<uuid::Uuid>,
+    skip_url: Vec<&'a str>,
+    skip_hash: Vec<Vec<u8>>,
+    skip_reason: Vec<&'static str>,
+    skip_detail: Vec<Cow<'a, str>>,
+    skip_discovered_by: Vec<&'a str>,
 }
 
 impl HotStore {
@@ -248,6 +266,7 @@ impl<'a> Columns<'a> {
         self.page_failed_nodes.push(i32::try_from(failed_nodes).unwrap_or(i32::MAX));
         self.page_final_url.push(outcome.final_url.as_deref());
         self.page_released.push(*next == NextStatus::Released);
+        self.page_bytes.push(i64::try_from(outcome.bytes).unwrap_or(i64::MAX));
         // Of a page that goes back nothing is known yet.
         let has_ended = status != "pending";
         self.page_rendered.push(has_ended.then(|| outcome.rendered.as_str()));
@@ -289,6 +308,16 @@ impl<'a> Columns<'a> {
             self.item_data.push(Json(item));
         }
         for link in &outcome.discovered {
+            if let Some(skip) = &link.skipped {
+                self.skip_id.push(PageId::generate().0);
+                self.skip_page.push(page.page_id.0);
+                self.skip_url.push(link.url.as_str());
+                self.skip_hash.push(link.url.hash().to_vec());
+                self.skip_reason.push(skip.reason.as_str());
+                self.skip_detail.push(storable_text(&skip.detail, MAX_DETAIL_BYTES));
+                self.skip_discovered_by.push(&link.discovered_by);
+                continue;
+            }
             self.link_id.push(PageId::generate().0);
             self.link_page.push(page.page_id.0);
             self.link_url.push(link.url.as_str());
@@ -299,7 +328,7 @@ impl<'a> Columns<'a> {
     }
 
     /// In the order of the statement's numbers.
-    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 37] {
+    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 45] {
         [
             worker,
             &self.page_id,
@@ -338,6 +367,14 @@ impl<'a> Columns<'a> {
             &self.link_hash,
             &self.link_host,
             &self.link_discovered_by,
+            &self.page_bytes,
+            &self.skip_id,
+            &self.skip_page,
+            &self.skip_url,
+            &self.skip_hash,
+            &self.skip_reason,
+            &self.skip_detail,
+            &self.skip_discovered_by,
         ]
     }
 }
