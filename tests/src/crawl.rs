@@ -142,8 +142,10 @@ async fn start(store: &Store, config: &Value, limits: Limits, start_urls: &[&str
     let text = WorkflowText { name: "Test", description: "", config };
     let workflow = store.create_workflow(text, WorkflowStatus::Active).await.expect("it is stored");
     let urls: Vec<PageUrl> = start_urls.iter().map(|url| page_url(url)).collect();
+    let sitemaps: Vec<PageUrl> =
+        config["sitemaps"].as_array().into_iter().flatten().filter_map(Value::as_str).map(page_url).collect();
     let id = crawlify_shared::domain::id::WorkflowId(workflow.id);
-    match store.start_execution(id, 1, limits, &urls).await.expect("it is started") {
+    match store.start_execution(id, 1, limits, &urls, &sitemaps).await.expect("it is started") {
         StartExecution::Started(execution) => execution,
         other => panic!("the workflow does not start: {other:?}"),
     }
@@ -186,7 +188,7 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
     };
     let discovered = links
         .iter()
-        .map(|link| DiscoveredUrl { url: page_url(link), discovered_by: "links".to_owned(), skipped: None })
+        .map(|link| DiscoveredUrl { url: page_url(link), discovered_by: "links".to_owned(), skipped: None, is_sitemap: false })
         .collect();
     FinishedPage {
         page: page.clone(),

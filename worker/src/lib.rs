@@ -12,6 +12,7 @@ pub mod explain;
 mod gather;
 mod group_commit;
 mod host_turns;
+mod http;
 mod lanes;
 pub mod machine;
 mod metrics;
@@ -19,7 +20,9 @@ mod page;
 mod program;
 mod recorder;
 mod render;
+mod robots;
 pub mod role;
+mod sitemap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +49,8 @@ use page::programs::Programs;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
 use render::Renders;
+use robots::Robots;
+use sitemap::Sitemaps;
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -93,6 +98,9 @@ pub enum StartError {
     /// A metric is registered twice in the given registry.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
+    /// The HTTP client cannot be made.
+    #[error("cannot set up HTTP")]
+    Http(#[from] reqwest::Error),
 }
 
 /// What every task of a worker reads. Nothing here is written after the start.
@@ -107,6 +115,8 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) programs: Programs,
     pub(crate) host_turns: HostTurns,
+    pub(crate) robots: Robots,
+    pub(crate) sitemaps: Sitemaps,
     pub(crate) leases: Leases,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
@@ -150,6 +160,7 @@ pub async fn start(
     last.spawn(claiming);
     last.spawn(recording);
     last.spawn(beating);
+    let client = http::client(None)?;
     let renders = Arc::new(Renders::default());
     last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
@@ -162,6 +173,8 @@ pub async fn start(
         recorder,
         programs: Programs::new(store.clone()),
         host_turns: HostTurns::default(),
+        robots: Robots::new(store.clone(), client.clone()),
+        sitemaps: Sitemaps::new(client),
         leases,
         metrics,
         registry,

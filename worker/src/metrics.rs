@@ -15,7 +15,7 @@ const NODE_BUCKETS: [f64; 14] =
 const PAGE_BUCKETS: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 const RECORD_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const ROW_BUCKETS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0];
-const PAGE_OUTCOMES: [&str; 4] = ["completed", "retry", "failed", "interrupted"];
+const PAGE_OUTCOMES: [&str; 5] = ["completed", "retry", "failed", "skipped", "interrupted"];
 
 const STEP_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
@@ -221,6 +221,7 @@ impl Metrics {
             NextStatus::Completed => "completed",
             NextStatus::Retry(..) => "retry",
             NextStatus::Failed(_) => "failed",
+            NextStatus::Skipped(_) => "skipped",
             NextStatus::Released => "interrupted",
         };
         let labels = [outcome, rendered.as_str()];

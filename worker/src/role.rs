@@ -77,7 +77,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     started.map(drop).map_err(|error| match error {
         StartError::Listen { .. } => anyhow::Error::new(error)
             .context("the admin port cannot be had: choose another with --admin-port, or 0 for any free one"),
-        StartError::Database(_) | StartError::Metrics(_) => error.into(),
+        StartError::Database(_) | StartError::Metrics(_) | StartError::Http(_) => error.into(),
     })
 }
 

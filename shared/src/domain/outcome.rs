@@ -37,13 +37,17 @@ pub enum ErrorClass {
     WorkerLost,
     /// The execution was cancelled, or an earlier node failed and this one did not run.
     Cancelled,
+    /// The site's robots.txt disallows the page.
+    Robots,
+    /// The site's robots.txt can neither be had nor is said to be absent: until then nothing may be asked for.
+    RobotsUnreachable,
     /// A fault of ours.
     Internal,
 }
 
 impl ErrorClass {
     /// Every class, for metrics that export each label beforehand.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -58,6 +62,8 @@ impl ErrorClass {
         Self::BrowserLost,
         Self::WorkerLost,
         Self::Cancelled,
+        Self::Robots,
+        Self::RobotsUnreachable,
         Self::Internal,
     ];
 
@@ -78,6 +84,8 @@ impl ErrorClass {
             Self::BrowserLost => "browser_lost",
             Self::WorkerLost => "worker_lost",
             Self::Cancelled => "cancelled",
+            Self::Robots => "robots",
+            Self::RobotsUnreachable => "robots_unreachable",
             Self::Internal => "internal",
         }
     }
@@ -92,6 +100,7 @@ impl ErrorClass {
                 | Self::SelectorMissing
                 | Self::Script
                 | Self::Cancelled
+                | Self::Robots
         )
     }
 }
@@ -147,6 +156,8 @@ pub struct DiscoveredUrl {
     pub discovered_by: String,
     /// Why it does not go into the frontier; `None` if it does.
     pub skipped: Option<Skip>,
+    /// Whether it is a sitemap, to be read for its URLs alone.
+    pub is_sitemap: bool,
 }
 
 /// How a page ended.
@@ -156,6 +167,8 @@ pub enum PageEnd {
     Completed,
     /// It could not be loaded, or was lost.
     Failed(Failure),
+    /// It must not be loaded, as the failure says.
+    Skipped(Failure),
     /// The worker gives it back unharmed, because it is stopping: no attempt is charged.
     Released,
 }
@@ -205,8 +218,13 @@ impl Rendered {
 impl PageOutcome {
     /// Makes the outcome of a page that produced nothing.
     pub fn failed(failure: Failure) -> Self {
+        Self::nothing(PageEnd::Failed(failure))
+    }
+
+    /// Makes the outcome of a page that ended like this and produced nothing.
+    pub fn nothing(end: PageEnd) -> Self {
         Self {
-            end: PageEnd::Failed(failure),
+            end,
             nodes: Vec::new(),
             item: None,
             discovered: Vec::new(),

@@ -31,6 +31,8 @@ pub struct ClaimedPage {
     pub claimed_at: DateTime<Utc>,
     /// How long to wait before asking the host for the page.
     pub start_in: Duration,
+    /// Whether it is a sitemap, whose depth counts the sitemap indexes above it.
+    pub is_sitemap: bool,
 }
 
 /// What the records of one workflow version's nodes have in common.
@@ -60,6 +62,8 @@ pub enum NextStatus {
     Completed,
     /// The end: it could not be loaded.
     Failed(Failure),
+    /// The end: it must not be loaded.
+    Skipped(Failure),
     /// Another attempt, not before the delay is over.
     Retry(Failure, Duration),
     /// Given back unharmed: the attempt is not charged.

@@ -121,7 +121,8 @@ pub struct PageCounts {
 pub use super::workflows::WorkflowStatus;
 
 impl Store {
-    /// Starts an execution of a workflow's version: its row and its start pages, each URL once, in one statement.
+    /// Starts an execution of a workflow's version: its row, its start pages and its sitemaps, each URL once, in one
+    /// statement.
     ///
     /// # Errors
     /// The database's; among them that there is no such version.
@@ -131,12 +132,15 @@ impl Store {
         version: i32,
         limits: Limits,
         start_urls: &[PageUrl],
+        sitemaps: &[PageUrl],
     ) -> Result<StartExecution, StoreError> {
         let execution = ExecutionId::generate();
-        let pages: Vec<Uuid> = start_urls.iter().map(|_| PageId::generate().0).collect();
-        let urls: Vec<String> = start_urls.iter().map(|url| url.as_str().to_owned()).collect();
-        let hashes: Vec<Vec<u8>> = start_urls.iter().map(|url| url.hash().to_vec()).collect();
-        let hosts: Vec<String> = start_urls.iter().map(|url| url.host().to_owned()).collect();
+        let all = || start_urls.iter().chain(sitemaps);
+        let pages: Vec<Uuid> = all().map(|_| PageId::generate().0).collect();
+        let urls: Vec<String> = all().map(|url| url.as_str().to_owned()).collect();
+        let hashes: Vec<Vec<u8>> = all().map(|url| url.hash().to_vec()).collect();
+        let hosts: Vec<String> = all().map(|url| url.host().to_owned()).collect();
+        let are_sitemaps: Vec<bool> = (0..pages.len()).map(|place| place >= start_urls.len()).collect();
         let max_pages = limits.max_pages.map(|pages| i64::try_from(pages).unwrap_or(i64::MAX));
         let host_delay_ms = i32::try_from(limits.rate_limit_delay.as_millis()).unwrap_or(i32::MAX);
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
@@ -150,10 +154,10 @@ impl Store {
                 SELECT $2, id, $3, 'running', $4, $5 FROM workflow WHERE status = 'active'
                 RETURNING id
             ), pages AS (
-                INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority)
-                SELECT page.id, execution.id, page.url, page.url_hash, page.host, 0, 100
-                FROM execution,
-                    UNNEST($6::uuid[], $7::text[], $8::bytea[], $9::text[]) AS page (id, url, url_hash, host)
+                INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, is_sitemap)
+                SELECT page.id, execution.id, page.url, page.url_hash, page.host, 0, 100, page.is_sitemap
+                FROM execution, UNNEST($6::uuid[], $7::text[], $8::bytea[], $9::text[], $10::bool[])
+                    AS page (id, url, url_hash, host, is_sitemap)
                 ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
             )
             SELECT status AS "status: WorkflowStatus", EXISTS (SELECT FROM execution) AS "started!" FROM workflow
@@ -167,6 +171,7 @@ impl Store {
             &urls,
             &hashes,
             &hosts,
+            &are_sitemaps,
         )
         .fetch_optional(&self.pool)
         .await?;

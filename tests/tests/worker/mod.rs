@@ -5,6 +5,8 @@ mod crawl;
 mod lifecycle;
 mod outage;
 mod render;
+mod robots;
+mod sitemaps;
 mod storing;
 
 use std::sync::Arc;

@@ -36,7 +36,8 @@ pub(super) async fn start(
 ) -> Result<impl IntoResponse, ApiError> {
     let row = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
     let workflow = parse_config(&row.config).map_err(ApiError::invalid_workflow)?;
-    let started = state.store.start_execution(id, row.version, workflow.limits, &workflow.start_urls).await?;
+    let (starts, sitemaps) = (&workflow.start_urls, &workflow.sitemaps.urls);
+    let started = state.store.start_execution(id, row.version, workflow.limits, starts, sitemaps).await?;
     match started {
         StartExecution::Started(execution) => {
             state.frontier_changed.notify_one();

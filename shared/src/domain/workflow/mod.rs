@@ -12,6 +12,7 @@ mod node;
 mod order;
 mod problem;
 mod reader;
+mod robots;
 mod settings;
 mod suggest;
 mod text;

@@ -38,7 +38,7 @@ WITH wanted AS (
       AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
       AND e.id = q.execution_id AND e.status = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
-        e.host_delay_ms
+        e.host_delay_ms, q.is_sitemap
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
     SELECT host, now() + count(*) * max(host_delay_ms) * interval '1 millisecond'
@@ -52,7 +52,7 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000)::int8
         - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0)
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC)
-        AS start_in_ms
+        AS start_in_ms, c.is_sitemap
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -98,6 +98,7 @@ impl HotStore {
                     .get::<_, Option<i64>>(8)
                     .and_then(|ms| u64::try_from(ms).ok())
                     .map_or(Duration::ZERO, Duration::from_millis),
+                is_sitemap: row.get(9),
             })
         });
         Ok(pages.collect())

@@ -8,6 +8,7 @@ mod claim;
 mod decisions;
 mod lease;
 mod record;
+mod robots;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio_postgres::NoTls;
 
 pub use claim::ClaimRequest;
 pub use lease::Standing;
+pub use robots::{FetchedRobots, StoredRobots};
 
 use super::StoreError;
 use crate::config::SecretUrl;

@@ -50,7 +50,7 @@ WITH page AS (
     FROM page p
     WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, p.status, p.attempt, p.released,
-        p.rendered, p.bytes
+        p.rendered, p.bytes, q.is_sitemap
 ), definition AS (
     SELECT * FROM unnest($12::text[], $13::text[], $14::text[], $15::jsonb[])
         WITH ORDINALITY AS f (node_id, node_type, phase, input, number)
@@ -77,11 +77,13 @@ WITH page AS (
     RETURNING execution_id
 ), found AS (
     SELECT DISTINCT ON (d.execution_id, u.url_hash) u.id, d.execution_id, u.url, u.url_hash, u.host,
-        d.depth + 1 AS depth, d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by
-    FROM unnest($32::uuid[], $33::uuid[], $34::text[], $35::bytea[], $36::text[], $37::text[])
-        AS u (id, page_id, url, url_hash, host, discovered_by)
+        -- What a sitemap names is where the crawl begins; its own depth counts the indexes above it.
+        CASE WHEN d.is_sitemap = u.is_sitemap THEN d.depth + 1 ELSE 0 END AS depth,
+        d.priority - 10 AS priority, d.id AS parent_id, u.discovered_by, u.is_sitemap
+    FROM unnest($32::uuid[], $33::uuid[], $34::text[], $35::bytea[], $36::text[], $37::text[], $46::bool[])
+        AS u (id, page_id, url, url_hash, host, discovered_by, is_sitemap)
     JOIN done d ON d.id = u.page_id
-    ORDER BY d.execution_id, u.url_hash, d.depth
+    ORDER BY d.execution_id, u.url_hash, depth
 ), nearer AS (
     -- A page that waits, and was reached by a longer way before: its links may be within the depth limit after all.
     -- By url_queue_url_key.
@@ -91,8 +93,8 @@ WITH page AS (
       AND q.status IN ('pending', 'queued')
 ), links AS (
     -- In the order of the unique key, so that two groups with links in common cannot deadlock.
-    INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
-    SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by
+    INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by, is_sitemap)
+    SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by, is_sitemap
     FROM found ORDER BY execution_id, url_hash
     ON CONFLICT (execution_id, url_hash) DO NOTHING
     RETURNING execution_id
@@ -189,6 +191,7 @@ struct Columns<'a> {
     skip_reason: Vec<&'static str>,
     skip_detail: Vec<Cow<'a, str>>,
     skip_discovered_by: Vec<&'a str>,
+    link_is_sitemap: Vec<bool>,
 }
 
 impl HotStore {
@@ -253,6 +256,7 @@ impl<'a> Columns<'a> {
         let (status, failure, retry_in) = match next {
             NextStatus::Completed => ("completed", None, Duration::ZERO),
             NextStatus::Failed(failure) => ("failed", Some(failure), Duration::ZERO),
+            NextStatus::Skipped(failure) => ("skipped", Some(failure), Duration::ZERO),
             NextStatus::Retry(failure, delay) => ("pending", Some(failure), *delay),
             NextStatus::Released => ("pending", None, Duration::ZERO),
         };
@@ -267,8 +271,8 @@ impl<'a> Columns<'a> {
         self.page_final_url.push(outcome.final_url.as_deref());
         self.page_released.push(*next == NextStatus::Released);
         self.page_bytes.push(i64::try_from(outcome.bytes).unwrap_or(i64::MAX));
-        // Of a page that goes back nothing is known yet.
-        let has_ended = status != "pending";
+        // Of a page that goes back nothing is known yet, and one that is skipped was not loaded.
+        let has_ended = status != "pending" && status != "skipped";
         self.page_rendered.push(has_ended.then(|| outcome.rendered.as_str()));
         for node in &outcome.nodes {
             let (status, output, failure) = match &node.end {
@@ -298,8 +302,10 @@ impl<'a> Columns<'a> {
             self.node_bucket.push(bucket);
             self.node_duration_us.push(duration_us);
         }
-        // Items and links of an attempt that will be repeated belong to the attempt that ends well.
-        if *next != NextStatus::Completed {
+        // Items and links of an attempt that will be repeated belong to the attempt that ends well. What a sitemap named
+        // before it broke off counts: it will not be read again.
+        let is_broken_sitemap = page.is_sitemap && matches!(next, NextStatus::Failed(_));
+        if *next != NextStatus::Completed && !is_broken_sitemap {
             return;
         }
         if let Some(item) = &outcome.item {
@@ -324,11 +330,12 @@ impl<'a> Columns<'a> {
             self.link_hash.push(link.url.hash().to_vec());
             self.link_host.push(link.url.host());
             self.link_discovered_by.push(&link.discovered_by);
+            self.link_is_sitemap.push(link.is_sitemap);
         }
     }
 
     /// In the order of the statement's numbers.
-    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 45] {
+    fn parameters<'p>(&'p self, worker: &'p uuid::Uuid) -> [&'p (dyn ToSql + Sync); 46] {
         [
             worker,
             &self.page_id,
@@ -375,6 +382,7 @@ impl<'a> Columns<'a> {
             &self.skip_reason,
             &self.skip_detail,
             &self.skip_discovered_by,
+            &self.link_is_sitemap,
         ]
     }
 }
