@@ -97,9 +97,8 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let workflow = &definition.workflow;
     let (starts, sitemaps) = (&workflow.start_urls, &workflow.sitemaps.urls);
-    let started = store
-        .start_execution(WorkflowId(row.id), row.version, workflow.limits, starts, sitemaps)
-        .await?;
+    let started =
+        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, starts, sitemaps).await?;
     match started {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => {

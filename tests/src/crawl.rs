@@ -188,7 +188,12 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
     };
     let discovered = links
         .iter()
-        .map(|link| DiscoveredUrl { url: page_url(link), discovered_by: "links".to_owned(), skipped: None, is_sitemap: false })
+        .map(|link| DiscoveredUrl {
+            url: page_url(link),
+            discovered_by: "links".to_owned(),
+            skipped: None,
+            is_sitemap: false,
+        })
         .collect();
     FinishedPage {
         page: page.clone(),

@@ -49,7 +49,7 @@ pub(crate) fn failure(error: &reqwest::Error) -> Failure {
     }
     let class = if lower.contains("dns error") {
         ErrorClass::Dns
-    } else if lower.contains("certificate") || lower.contains("tls") {
+    } else if ["certificate", "tls", "invalidcontenttype"].iter().any(|sign| lower.contains(sign)) {
         ErrorClass::Tls
     } else {
         ErrorClass::Connect
@@ -67,4 +67,54 @@ fn chain(error: &reqwest::Error) -> String {
     }
     let start = causes.len().saturating_sub(2);
     if causes.is_empty() { "the request failed".to_owned() } else { causes[start..].join(": ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn with_a_proxy_no_request_goes_anywhere_else() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let client = client(Some(&proxy)).unwrap();
+        let answered = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        };
+        let asked = client.get("http://shop.test/robots.txt").send();
+        let (request, response) = tokio::join!(answered, asked);
+        assert!(request.starts_with("GET http://shop.test/robots.txt HTTP/1.1"), "{request}");
+        assert_eq!(response.unwrap().status(), 204);
+    }
+
+    #[tokio::test]
+    async fn what_went_wrong_is_said_and_classed() {
+        let client = client(None).unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = client.get(format!("http://{closed}/")).send().await.unwrap_err();
+        let failure_of_closed = failure(&error);
+        assert_eq!(failure_of_closed.class, ErrorClass::Connect);
+        assert!(failure_of_closed.message.contains("refused"), "{}", failure_of_closed.message);
+        let error = client.get("http://no-such-host.invalid/").send().await.unwrap_err();
+        assert_eq!(failure(&error).class, ErrorClass::Dns);
+        // A server that does not speak TLS.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let plain = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        };
+        let ((), answer) = tokio::join!(plain, client.get(url).send());
+        assert_eq!(failure(&answer.unwrap_err()).class, ErrorClass::Tls);
+    }
 }

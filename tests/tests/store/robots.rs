@@ -57,7 +57,8 @@ async fn a_file_that_cannot_be_had_any_more_stays_and_is_tried_more_and_more_rar
             .execute(&crawl.pool)
             .await
             .unwrap();
-        let fresh_for = worker.store_robots_file(ORIGIN, &unreachable, DAY).await.unwrap().fresh_for.as_secs();
+        let fresh_for =
+            worker.store_robots_file(ORIGIN, &unreachable, DAY).await.unwrap().fresh_for.as_secs();
         assert!((least..=most).contains(&fresh_for), "{since}: {fresh_for}");
     }
     assert!(known(&worker).await.unreachable_for.unwrap() > 19 * DAY, "the first failure counts");

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Running, TIMES, WITHIN, page, shop, start_worker};
 
-const PAGES: &str = "SELECT concat_ws(' ', regexp_replace(url, '^http://[^/]*', ''), status, attempt, error_class)
+const PAGES: &str =
+    "SELECT concat_ws(' ', regexp_replace(url, '^http://[^/]*', ''), status, attempt, error_class)
     FROM url_queue ORDER BY 1";
 const STATUSES: &str = "SELECT status FROM url_queue ORDER BY created_at, id";
 
@@ -99,7 +100,11 @@ async fn whatever_a_site_sends_instead_of_a_robots_file_is_survived() {
         ("forbidden", AnsweringSite::start(|_, _| status(403)).await, "completed"),
         ("empty", AnsweringSite::start(|_, _| status(204)).await, "completed"),
         ("html", AnsweringSite::start(move |_, _| text(html)).await, "completed"),
-        ("a redirect loop", AnsweringSite::start(|own, path| redirect(&format!("{own}{path}"))).await, "completed"),
+        (
+            "a redirect loop",
+            AnsweringSite::start(|own, path| redirect(&format!("{own}{path}"))).await,
+            "completed",
+        ),
         (
             "five redirects",
             AnsweringSite::start(|own, path| match path.strip_prefix("/robots.txt") {
@@ -113,8 +118,16 @@ async fn whatever_a_site_sends_instead_of_a_robots_file_is_survived() {
             .await,
             "skipped",
         ),
-        ("an endless file", AnsweringSite::start(|_, _| endless(FORBIDS, "# x\n".repeat(9_999))).await, "skipped"),
-        ("a long line", AnsweringSite::start(|_, _| text(format!("{FORBIDS}Allow: /{}", "x".repeat(1 << 20)))).await, "skipped"),
+        (
+            "an endless file",
+            AnsweringSite::start(|_, _| endless(FORBIDS, "# x\n".repeat(9_999))).await,
+            "skipped",
+        ),
+        (
+            "a long line",
+            AnsweringSite::start(|_, _| text(format!("{FORBIDS}Allow: /{}", "x".repeat(1 << 20)))).await,
+            "skipped",
+        ),
         ("packed", AnsweringSite::start(move |_, _| text(packed.clone())).await, "skipped"),
         ("packed and endless", AnsweringSite::start(move |_, _| text(bomb.clone())).await, "skipped"),
     ];
@@ -154,12 +167,18 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
         ["its robots.txt cannot be had (HTTP status 503), and until then nothing is allowed"]
     );
     // Its time has come, and that of its pages.
-    running.crawl.change("UPDATE robots_files SET expires_at = now(); UPDATE url_queue SET not_before = now()").await;
+    running
+        .crawl
+        .change("UPDATE robots_files SET expires_at = now(); UPDATE url_queue SET not_before = now()")
+        .await;
     let done = "SELECT count(*) FROM url_queue WHERE status = 'completed'";
     wait_for("the site that is well again was crawled", Duration::from_secs(60), async || {
         // The worker remembers for ten seconds; its pages are made to come again after that.
         running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
-        running.crawl.change("UPDATE url_queue SET attempt = 1 WHERE status = 'pending' AND attempt > 1").await;
+        running
+            .crawl
+            .change("UPDATE url_queue SET attempt = 1 WHERE status = 'pending' AND attempt > 1")
+            .await;
         running.crawl.number(done).await == 1
     })
     .await;

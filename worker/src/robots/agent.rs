@@ -1,9 +1,11 @@
 //! As whom a crawl asks: the `User-Agent` that it sends, and the product token by which robots files address it.
 
 use crawlify_shared::domain::workflow::Workflow;
+use reqwest::header::HeaderValue;
 
 /// What is sent where the workflow says nothing.
-const USER_AGENT: &str = concat!("Crawlify/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
+const USER_AGENT: &str =
+    concat!("Crawlify/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
 /// What robots files address then.
 const TOKEN: &str = "crawlify";
 
@@ -31,6 +33,12 @@ impl Agent {
             token => token,
         };
         Self { user_agent: user_agent.clone(), token: named.unwrap_or_else(|| TOKEN.to_owned()) }
+    }
+
+    /// The value of the header `User-Agent`. Text beyond ASCII is sent as the browser sends it.
+    pub(crate) fn header(&self) -> HeaderValue {
+        HeaderValue::from_bytes(self.user_agent.as_bytes())
+            .unwrap_or_else(|_| HeaderValue::from_static(USER_AGENT))
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(20);
 pub(super) async fn fetch(client: &Client, origin: &str, agent: &Agent) -> FetchedRobots {
     let request = client
         .get(format!("{origin}/robots.txt"))
-        .header(USER_AGENT, &agent.user_agent)
+        .header(USER_AGENT, agent.header())
         .timeout(FETCH_WITHIN)
         .send();
     let response = match request.await {

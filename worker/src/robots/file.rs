@@ -75,7 +75,8 @@ impl RobotsFile {
                     group.crawl_delay = crawl_delay(value).or(group.crawl_delay);
                 }
                 (b"sitemap", _) if file.sitemaps.len() < MAX_SITEMAPS => {
-                    file.sitemaps.extend(String::from_utf8(value.to_vec()).ok().filter(|url| !url.is_empty()));
+                    file.sitemaps
+                        .extend(String::from_utf8(value.to_vec()).ok().filter(|url| !url.is_empty()));
                 }
                 _ => {}
             }
@@ -144,7 +145,8 @@ fn statement(line: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn crawl_delay(value: &[u8]) -> Option<Duration> {
-    let seconds: f64 = std::str::from_utf8(value).ok()?.parse().ok().filter(|seconds: &f64| seconds.is_finite())?;
+    let seconds: f64 =
+        std::str::from_utf8(value).ok()?.parse().ok().filter(|seconds: &f64| seconds.is_finite())?;
     Duration::try_from_secs_f64(seconds.min(MAX_CRAWL_DELAY.as_secs_f64())).ok()
 }
 
@@ -208,7 +210,14 @@ mod tests {
     #[test]
     fn however_lines_end_and_whatever_lies_between_them() {
         for end in ["\n", "\r", "\r\n", "\n\n\n"] {
-            let lines = ["\u{feff}User-agent: a", "Sitemap: http://a.test/s.xml", "user-agent:b", "No such: thing", "<p>", "disallow : /x # why"];
+            let lines = [
+                "\u{feff}User-agent: a",
+                "Sitemap: http://a.test/s.xml",
+                "user-agent:b",
+                "No such: thing",
+                "<p>",
+                "disallow : /x # why",
+            ];
             let file = lines.join(end);
             assert!(!allowed(&file, "a", "/x") && !allowed(&file, "b", "/x") && allowed(&file, "c", "/x"));
             assert_eq!(RobotsFile::parse(file.as_bytes()).sitemaps(), ["http://a.test/s.xml"]);

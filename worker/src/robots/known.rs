@@ -78,12 +78,7 @@ impl Standing {
 pub(super) struct UntilStale;
 
 impl Expiry<String, Arc<Known>> for UntilStale {
-    fn expire_after_create(
-        &self,
-        _: &String,
-        known: &Arc<Known>,
-        _: Instant,
-    ) -> Option<Duration> {
+    fn expire_after_create(&self, _: &String, known: &Arc<Known>, _: Instant) -> Option<Duration> {
         Some(known.fresh_for)
     }
 }

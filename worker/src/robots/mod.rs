@@ -77,7 +77,8 @@ impl Robots {
         let file = match &known.standing {
             Standing::Says(file) => file,
             Standing::Unreachable(reason) => {
-                let message = format!("its robots.txt cannot be had ({reason}), and until then nothing is allowed");
+                let message =
+                    format!("its robots.txt cannot be had ({reason}), and until then nothing is allowed");
                 return Some(PageEnd::Failed(Failure::new(ErrorClass::RobotsUnreachable, message)));
             }
         };

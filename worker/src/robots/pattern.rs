@@ -138,7 +138,11 @@ mod tests {
     fn patterns_match_as_the_documents_about_them_say() {
         for (pattern, matched, others) in [
             ("/", &["/", "/fish"][..], &[][..]),
-            ("/fish", &["/fish", "/fish.html", "/fish/salmon", "/fish.php?id=1"], &["/Fish", "/catfish", "/?id=fish"]),
+            (
+                "/fish",
+                &["/fish", "/fish.html", "/fish/salmon", "/fish.php?id=1"],
+                &["/Fish", "/catfish", "/?id=fish"],
+            ),
             ("/fish*", &["/fish", "/fish.html", "/fishheads"], &["/Fish", "/catfish"]),
             ("/fish/", &["/fish/", "/fish/?id=1", "/fish/salmon.htm"], &["/fish", "/fish.html"]),
             ("/*.php", &["/index.php", "/a/b.php?x", "/a.php.b/", "/a.php5"], &["/", "/windows.PHP"]),

@@ -71,14 +71,12 @@ pub(super) fn broken_off(error: &Error) -> Failure {
 fn headers(workflow: &Workflow) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &workflow.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
             headers.insert(name, value);
         }
     }
     // How it is sent is our business.
     headers.remove(reqwest::header::ACCEPT_ENCODING);
-    if let Ok(value) = HeaderValue::try_from(Agent::of(workflow).user_agent) {
-        headers.insert(USER_AGENT, value);
-    }
+    headers.insert(USER_AGENT, Agent::of(workflow).header());
     headers
 }

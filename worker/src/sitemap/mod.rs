@@ -10,9 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crawlify_shared::domain::outcome::{
-    DiscoveredUrl, ErrorClass, Failure, PageEnd, PageOutcome, Rendered,
-};
+use crawlify_shared::domain::outcome::{DiscoveredUrl, ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::skip::{MAX_REPORTED_PER_PAGE, Skip, SkipReason};
@@ -116,7 +114,8 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
     tracing::debug!(page.id = %page.page_id, found, foreign, unusable, "a sitemap was read");
     let not_a_page = |message: String| Some(Failure::new(ErrorClass::NotAPage, message));
     let failure = if let Some(broken) = named.broken {
-        let message = format!("the sitemap was read only in part, and named {found} URLs: {}", broken.message);
+        let message =
+            format!("the sitemap was read only in part, and named {found} URLs: {}", broken.message);
         Some(Failure { message, ..broken })
     } else if is_too_deep {
         not_a_page(format!("its sitemaps lie below more than {MAX_INDEXES} indexes and are not read"))
@@ -167,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_sitemap_speaks_for_its_own_site() {
-        let read = read(0, &["http://a.test/1", "https://www.a.test/2", "http://b.test/", "http://a.test/1"], &[]);
+        let read =
+            read(0, &["http://a.test/1", "https://www.a.test/2", "http://b.test/", "http://a.test/1"], &[]);
         assert_eq!(read.end, PageEnd::Completed);
         let skipped: Vec<_> = read.discovered.iter().map(|link| link.skipped.is_some()).collect();
         assert_eq!(skipped, [false, false, true], "each URL once, the foreign one with its reason");
@@ -175,7 +175,9 @@ mod tests {
 
     #[test]
     fn one_that_speaks_only_for_others_says_what_to_do() {
-        let PageEnd::Failed(failure) = read(0, &["http://b.test/", "http://c.test/"], &[]).end else { panic!() };
+        let PageEnd::Failed(failure) = read(0, &["http://b.test/", "http://c.test/"], &[]).end else {
+            panic!()
+        };
         assert!(failure.message.contains("name a start URL"), "{}", failure.message);
     }
 
@@ -183,7 +185,9 @@ mod tests {
     fn indexes_lead_no_deeper_than_they_may() {
         assert_eq!(read(MAX_INDEXES - 1, &[], &["http://a.test/1.xml"]).end, PageEnd::Completed);
         let deep = read(MAX_INDEXES, &["http://a.test/1"], &["http://a.test/2.xml"]);
-        assert!(matches!(&deep.end, PageEnd::Failed(failure) if failure.message.contains("below more than 3")));
+        assert!(
+            matches!(&deep.end, PageEnd::Failed(failure) if failure.message.contains("below more than 3"))
+        );
         assert_eq!(deep.discovered.len(), 1, "its pages count");
     }
 }

@@ -95,8 +95,6 @@ pub(super) fn read_sitemaps(config: &mut Object<'_>, robots: Robots, report: &mu
             }
             Sitemaps { urls, from_robots: false }
         }
-        Some(other) => {
-            wrong_type(&at, "a list of URLs, or \"robots\"", other, report).unwrap_or_default()
-        }
+        Some(other) => wrong_type(&at, "a list of URLs, or \"robots\"", other, report).unwrap_or_default(),
     }
 }

@@ -110,7 +110,9 @@ impl HotStore {
                          RETURNING {COLUMNS}"
                     ))
                     .await?;
-                client.query_one(&statement, &[&origin, &status, body, &millis(*crawl_delay), &fresh_ms]).await?
+                client
+                    .query_one(&statement, &[&origin, &status, body, &millis(*crawl_delay), &fresh_ms])
+                    .await?
             }
             FetchedRobots::Unreachable(reason) => {
                 let reason = storable_text(reason, MAX_ERROR_BYTES);

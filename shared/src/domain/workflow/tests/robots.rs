@@ -38,11 +38,16 @@ fn what_is_neither_obey_nor_ignore_is_a_problem_in_its_place() {
         (json!({"politeness": {"robots": true}}), "wrong_type /config/politeness/robots"),
         (json!({"politeness": "obey"}), "wrong_type /config/politeness"),
         (json!({"politeness": null, "robots": 1}), "wrong_type /config/robots"),
-        (json!({"politeness": {"robots": "obey"}, "robots": "ignore"}), "bad_value /config/politeness/robots"),
+        (
+            json!({"politeness": {"robots": "obey"}, "robots": "ignore"}),
+            "bad_value /config/politeness/robots",
+        ),
     ] {
         assert!(problems(&with(changes.clone())).contains(&problem.to_owned()), "{changes}");
     }
-    assert!(message_of(&with(json!({"politeness": {"robots": "obay"}})), "bad_value").contains("did you mean"));
+    assert!(
+        message_of(&with(json!({"politeness": {"robots": "obay"}})), "bad_value").contains("did you mean")
+    );
 }
 
 #[test]
@@ -50,7 +55,10 @@ fn sitemaps_stand_in_for_start_urls() {
     let urls = json!(["https://shop.example/sitemap.xml", "https://shop.example/sitemap.xml#again"]);
     let workflow = parsed(&with(json!({"start_urls": null, "sitemaps": urls})));
     assert!(workflow.start_urls.is_empty() && workflow.sitemaps.urls.len() == 1);
-    assert_eq!(problems(&with(json!({"start_urls": null, "sitemaps": []}))), ["no_start_url /config/start_urls"]);
+    assert_eq!(
+        problems(&with(json!({"start_urls": null, "sitemaps": []}))),
+        ["no_start_url /config/start_urls"]
+    );
     let named = parsed(&with(json!({"politeness": {}, "sitemaps": "robots"}))).sitemaps;
     assert!(named.from_robots && named.urls.is_empty());
     for (changes, problem) in [
@@ -58,7 +66,10 @@ fn sitemaps_stand_in_for_start_urls() {
         (json!({"sitemaps": "https://shop.example/sitemap.xml"}), "wrong_type /config/sitemaps"),
         // The document ignores robots.txt, and so cannot take sitemaps from there.
         (json!({"sitemaps": "robots"}), "bad_value /config/sitemaps"),
-        (json!({"start_urls": null, "politeness": {}, "sitemaps": "robots"}), "no_start_url /config/start_urls"),
+        (
+            json!({"start_urls": null, "politeness": {}, "sitemaps": "robots"}),
+            "no_start_url /config/start_urls",
+        ),
     ] {
         assert!(problems(&with(changes.clone())).contains(&problem.to_owned()), "{changes}");
     }
