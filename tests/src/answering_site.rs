@@ -16,16 +16,20 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub struct AnsweringSite {
     address: SocketAddr,
-    log: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+    log: Log,
     _server: JoinSet<()>,
 }
+
+/// Written by every request, read by tests.
+type Log = Arc<Mutex<Vec<(String, HeaderMap)>>>;
+/// Given the site's own origin and a path, the answer.
+type Answer = dyn Fn(&str, &str) -> Response + Send + Sync;
 
 #[derive(Clone)]
 struct Shared {
     address: SocketAddr,
-    answer: Arc<dyn Fn(&str, &str) -> Response + Send + Sync>,
-    /// Written by every request, read by tests.
-    log: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+    answer: Arc<Answer>,
+    log: Log,
 }
 
 impl AnsweringSite {
