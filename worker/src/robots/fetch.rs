@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use crawlify_shared::store::hot::FetchedRobots;
 use flate2::read::MultiGzDecoder;
 use reqwest::header::USER_AGENT;
 use reqwest::{Client, Response};
@@ -10,7 +11,6 @@ use reqwest::{Client, Response};
 use super::agent::Agent;
 use super::file::{MAX_BYTES, RobotsFile};
 use crate::http;
-use crawlify_shared::store::hot::FetchedRobots;
 
 /// How long all of it may take, redirects and body included.
 pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(20);
