@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
+use crawlify_shared::domain::skip::SkipReason;
 use crawlify_shared::domain::workflow::Definition;
 use crawlify_shared::signals::StopSignals;
 use crawlify_shared::store::executions::{ExecutionStatus, StartExecution};
@@ -96,8 +97,9 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
     };
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let workflow = &definition.workflow;
+    let (limits, budgets, start_urls) = (workflow.limits, &workflow.budgets, &workflow.start_urls);
     let started =
-        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls).await?;
+        store.start_execution(WorkflowId(row.id), row.version, limits, budgets, start_urls).await?;
     match started {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => {
@@ -279,9 +281,11 @@ fn run_summary(
 ) -> RunSummary {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     let pages = &summary.pages;
+    let skipped_for = |reason: SkipReason| summary.skips.iter().any(|skip| skip.reason == reason.as_str());
     let finish_reason = match summary.status {
         _ if interrupted => "interrupted".to_owned(),
-        ExecutionStatus::Completed if pages.skipped > 0 => "the page limit was reached".to_owned(),
+        ExecutionStatus::Completed if skipped_for(SkipReason::Budget) => "a budget was used up".to_owned(),
+        ExecutionStatus::Completed if skipped_for(SkipReason::Limit) => "the page limit was reached".to_owned(),
         ExecutionStatus::Completed => "every page has ended".to_owned(),
         ExecutionStatus::Failed => "no page could be loaded".to_owned(),
         other => format!("the execution is {}", other.as_str()),
@@ -299,6 +303,7 @@ fn run_summary(
             ("cancelled".to_owned(), count(pages.cancelled)),
             ("open".to_owned(), count(pages.pending + pages.processing)),
         ],
+        skipped: summary.skips.iter().map(|skip| (skip.reason.clone(), count(skip.count))).collect(),
         items: count(summary.totals.items),
         attempts: summary
             .attempts

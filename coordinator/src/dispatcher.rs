@@ -118,7 +118,7 @@ impl Dispatcher {
             if room <= 0 {
                 continue;
             }
-            let pages = match self.store.reserve_pages(execution.id, room).await {
+            let pages = match self.reserve(execution.id, room).await {
                 Ok(pages) => pages,
                 // One execution's trouble must not keep the younger ones waiting.
                 Err(error) => {
@@ -135,6 +135,11 @@ impl Dispatcher {
             }
         }
         failed.map_or(Ok(dispatched), |error| Err(error.into()))
+    }
+
+    async fn reserve(&self, execution: ExecutionId, room: i64) -> Result<Vec<ReservedPage>, StoreError> {
+        let pages = self.store.reserve_pages(execution, room).await?;
+        self.store.within_budgets(execution, pages).await
     }
 
     async fn publish(&self, pages: Vec<ReservedPage>) -> Result<Dispatched, DispatchError> {

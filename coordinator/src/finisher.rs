@@ -29,13 +29,13 @@ impl Finisher {
         Self { store }
     }
 
-    /// Skips what a page limit left over, cancels what belongs to cancelled executions, ends what has ended; answers
+    /// Skips what a page limit or a budget left over, cancels what belongs to cancelled executions, ends what has ended; answers
     /// how many executions ended.
     ///
     /// # Errors
     /// As the store.
     pub async fn step(&self) -> Result<usize, StoreError> {
-        let swept = self.store.sweep_leftover_pages().await?;
+        let swept = self.store.sweep_leftover_pages().await? + self.store.sweep_over_budget().await?;
         if swept > 0 {
             tracing::info!(pages = swept, "swept leftover pages");
         }

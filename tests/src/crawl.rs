@@ -8,7 +8,7 @@ use crawlify_shared::domain::id::{ExecutionId, WorkerId};
 use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::domain::workflow::{Limits, parse_config};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::{StartExecution, WorkflowStatus};
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
@@ -143,7 +143,9 @@ async fn start(store: &Store, config: &Value, limits: Limits, start_urls: &[&str
     let workflow = store.create_workflow(text, WorkflowStatus::Active).await.expect("it is stored");
     let urls: Vec<PageUrl> = start_urls.iter().map(|url| page_url(url)).collect();
     let id = crawlify_shared::domain::id::WorkflowId(workflow.id);
-    match store.start_execution(id, 1, limits, &urls).await.expect("it is started") {
+    // Not every configuration that a test stores is one that parses.
+    let budgets = parse_config(config).map(|workflow| workflow.budgets).unwrap_or_default();
+    match store.start_execution(id, 1, limits, &budgets, &urls).await.expect("it is started") {
         StartExecution::Started(execution) => execution,
         other => panic!("the workflow does not start: {other:?}"),
     }

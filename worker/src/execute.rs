@@ -89,12 +89,13 @@ pub(crate) async fn execute(
         Course::Both => {
             // Read first: what the page's scripts leave behind must not help.
             let read = visit.read(limits.start_at, true).await;
-            let outcome = visit.load(slot, Instant::now()).await;
+            let mut outcome = visit.load(slot, Instant::now()).await;
             // What was loaded is what counts; a page that was not is no measure for anything.
             if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
                 let verdicts = compare(program, &visit.plan.phases, &outcome, read);
                 means.renders.were_compared(page.execution_id, &shape, verdicts);
             }
+            outcome.bytes += read.as_ref().map_or(0, |read| read.bytes);
             outcome
         }
     }
@@ -271,5 +272,6 @@ fn http_failure(document: &Document) -> Option<PageOutcome> {
     let mut outcome =
         PageOutcome::failed(Failure::new(class, format!("the server answered with HTTP status {status}")));
     outcome.final_url = Some(document.final_url.to_string());
+    outcome.bytes = document.bytes;
     Some(outcome)
 }

@@ -20,6 +20,8 @@ mod program;
 mod recorder;
 mod render;
 pub mod role;
+mod skips;
+mod traps;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +48,8 @@ use page::programs::Programs;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
 use render::Renders;
+use skips::Skips;
+use traps::Traps;
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -108,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) programs: Programs,
     pub(crate) host_turns: HostTurns,
     pub(crate) leases: Leases,
+    pub(crate) traps: Traps,
+    pub(crate) skips: Skips,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     /// Take no more pages.
@@ -163,6 +169,8 @@ pub async fn start(
         programs: Programs::new(store.clone()),
         host_turns: HostTurns::default(),
         leases,
+        traps: Traps::new(),
+        skips: Skips::new(),
         metrics,
         registry,
         draining: stop.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crawlify_shared::domain::id::PageId;
 use crawlify_shared::domain::outcome::{ErrorClass, NodeEnd, Rendered};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
+use crawlify_shared::domain::skip::SkipReason;
 use crawlify_shared::domain::workflow::NODE_TYPES;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -69,6 +70,7 @@ pub(crate) struct Metrics {
     record_rows: Histogram,
     record_duration: Histogram,
     items: IntCounter,
+    skipped_links: IntCounterVec,
     leases_lost: IntCounter,
     messages_rejected: IntCounter,
     last_page: IntGauge,
@@ -160,6 +162,11 @@ impl Metrics {
                 &RECORD_BUCKETS,
             )?,
             items: counter("crawlify_items_extracted_total", "Items committed to the database.")?,
+            skipped_links: counters(
+                "crawlify_links_skipped_total",
+                "Links that were not given to the frontier, each time that a page had one.",
+                &["reason"],
+            )?,
             leases_lost: counter(
                 "crawlify_duplicates_dropped_total",
                 "Finished pages that were not recorded, because their lease was lost.",
@@ -185,6 +192,9 @@ impl Metrics {
                 self.pages.with_label_values(&[outcome, rendered.as_str()]);
                 self.page_duration.with_label_values(&[outcome, rendered.as_str()]);
             }
+        }
+        for reason in SkipReason::ALL {
+            self.skipped_links.with_label_values(&[reason.as_str()]);
         }
         for step in Step::ALL {
             self.steps.with_label_values(&[step.as_str()]);
@@ -214,6 +224,10 @@ impl Metrics {
 
     pub(crate) fn observe_step(&self, step: Step, took: Duration) {
         self.steps.with_label_values(&[step.as_str()]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn observe_skipped_link(&self, reason: SkipReason) {
+        self.skipped_links.with_label_values(&[reason.as_str()]).inc();
     }
 
     pub(crate) fn observe_page(&self, next: &NextStatus, rendered: Rendered, took: Duration) {

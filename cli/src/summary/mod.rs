@@ -28,6 +28,8 @@ pub struct RunSummary {
     pub duration: Duration,
     /// Pages by result, such as `completed`; those with a count of 0 are not shown.
     pub pages: Vec<(String, u64)>,
+    /// URLs that are known and were not visited, by reason: (reason, URLs).
+    pub skipped: Vec<(String, u64)>,
     /// Items extracted.
     pub items: u64,
     /// How many pages took so many attempts: (attempts, pages).
@@ -109,6 +111,10 @@ fn figures(text: &mut String, summary: &RunSummary) {
     let mut table = table();
     table.add_row(["pages".to_owned(), pages(summary)]);
     table.add_row(["items".to_owned(), summary.items.to_string()]);
+    if !summary.skipped.is_empty() {
+        let counts = summary.skipped.iter().map(|(reason, urls)| format!("{urls} {}", skip_reason(reason)));
+        table.add_row(["not visited".to_owned(), counts.collect::<Vec<_>>().join(" · ")]);
+    }
     if !summary.attempts.is_empty() {
         table.add_row(["attempts".to_owned(), attempts(&summary.attempts)]);
     }
@@ -139,6 +145,19 @@ fn pages(summary: &RunSummary) -> String {
         String::new()
     };
     format!("{}{rate}", shown.join(" · "))
+}
+
+/// A reason as it is in rows, in words that follow a number.
+fn skip_reason(reason: &str) -> String {
+    match reason {
+        "depth" => "too deep".to_owned(),
+        "scope" => "dropped by filters".to_owned(),
+        "robots" => "forbidden by robots.txt".to_owned(),
+        "trap" => "in traps".to_owned(),
+        "budget" => "over a budget".to_owned(),
+        "limit" => "over the page limit".to_owned(),
+        other => one_line(other, NAME_CHARACTERS),
+    }
 }
 
 /// `997 pages took 1 · 2 took 2 · 1 took 4`

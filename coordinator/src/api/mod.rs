@@ -54,6 +54,7 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(executions::get, executions::cancel))
         .routes(routes!(executions::stats))
         .routes(routes!(executions::data))
+        .routes(routes!(executions::skipped::list_skipped))
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

@@ -5,10 +5,11 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::budgets::BudgetRows;
 use super::{Store, StoreError};
 use crate::domain::id::{ExecutionId, PageId, WorkflowId};
 use crate::domain::page_url::PageUrl;
-use crate::domain::workflow::Limits;
+use crate::domain::workflow::{Budgets, Limits};
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -121,7 +122,8 @@ pub struct PageCounts {
 pub use super::workflows::WorkflowStatus;
 
 impl Store {
-    /// Starts an execution of a workflow's version: its row and its start pages, each URL once, in one statement.
+    /// Starts an execution of a workflow's version: its row, its budgets, and its start pages, each URL once, in one
+    /// statement.
     ///
     /// # Errors
     /// The database's; among them that there is no such version.
@@ -130,6 +132,7 @@ impl Store {
         workflow: WorkflowId,
         version: i32,
         limits: Limits,
+        budgets: &Budgets,
         start_urls: &[PageUrl],
     ) -> Result<StartExecution, StoreError> {
         let execution = ExecutionId::generate();
@@ -139,6 +142,7 @@ impl Store {
         let hosts: Vec<String> = start_urls.iter().map(|url| url.host().to_owned()).collect();
         let max_pages = limits.max_pages.map(|pages| i64::try_from(pages).unwrap_or(i64::MAX));
         let host_delay_ms = i32::try_from(limits.rate_limit_delay.as_millis()).unwrap_or(i32::MAX);
+        let budgets = BudgetRows::of(budgets);
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
         // Depth 0 and priority 100 are what users of the old system know.
         let answer = sqlx::query!(
@@ -155,6 +159,10 @@ impl Store {
                 FROM execution,
                     UNNEST($6::uuid[], $7::text[], $8::bytea[], $9::text[]) AS page (id, url, url_hash, host)
                 ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
+            ), budgets AS (
+                INSERT INTO execution_budgets (execution_id, kind, prefix, max)
+                SELECT execution.id, budget.kind, budget.prefix, budget.max
+                FROM execution, UNNEST($10::text[], $11::text[], $12::int8[]) AS budget (kind, prefix, max)
             )
             SELECT status AS "status: WorkflowStatus", EXISTS (SELECT FROM execution) AS "started!" FROM workflow
             "#,
@@ -167,6 +175,9 @@ impl Store {
             &urls,
             &hashes,
             &hosts,
+            &budgets.kinds,
+            &budgets.prefixes,
+            &budgets.most,
         )
         .fetch_optional(&self.pool)
         .await?;

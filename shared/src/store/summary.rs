@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::counters::quantile;
 use super::executions::{ExecutionStatus, PageCounts};
+use super::skips::SkipCount;
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
 use crate::domain::page::RenderDecision;
@@ -36,6 +37,8 @@ pub struct Summary {
     pub nodes: Vec<NodeSummary>,
     /// How pages of each shape are loaded, and why; empty where every page is to be rendered.
     pub render: Vec<RenderDecision>,
+    /// Why URLs were not visited, the most frequent reason first.
+    pub skips: Vec<SkipCount>,
     /// Why pages were given up or wait for another attempt, the most frequent first.
     pub page_errors: Vec<ErrorGroup>,
     /// Why nodes failed, the most frequent first.
@@ -57,6 +60,8 @@ pub struct Totals {
     pub nodes_failed: i64,
     /// Of the completed and the failed pages, those that were read as they came; the others were loaded in a tab.
     pub static_pages: i64,
+    /// Received by its pages, as far as workers know.
+    pub bytes: i64,
     /// When a worker last counted something.
     pub updated_at: Option<DateTime<Utc>>,
 }
@@ -140,6 +145,7 @@ impl Store {
             attempts: self.attempt_counts(execution).await?,
             nodes,
             render: self.render_decisions(execution).await?,
+            skips: self.skip_counts(execution).await?,
             page_errors: self.page_errors(execution).await?,
             node_errors: self.node_errors(execution).await?,
         }))
@@ -160,6 +166,7 @@ impl Store {
                 COALESCE(SUM(nodes_executed), 0)::bigint AS "nodes_executed!",
                 COALESCE(SUM(nodes_failed), 0)::bigint AS "nodes_failed!",
                 COALESCE(SUM(static_pages), 0)::bigint AS "static_pages!",
+                COALESCE(SUM(bytes), 0)::bigint AS "bytes!",
                 MAX(updated_at) AS updated_at
             FROM page_counters
             WHERE execution_id = $1

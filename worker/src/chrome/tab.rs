@@ -156,12 +156,8 @@ impl ChromeTab {
                 // What there is now is the browser's own page about it, which nothing should be read from.
                 let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
                 let url = url.as_url().clone();
-                return Ok(Document {
-                    base_url: url.clone(),
-                    final_url: url,
-                    status: status(&description),
-                    bytes: description.bytes,
-                });
+                let (status, bytes) = (status(&description), description.bytes);
+                return Ok(Document { base_url: url.clone(), final_url: url, status, bytes });
             }
             let failure = failure::of_navigation(error_text, navigated.is_download.unwrap_or(false));
             return Err(TabError { failure, tab_usable: true });

@@ -35,18 +35,26 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     worker.metrics.observe_step(Step::Claim, begun.elapsed());
     let expected = worker.recorder.expect();
     let begun = Instant::now();
-    let (outcome, table) = execute_within_lease(&page, &mut slot, &worker).await;
+    let (mut outcome, table) = execute_within_lease(&page, &mut slot, &worker).await;
     drop(slot);
+    let count = |reason| worker.metrics.observe_skipped_link(reason);
+    let skipped = worker.skips.select(page.execution_id, &mut outcome.discovered, count);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
     let begun = Instant::now();
+    let (execution, has_completed) = (page.execution_id, next == NextStatus::Completed);
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
     drop(expected);
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     // 7. Acknowledged, only after the commit.
     match recorded {
-        Recorded::Settled => acknowledge(delivery).await,
+        Recorded::Settled => {
+            if has_completed {
+                worker.skips.were_written(execution, skipped);
+            }
+            acknowledge(delivery).await;
+        }
         Recorded::Unknown => delivery.requeue().await,
     }
 }
@@ -80,7 +88,7 @@ async fn execute_within_lease(
         let executed = AssertUnwindSafe(execute(page, &program, means, slot, limits));
         // Every call on the driver has a deadline; this one is for what lies between them.
         let deadline = start_at + limits.longest(program.workflow.limits.rate_limit_delay);
-        let outcome = match tokio::time::timeout_at(deadline, executed.catch_unwind()).await {
+        let mut outcome = match tokio::time::timeout_at(deadline, executed.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
                 ErrorClass::Internal,
@@ -91,6 +99,7 @@ async fn execute_within_lease(
                 format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),
             )),
         };
+        worker.traps.judge(page, &program, &mut outcome);
         (outcome, Arc::clone(&program.table))
     };
     tokio::select! {

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::render::RenderEntry;
+use super::skipped::SkipCountEntry;
 
 /// An execution that was started.
 #[derive(Serialize, ToSchema)]
@@ -120,7 +121,7 @@ pub(in crate::api) struct Figures {
     /// The same as `failed`.
     urls_failed: i64,
     items_extracted: i64,
-    /// Not measured yet: always null.
+    /// The documents of its pages, as far as workers know; null where they know of none.
     bytes_downloaded: Option<i64>,
     /// How long it took, or has taken so far, in milliseconds.
     duration: i64,
@@ -151,7 +152,7 @@ impl Figures {
             urls_processed: pages.completed,
             urls_failed: pages.failed,
             items_extracted: totals.items,
-            bytes_downloaded: None,
+            bytes_downloaded: Some(totals.bytes).filter(|bytes| *bytes > 0),
             duration: elapsed.num_milliseconds().max(0),
             nodes_executed: totals.nodes_executed,
             nodes_failed: totals.nodes_failed,
@@ -176,6 +177,8 @@ pub(in crate::api) struct StatsBody {
     /// How pages are loaded, by phase and shape of their URLs, and why; those that concern the most pages first. Empty
     /// where every page is to be rendered. Some seconds old while the execution runs.
     render: Vec<RenderEntry>,
+    /// How many URLs were not visited, and why, the most frequent reason first.
+    skipped_by_reason: Vec<SkipCountEntry>,
     /// Why pages failed, the most frequent first.
     page_errors: Vec<ErrorEntry>,
     /// Why nodes failed, the most frequent first.
@@ -196,6 +199,7 @@ impl StatsBody {
                 .collect(),
             nodes: summary.nodes.into_iter().map(NodeEntry::from).collect(),
             render: summary.render.into_iter().map(RenderEntry::from).collect(),
+            skipped_by_reason: summary.skips.into_iter().map(SkipCountEntry::from).collect(),
             page_errors: summary.page_errors.into_iter().map(ErrorEntry::from).collect(),
             node_errors: summary.node_errors.into_iter().map(ErrorEntry::from).collect(),
         }

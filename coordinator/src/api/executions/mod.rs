@@ -2,6 +2,7 @@
 
 mod body;
 mod render;
+pub(super) mod skipped;
 
 use axum::Json;
 use axum::extract::State;
@@ -36,7 +37,8 @@ pub(super) async fn start(
 ) -> Result<impl IntoResponse, ApiError> {
     let row = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
     let workflow = parse_config(&row.config).map_err(ApiError::invalid_workflow)?;
-    let started = state.store.start_execution(id, row.version, workflow.limits, &workflow.start_urls).await?;
+    let (limits, budgets, start_urls) = (workflow.limits, &workflow.budgets, &workflow.start_urls);
+    let started = state.store.start_execution(id, row.version, limits, budgets, start_urls).await?;
     match started {
         StartExecution::Started(execution) => {
             state.frontier_changed.notify_one();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Problem;
+use super::budgets::Budgets;
+use super::problem::Problem;
+use super::traps::Traps;
 use crate::domain::page_url::PageUrl;
 use crate::domain::transform::Transform;
 use crate::domain::url_filter::UrlFilter;
@@ -22,6 +24,10 @@ pub struct Workflow {
     pub start_urls: Vec<PageUrl>,
     /// How far and how fast a crawl may go.
     pub limits: Limits,
+    /// What it may spend.
+    pub budgets: Budgets,
+    /// Which links are not followed because there may be no end of them.
+    pub traps: Traps,
     /// Request headers sent with every request; `User-Agent` overrides the browser's own.
     pub headers: Vec<(String, String)>,
     /// When a navigation counts as done.

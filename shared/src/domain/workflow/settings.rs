@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::budgets::read_budgets;
 use super::loading::{read_block, read_isolation, read_render, read_wait_until, warn_of_isolated_renders};
 use super::model::{Action, Limits, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::reader::{Object, shorten, wrong_type};
 use super::text;
+use super::traps::read_traps;
 use crate::domain::page_url::{PageUrl, PageUrlError};
 
 /// How many nodes a workflow may have, over all phases.
@@ -27,11 +29,13 @@ const LISTS: [(&str, PhaseKind); 2] =
     [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
 
 /// Every setting that a configuration may have.
-pub(super) const CONFIG_KEYS: [&str; 18] = [
+pub(super) const CONFIG_KEYS: [&str; 20] = [
     "start_urls",
     "max_depth",
     "max_pages",
     "rate_limit_delay",
+    "budgets",
+    "traps",
     "headers",
     "wait_until",
     "render",
@@ -68,6 +72,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let mut config = Object::read(config, at, report)?;
     let start_urls = read_start_urls(&mut config, report);
     let limits = read_limits(&mut config, report);
+    let budgets = read_budgets(&mut config, report);
+    let traps = read_traps(&mut config, report);
     let headers = read_headers(&mut config, report);
     let wait_until = read_wait_until(&mut config, report);
     let block = read_block(&mut config, report);
@@ -81,6 +87,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         description: String::new(),
         start_urls,
         limits,
+        budgets,
+        traps,
         headers,
         wait_until,
         block,
