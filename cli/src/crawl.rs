@@ -98,8 +98,7 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let workflow = &definition.workflow;
     let (limits, budgets, start_urls) = (workflow.limits, &workflow.budgets, &workflow.start_urls);
-    let started =
-        store.start_execution(WorkflowId(row.id), row.version, limits, budgets, start_urls).await?;
+    let started = store.start_execution(WorkflowId(row.id), row.version, limits, budgets, start_urls).await?;
     match started {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => {
@@ -285,7 +284,9 @@ fn run_summary(
     let finish_reason = match summary.status {
         _ if interrupted => "interrupted".to_owned(),
         ExecutionStatus::Completed if skipped_for(SkipReason::Budget) => "a budget was used up".to_owned(),
-        ExecutionStatus::Completed if skipped_for(SkipReason::Limit) => "the page limit was reached".to_owned(),
+        ExecutionStatus::Completed if skipped_for(SkipReason::Limit) => {
+            "the page limit was reached".to_owned()
+        }
         ExecutionStatus::Completed => "every page has ended".to_owned(),
         ExecutionStatus::Failed => "no page could be loaded".to_owned(),
         other => format!("the execution is {}", other.as_str()),

@@ -7,8 +7,8 @@ use std::io::Write as _;
 use comfy_table::{CellAlignment, Table, presets};
 use crawlify_shared::domain::workflow::parse_text;
 use crawlify_worker::explain::{
-    ExplainedBudgets, ExplainedLimits, ExplainedLoading, ExplainedNode, ExplainedPage, ExplainedPhase, ExplainedRun,
-    Explanation, explain,
+    ExplainedBudgets, ExplainedLimits, ExplainedLoading, ExplainedNode, ExplainedPage, ExplainedPhase,
+    ExplainedRun, Explanation, explain,
 };
 
 use crate::args::ExplainArgs;

@@ -10,4 +10,5 @@ pub mod program;
 pub mod rabbitmq;
 pub mod scratch;
 pub mod servers;
+pub mod trap_site;
 pub mod wait;

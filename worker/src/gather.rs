@@ -264,9 +264,7 @@ fn judged(links: Vec<FoundLink<'_>>, depth: u32, max_depth: Option<u32>) -> Vec<
         url: link.url,
         discovered_by: link.node_id,
         skipped: match link.dropped_by {
-            Some(filter) => {
-                Some(Skip::new(SkipReason::Scope, format!("the filter `{filter}` dropped it")))
-            }
+            Some(filter) => Some(Skip::new(SkipReason::Scope, format!("the filter `{filter}` dropped it"))),
             None => too_deep.clone(),
         },
     });

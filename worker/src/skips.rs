@@ -73,7 +73,10 @@ impl Skips {
     }
 }
 
-fn of(executions: &mut LruCache<ExecutionId, LruCache<Hash, ()>>, execution: ExecutionId) -> &mut LruCache<Hash, ()> {
+fn of(
+    executions: &mut LruCache<ExecutionId, LruCache<Hash, ()>>,
+    execution: ExecutionId,
+) -> &mut LruCache<Hash, ()> {
     // Not `LruCache::new`, which takes the memory for all of it at once.
     executions.get_or_insert_mut(execution, || {
         let mut urls = LruCache::unbounded();

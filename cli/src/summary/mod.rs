@@ -283,6 +283,7 @@ mod tests {
             finish_reason: "every page has ended".to_owned(),
             duration: Duration::from_secs(65),
             pages: vec![("completed".to_owned(), 712), ("failed".to_owned(), 3), ("skipped".to_owned(), 0)],
+            skipped: vec![("scope".to_owned(), 41), ("trap".to_owned(), 5)],
             items: 712,
             attempts: vec![(1, 710), (2, 2), (4, 3)],
             nodes: vec![
@@ -301,10 +302,11 @@ mod tests {
         let expected = "\
 completed in 1:05: every page has ended
 
-  pages     712 completed · 3 failed · 660 p/min
-  items     712
-  attempts  710 pages took 1 · 2 took 2 · 3 took 4
-  output    books.jsonl (1.2 MB)
+  pages        712 completed · 3 failed · 660 p/min
+  not visited  41 dropped by filters · 5 in traps
+  items        712
+  attempts     710 pages took 1 · 2 took 2 · 3 took 4
+  output       books.jsonl (1.2 MB)
 
   slowest nodes       type     runs  failed    mean      p95
   e                   extract   715       0   1.5 s    3.0 s

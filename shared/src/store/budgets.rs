@@ -107,7 +107,10 @@ impl Store {
                         refused.push((page, detail));
                     }
                     None => {
-                        budgets.iter_mut().filter(|budget| budget.is_of(&page)).for_each(|budget| budget.used += 1);
+                        budgets
+                            .iter_mut()
+                            .filter(|budget| budget.is_of(&page))
+                            .for_each(|budget| budget.used += 1);
                         admitted.push(page);
                     }
                 }

@@ -76,7 +76,9 @@ pub fn finished_page(
     let new = PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-new-link-of-page-{number}/"));
     let discovered = links
         .chain([new.map_err(Into::into)])
-        .map(|url| Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned(), skipped: None }))
+        .map(|url| {
+            Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned(), skipped: None })
+        })
         .collect::<Result<_>>()?;
     let outcome = PageOutcome {
         end: PageEnd::Completed,

@@ -101,7 +101,10 @@ pub async fn start_execution(store: &Store, definition: &Definition, limits: Lim
     };
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let urls = &definition.workflow.start_urls;
-    match store.start_execution(WorkflowId(row.id), row.version, limits, &definition.workflow.budgets, urls).await? {
+    match store
+        .start_execution(WorkflowId(row.id), row.version, limits, &definition.workflow.budgets, urls)
+        .await?
+    {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => bail!("no execution was started"),
     }

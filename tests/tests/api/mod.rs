@@ -3,6 +3,7 @@
 mod errors;
 mod executions;
 mod figures;
+mod skipped;
 mod workflows;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ mod crawl;
 mod lifecycle;
 mod outage;
 mod render;
+mod skips;
 mod storing;
 
 use std::sync::Arc;

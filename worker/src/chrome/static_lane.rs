@@ -222,8 +222,7 @@ impl StaticTab {
         let Some(fetched) = reading.document else { return Ok(Static::NeedsFull(reading.needs_full)) };
         let final_url = Url::parse(&fetched.url).unwrap_or_else(|_| page.url.as_url().clone());
         let base_url = Url::parse(&fetched.base).unwrap_or_else(|_| final_url.clone());
-        let document = 
-            Document { final_url, base_url, status: Some(fetched.status), bytes: fetched.bytes };
+        let document = Document { final_url, base_url, status: Some(fetched.status), bytes: fetched.bytes };
         Ok(Static::Read { document, results: run::results(&reading.results, began, ended)? })
     }
 

@@ -30,7 +30,10 @@ impl ExplainedBudgets {
             time_seconds: budgets.time.map(|time| time.as_secs()),
             bytes: budgets.bytes,
             path_prefixes: prefixes
-                .map(|budget| ExplainedPathBudget { prefix: budget.prefix.clone(), max_pages: budget.max_pages })
+                .map(|budget| ExplainedPathBudget {
+                    prefix: budget.prefix.clone(),
+                    max_pages: budget.max_pages,
+                })
                 .collect(),
         }
     }

@@ -19,8 +19,18 @@ const PLACES: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
 const MONTHS: usize = 12;
 /// A date that lies further ahead is one of a calendar.
 const COMING: Days = Days::new(31);
-const WORDS: [&str; 10] =
-    ["calendar", "kalender", "calendario", "calendrier", "events", "event", "agenda", "termine", "month", "day"];
+const WORDS: [&str; 10] = [
+    "calendar",
+    "kalender",
+    "calendario",
+    "calendrier",
+    "events",
+    "event",
+    "agenda",
+    "termine",
+    "month",
+    "day",
+];
 
 /// What is known of the dates in one execution's links.
 #[derive(Debug)]
@@ -76,7 +86,10 @@ impl Calendars {
             ));
         }
         let most = rules.days_back.filter(|most| place.coming && -days > i64::from(*most))?;
-        Some(format!("the calendar's date {date} lies {} days back, more than {most} (`traps.days_back`)", -days))
+        Some(format!(
+            "the calendar's date {date} lies {} days back, more than {most} (`traps.days_back`)",
+            -days
+        ))
     }
 }
 
@@ -169,15 +182,16 @@ mod tests {
             first_trap(months(2026).map(|(year, month)| format!("/calendar?year={year}&month={month}"))),
             first_trap(months(2026).map(|(year, month)| format!("/events/{year}/{month}/"))),
             first_trap(months(2026).map(|(year, month)| format!("/{year}/{month:02}/"))),
-            first_trap(months(2026).map(|(year, month)| format!("/list?view=grid&from={year}-{month:02}-01"))),
+            first_trap(
+                months(2026).map(|(year, month)| format!("/list?view=grid&from={year}-{month:02}-01")),
+            ),
             first_trap(months(2026).map(|(year, month)| format!("/week/{year}-{month:02}-01/all"))),
         ]
         .map(|found| found.expect("it is a trap"))
         {
             assert!(path.contains("2028"), "{path}");
             assert_eq!(
-                reason,
-                "the date 2028-07-01 lies 747 days ahead, more than 730 (`traps.days_ahead`)",
+                reason, "the date 2028-07-01 lies 747 days ahead, more than 730 (`traps.days_ahead`)",
                 "{path}"
             );
         }
@@ -206,7 +220,9 @@ mod tests {
         assert_eq!(first_trap(topics), None);
         let few = (0..11).map(|number| format!("/item/2900/{:02}", number + 1));
         assert_eq!(first_trap(few), None);
-        for path in ["/p/9999-12", "/sku/4711-0815", "/catalogue/page-2.html", "/a/1/2/3", "/x?year=all&month=5"] {
+        for path in
+            ["/p/9999-12", "/sku/4711-0815", "/catalogue/page-2.html", "/a/1/2/3", "/x?year=all&month=5"]
+        {
             assert_eq!(first_trap([path.to_owned()]), None, "{path}");
         }
     }

@@ -143,8 +143,11 @@ fn session_of(url: &PageUrl) -> Option<(String, String)> {
         let (name, value) = part.split('/').next()?.split_once('=')?;
         Some((name.to_ascii_lowercase(), value.to_owned()))
     });
-    let in_query = url.as_url().query_pairs().map(|(key, value)| (key.to_ascii_lowercase(), value.into_owned()));
-    in_path.chain(in_query).find(|(name, value)| SESSION_NAMES.contains(&name.as_str()) && is_session_id(value))
+    let in_query =
+        url.as_url().query_pairs().map(|(key, value)| (key.to_ascii_lowercase(), value.into_owned()));
+    in_path
+        .chain(in_query)
+        .find(|(name, value)| SESSION_NAMES.contains(&name.as_str()) && is_session_id(value))
 }
 
 fn is_session_id(value: &str) -> bool {
@@ -161,9 +164,9 @@ mod tests {
     fn first_trap(urls: impl IntoIterator<Item = String>) -> Option<(usize, String)> {
         let mut queries = Queries::new();
         let rules = Traps::default();
-        urls.into_iter().enumerate().find_map(|(number, url)| {
-            Some((number, queries.judge(&PageUrl::parse(&url).unwrap(), &rules)?))
-        })
+        urls.into_iter()
+            .enumerate()
+            .find_map(|(number, url)| Some((number, queries.judge(&PageUrl::parse(&url).unwrap(), &rules)?)))
     }
 
     #[test]
@@ -174,7 +177,10 @@ mod tests {
         });
         let (number, reason) = first_trap(urls).expect("it is a trap");
         assert!((4_500..6_500).contains(&number), "at {number}");
-        assert!(reason.contains("`/search` has had about") && reason.contains("`brand`, `colour`, `size`"), "{reason}");
+        assert!(
+            reason.contains("`/search` has had about") && reason.contains("`brand`, `colour`, `size`"),
+            "{reason}"
+        );
     }
 
     #[test]
@@ -192,24 +198,30 @@ mod tests {
         let news =
             (0..20_000).map(|n| format!("https://news.test/a.php?id={n}&section={}&lang={}", n % 9, n % 4));
         assert_eq!(first_trap(news), None);
-        let variants = (0..20_000)
-            .map(|n| format!("https://shop.test/p/{}?colour={}&size={}&fit={}", n / 300, n % 10, n / 10 % 10, n % 3));
+        let variants = (0..20_000).map(|n| {
+            format!("https://shop.test/p/{}?colour={}&size={}&fit={}", n / 300, n % 10, n / 10 % 10, n % 3)
+        });
         assert_eq!(first_trap(variants), None);
     }
 
     #[test]
     fn a_session_parameter_with_ever_new_values_is_a_trap() {
-        let urls = (0..100).map(|n| format!("https://shop.test/item/{}?PHPSESSID=9f8e7d6c5b4a39{n:018x}", n % 7));
+        let urls =
+            (0..100).map(|n| format!("https://shop.test/item/{}?PHPSESSID=9f8e7d6c5b4a39{n:018x}", n % 7));
         let (number, reason) = first_trap(urls).expect("it is a trap");
         assert_eq!(number, 50);
-        assert!(reason.contains("`phpsessid`") && reason.contains("about 51 values, more than 50"), "{reason}");
+        assert!(
+            reason.contains("`phpsessid`") && reason.contains("about 51 values, more than 50"),
+            "{reason}"
+        );
         let path = (0..100).map(|n| format!("https://shop.test/a;jsessionid=0A1B2C3D4E5F{n:020}?x=1"));
         assert_eq!(first_trap(path).map(|(number, _)| number), Some(50));
     }
 
     #[test]
     fn one_session_for_the_whole_site_and_short_ids_are_no_traps() {
-        let one = (0..1_000).map(|n| format!("https://shop.test/item/{n}?sid=9f8e7d6c5b4a39281706f5e4d3c2b1a0"));
+        let one =
+            (0..1_000).map(|n| format!("https://shop.test/item/{n}?sid=9f8e7d6c5b4a39281706f5e4d3c2b1a0"));
         assert_eq!(first_trap(one), None);
         let short = (0..1_000).map(|n| format!("https://shop.test/station?sid={n}"));
         assert_eq!(first_trap(short), None);
@@ -219,7 +231,8 @@ mod tests {
     fn query_strings_as_such_are_limited_only_on_request() {
         let mut queries = Queries::new();
         let rules = Traps { query_strings: Some(100), ..Traps::OFF };
-        let mut judge = |n: u32| queries.judge(&PageUrl::parse(&format!("https://a.test/x?r={n}")).unwrap(), &rules);
+        let mut judge =
+            |n: u32| queries.judge(&PageUrl::parse(&format!("https://a.test/x?r={n}")).unwrap(), &rules);
         assert!((0..100).all(|n| judge(n).is_none()));
         let reason = judge(100).expect("there are more than 100");
         assert!(reason.contains("`/x` has had about 101 different query strings, more than 100"), "{reason}");

@@ -82,7 +82,8 @@ pub(super) fn read_traps(config: &mut Object<'_>, report: &mut Report) -> Traps 
         Some(Value::Bool(false)) => return Traps::OFF,
         Some(Value::Object(members)) => members,
         Some(other) => {
-            return wrong_type(&at, "`true`, `false`, or an object with rules", other, report).unwrap_or(default);
+            return wrong_type(&at, "`true`, `false`, or an object with rules", other, report)
+                .unwrap_or(default);
         }
     };
     let mut traps = Object::of(members, &at);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 mod anything;
 mod documents;
 mod nodes;
+mod spending;
 
 use super::*;
 
