@@ -303,8 +303,8 @@ mod tests {
 completed in 1:05: every page has ended
 
   pages        712 completed · 3 failed · 660 p/min
-  not visited  41 dropped by filters · 5 in traps
   items        712
+  not visited  41 dropped by filters · 5 in traps
   attempts     710 pages took 1 · 2 took 2 · 3 took 4
   output       books.jsonl (1.2 MB)
 

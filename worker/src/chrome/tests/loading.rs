@@ -18,6 +18,7 @@ async fn a_document_says_where_it_is_and_what_its_status_was() {
     assert_eq!(document.final_url.path(), "/deep/based");
     assert_eq!(document.base_url.path(), "/other/");
     assert_eq!(document.status, Some(200));
+    assert!((100..10_000).contains(&document.bytes), "{} bytes were received", document.bytes);
     for (path, status) in
         [("/missing", 404), ("/missing-empty", 404), ("/broken-empty", 500), ("/password", 401)]
     {
