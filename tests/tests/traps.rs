@@ -70,7 +70,7 @@ async fn each_trap_of_a_site_is_left_with_its_reason_and_the_shop_beside_them_is
     let months = visited("%/calendar?%").await;
     assert!((24..=37).contains(&months), "{months}");
     assert!(shown.iter().all(|trap| !trap.contains("/shop") && !trap.contains("/product/")), "{shown:#?}");
-    let unmeasured = "SELECT count(*) FROM url_queue WHERE status = 'completed' AND bytes < 500";
+    let unmeasured = "SELECT count(*) FROM url_queue WHERE status = 'completed' AND bytes < 200";
     assert_eq!(recorded.number(unmeasured).await, 0, "each document was counted");
     recorded.assert_counters_are_right().await;
 }
