@@ -32,6 +32,16 @@ pub struct Store {
     pool: PgPool,
 }
 
+/// As for the worker's connections (`hot`): statistics are old while a crawl grows, so that tables are read by index
+/// wherever there is one.
+const SETTINGS: [(&str, &str); 4] = [
+    ("statement_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("enable_seqscan", "off"),
+    // What has no index costs so much in the planner's eyes then that it would be compiled.
+    ("jit", "off"),
+];
+
 /// Connections of one coordinator process at the most.
 pub const POOL_SIZE: u32 = 8;
 
@@ -43,7 +53,7 @@ impl Store {
     pub fn connect(url: &SecretUrl, pool_size: u32) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(url.expose())?
             .application_name("crawlify-coordinator")
-            .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s")]);
+            .options(SETTINGS);
         let pool = PgPoolOptions::new()
             .max_connections(pool_size)
             .acquire_timeout(Duration::from_secs(5))

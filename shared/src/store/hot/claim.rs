@@ -36,12 +36,13 @@ WITH wanted AS (
         locked_until = CASE WHEN q.host_delay_ms = 0 THEN now()
                 ELSE greatest((SELECT h.next_start_at FROM hosts h WHERE h.host = q.host), now()) END
             + ($4::int8 + (cardinality($1)::int8 + 1) * (q.host_delay_ms * 1.02)::int8) * interval '1 millisecond'
-    FROM wanted w, workflow_executions e
+    FROM wanted w
     WHERE q.id = w.id AND q.epoch = w.epoch
       AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
-      AND e.id = q.execution_id AND e.status = 'running'
+      -- Not joined, so that no plan can begin with all pages of the execution.
+      AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
-        q.host_delay_ms, e.per_domain
+        q.host_delay_ms, (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
     SELECT host, now() + count(*) * max(host_delay_ms) * 1.02 * interval '1 millisecond'
