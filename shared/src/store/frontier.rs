@@ -29,7 +29,8 @@ impl Store {
     /// As every statement of the store.
     pub async fn finish_executions(&self) -> Result<Vec<(ExecutionId, String)>, StoreError> {
         let rows = sqlx::query!(
-            r#"UPDATE workflow_executions e
+            r#"WITH ended AS (
+            UPDATE workflow_executions e
             SET completed_at = now(),
                 status = CASE WHEN t.completed = 0 AND t.failed > 0 THEN 'failed' ELSE 'completed' END,
                 error = CASE WHEN t.completed = 0 AND t.failed > 0 THEN
@@ -57,7 +58,12 @@ impl Store {
               AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'failed' AND q.processed_at < e.retry_failed_before))
-            RETURNING e.id, e.status"#
+            RETURNING e.id, e.status
+            ), gone AS (
+                -- By lanes_pkey. Nobody adds to them any more; a retry makes those that it needs anew.
+                DELETE FROM lanes USING ended WHERE lanes.execution_id = ended.id
+            )
+            SELECT id, status FROM ended"#
         )
         .fetch_all(&self.pool)
         .await?;

@@ -18,7 +18,24 @@ impl Store {
     /// # Errors
     /// As every statement of the store.
     pub async fn sweep_leftover_pages(&self) -> Result<u64, StoreError> {
+        self.remove_lanes_of_cancelled().await?;
         Ok(self.skip_beyond_limits().await? + self.cancel_leftover_pages().await?)
+    }
+
+    /// Removes what the dispatcher no longer looks at; a page that is recorded after the cancellation may add to it.
+    async fn remove_lanes_of_cancelled(&self) -> Result<(), StoreError> {
+        // Reads workflow_executions_cancelled_idx, and for each execution lanes_pkey.
+        sqlx::query!(
+            "DELETE FROM lanes WHERE (execution_id, host) IN (
+                SELECT lane.execution_id, lane.host
+                FROM workflow_executions AS execution JOIN lanes AS lane ON lane.execution_id = execution.id
+                WHERE execution.status = 'cancelled' AND execution.completed_at > now() - interval '1 day'
+                LIMIT $1 FOR UPDATE OF lane SKIP LOCKED)",
+            SWEPT_AT_ONCE,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     async fn skip_beyond_limits(&self) -> Result<u64, StoreError> {
@@ -151,9 +168,9 @@ impl Store {
         // What was counted of the pages is taken back under the nil worker; the rows are locked, so each once.
         let put_back = sqlx::query_scalar!(
             r#"WITH wanted AS (
-                SELECT page.id, execution.id AS execution_id, page.rendered
+                SELECT page.id, execution.id AS execution_id, page.host, page.rendered
                 FROM workflow_executions AS execution CROSS JOIN LATERAL (
-                    SELECT id, rendered FROM url_queue
+                    SELECT id, host, rendered FROM url_queue
                     WHERE execution_id = execution.id AND status = 'failed'
                       AND processed_at < execution.retry_failed_before
                     ORDER BY processed_at LIMIT $2
@@ -168,6 +185,11 @@ impl Store {
                     queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM wanted))
+            ), new_lanes AS (
+                -- They went when the execution ended.
+                INSERT INTO lanes (execution_id, host)
+                SELECT DISTINCT execution_id, host FROM wanted ORDER BY execution_id, host
+                ON CONFLICT (execution_id, host) DO NOTHING
             ), uncounted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*),

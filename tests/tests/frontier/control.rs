@@ -227,6 +227,7 @@ async fn the_pages_of_a_cancelled_execution_are_swept_in_portions() {
         }
     }
     assert_eq!(total, 12_003);
+    assert_eq!(crawl.number("SELECT count(*) FROM lanes").await, 0, "nobody looks for pages any more");
     assert_eq!(crawl.texts(STATUSES).await, ["cancelled 12003"]);
 }
 

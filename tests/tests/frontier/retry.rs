@@ -38,6 +38,7 @@ async fn a_failed_execution_runs_again_with_its_failed_pages_as_if_they_were_new
     let pages = worker.claim(&old, LEASE, false).await.unwrap();
     worker.record(&pages.iter().map(failed).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "failed".to_owned())]);
+    assert_eq!(crawl.number("SELECT count(*) FROM lanes").await, 0, "nobody looks for pages any more");
     crawl.assert_counters_are_a_recount().await;
 
     let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
