@@ -24,6 +24,26 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
+/// The flags for Chrome that the environment adds.
+pub fn chrome_flags() -> Vec<String> {
+    split_flags(&variable(CHROME_FLAGS).unwrap_or_default())
+}
+
+/// Splits text into flags: each begins with two dashes and goes on to the next, so that a value may hold spaces.
+fn split_flags(text: &str) -> Vec<String> {
+    let mut flags: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match flags.last_mut() {
+            Some(flag) if !word.starts_with("--") => {
+                flag.push(' ');
+                flag.push_str(word);
+            }
+            _ => flags.push(word.to_owned()),
+        }
+    }
+    flags
+}
+
 /// A URL that may hold a password: it is shown without one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
@@ -110,5 +130,12 @@ mod tests {
         assert!(!format!("{url:?}").contains("hunter2"));
         let url = SecretUrl::new("postgres:///crawlify?host=/tmp&password=hunter2");
         assert!(!url.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_flag_from_the_environment_may_hold_spaces() {
+        let flags = split_flags(" --host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1  --lang=de ");
+        assert_eq!(flags, ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--lang=de"]);
+        assert!(split_flags("  ").is_empty());
     }
 }

@@ -109,24 +109,8 @@ impl ChromeOptions {
 
     /// The defaults, with the flags that `CRAWLIFY_CHROME_FLAGS` adds.
     pub fn from_environment() -> Self {
-        let flags = config::variable(config::CHROME_FLAGS).unwrap_or_default();
-        Self { extra_flags: split_flags(&flags), ..Self::default() }
+        Self { extra_flags: config::chrome_flags(), ..Self::default() }
     }
-}
-
-/// Splits text into flags: each begins with two dashes and goes on to the next, so that a value may hold spaces.
-fn split_flags(text: &str) -> Vec<String> {
-    let mut flags: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match flags.last_mut() {
-            Some(flag) if !word.starts_with("--") => {
-                flag.push(' ');
-                flag.push_str(word);
-            }
-            _ => flags.push(word.to_owned()),
-        }
-    }
-    flags
 }
 
 impl ChromeDriver {
@@ -251,16 +235,4 @@ fn describe(browser: &Browser) -> String {
     let sandbox = if confinement.sandbox { "on" } else { "off" };
     let account = confinement.account.as_ref().map(|account| format!(" (as {})", account.name));
     format!("Chromium {version}{kind}, sandbox {sandbox}{}", account.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flag_from_the_environment_may_hold_spaces() {
-        let flags = split_flags(" --host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1  --lang=de ");
-        assert_eq!(flags, ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--lang=de"]);
-        assert!(split_flags("  ").is_empty());
-    }
 }

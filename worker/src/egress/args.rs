@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use crawlify_shared::config::{EGRESS_ALLOW, EGRESS_GUARD};
+use crawlify_shared::config::{EGRESS_ALLOW, EGRESS_GUARD, chrome_flags};
 
+use super::host_rules::HostRules;
 use super::{Allowed, Egress, EgressError, EgressOptions};
 
 /// How much a document may have where nothing else is said, in MiB.
@@ -54,6 +55,7 @@ impl EgressArgs {
             guard,
             allowed,
             document_bytes: self.max_document << 20,
+            resolver: Arc::new(HostRules::of_flags(&chrome_flags())),
             ..EgressOptions::default()
         })
     }

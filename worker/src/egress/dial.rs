@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::workflow::{Proxy, ProxyKind};
@@ -83,7 +84,7 @@ impl Dialler {
         Ok(Dialled { stream, proxy: None })
     }
 
-    async fn judged(&self, destination: &Destination) -> Result<Vec<IpAddr>, Reason> {
+    async fn judged(&self, destination: &Destination) -> Result<Arc<[IpAddr]>, Reason> {
         let addresses = self.names.addresses(destination).await.map_err(|_| Reason::NotResolved)?;
         if self.policy.admits(destination, &addresses) { Ok(addresses) } else { Err(Reason::NotAllowed) }
     }

@@ -12,6 +12,7 @@ mod chain;
 mod dial;
 mod exchange;
 mod gate;
+mod host_rules;
 mod policy;
 mod reason;
 mod request_head;

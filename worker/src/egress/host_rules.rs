@@ -1,0 +1,97 @@
+//! Chrome's `--host-resolver-rules`, obeyed here: behind the guard Chrome resolves no names, so that rules given to it
+//! would mean nothing. Rules for addresses are Chrome's alone, and port numbers in replacements are not taken.
+
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use super::resolve::{Resolver, SystemResolver};
+
+const FLAG: &str = "--host-resolver-rules=";
+/// The replacement that stands for no address.
+const NOT_FOUND: &str = "~NOTFOUND";
+
+/// The system's resolver behind Chrome's rules (`net/base/host_mapping_rules.h`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct HostRules {
+    /// A pattern of names, and what is resolved instead; the first that matches holds.
+    maps: Vec<(String, String)>,
+    /// Patterns of names to which no rule applies.
+    exclusions: Vec<String>,
+}
+
+impl HostRules {
+    /// Reads the rules among Chrome's flags; the last such flag holds, as for Chrome. What is no rule is left out, with a warning.
+    pub(super) fn of_flags(flags: &[String]) -> Self {
+        let text = flags.iter().rev().find_map(|flag| flag.strip_prefix(FLAG)).unwrap_or_default();
+        let mut rules = Self::default();
+        for rule in text.trim_matches('"').split(',').map(str::trim).filter(|rule| !rule.is_empty()) {
+            let words: Vec<_> = rule.split_whitespace().collect();
+            match words[..] {
+                [verb, pattern, replacement] if verb.eq_ignore_ascii_case("MAP") => {
+                    rules.maps.push((pattern.to_lowercase(), replacement.to_owned()));
+                }
+                [verb, pattern] if verb.eq_ignore_ascii_case("EXCLUDE") => {
+                    rules.exclusions.push(pattern.to_lowercase());
+                }
+                _ => tracing::warn!(rule, "this is no rule for resolving names"),
+            }
+        }
+        rules
+    }
+
+    /// What is resolved for a name; nothing for one that is not to be found.
+    fn instead_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        if self.exclusions.iter().any(|pattern| matches(pattern, name)) {
+            return Some(name);
+        }
+        match self.maps.iter().find(|(pattern, _)| matches(pattern, name)) {
+            Some((_, replacement)) if replacement == NOT_FOUND => None,
+            Some((_, replacement)) => Some(replacement),
+            None => Some(name),
+        }
+    }
+}
+
+#[async_trait]
+impl Resolver for HostRules {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let name = self.instead_of(name).ok_or(ErrorKind::NotFound)?;
+        SystemResolver.resolve(name).await
+    }
+}
+
+/// Whether a name is of a pattern, in which `*` stands for any characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == name };
+    let Some(rest) = name.strip_prefix(before) else { return false };
+    // Names are ASCII here, as URLs have them.
+    (0..=rest.len()).any(|from| rest.get(from..).is_some_and(|rest| matches(after, rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_are_resolved_as_chromes_rules_say() {
+        let flags = [
+            "--lang=de".to_owned(),
+            "--host-resolver-rules=MAP *.shop.test 127.0.0.7, MAP * ~NOTFOUND , exclude localhost, what"
+                .to_owned(),
+        ];
+        let rules = HostRules::of_flags(&flags);
+        assert_eq!(rules.resolve("a.shop.test").await.unwrap(), [IpAddr::from([127, 0, 0, 7])]);
+        assert_eq!(rules.resolve("shop.test").await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(rules.resolve("localhost").await.is_ok());
+        assert_eq!(HostRules::of_flags(&flags[..1]), HostRules::default());
+        assert_eq!(HostRules::default().instead_of("shop.test"), Some("shop.test"));
+    }
+
+    #[test]
+    fn stars_stand_for_any_characters() {
+        assert!(matches("*", "a.test") && matches("a*t", "a.test") && matches("*.b.*", "a.b.c"));
+        assert!(!matches("*.test", "test") && !matches("a", "ab") && !matches("*a", "ab"));
+    }
+}
