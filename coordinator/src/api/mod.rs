@@ -8,6 +8,7 @@ mod executions;
 mod extract;
 mod fields;
 mod health;
+mod hosts;
 mod observe;
 mod openapi;
 mod problem;
@@ -65,6 +66,7 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(schedules::create, schedules::list))
         .routes(routes!(schedules::get, schedules::change, schedules::delete))
         .routes(routes!(schedules::run))
+        .routes(routes!(hosts::list))
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

@@ -22,6 +22,7 @@ use super::query::Query;
         (name = "workflows", description = "Definitions of crawls"),
         (name = "executions", description = "Runs of workflows, and their data"),
         (name = "schedules", description = "When workflows are executed by themselves"),
+        (name = "hosts", description = "What holds for each host, for all executions together"),
         (name = "system", description = "Probes, metrics, this description")
     )
 )]

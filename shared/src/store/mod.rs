@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod error;
 pub mod executions;
 pub mod frontier;
+pub mod hosts;
 pub mod hot;
 pub mod items;
 pub mod render;

@@ -4,6 +4,7 @@ mod control;
 mod errors;
 mod executions;
 mod figures;
+mod hosts;
 mod schedules;
 mod workflows;
 

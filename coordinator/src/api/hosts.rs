@@ -1,0 +1,110 @@
+//! Hosts over REST: the pace that holds for each, and the one that was kept.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use crawlify_shared::store::hosts::HostPace;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::ApiState;
+use super::problem::ApiError;
+use super::query::{Given, Parameters, Query};
+
+/// Which hosts are listed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParameters {
+    /// Only this one: its name, with the port where that is not the scheme's own.
+    host: Option<String>,
+    /// At most so many.
+    #[param(minimum = 1, maximum = 1000, default = 50, required = false)]
+    limit: i64,
+    /// After so many.
+    #[param(minimum = 0, default = 0, required = false)]
+    offset: i64,
+}
+
+impl Parameters for ListParameters {
+    const NAMES: &'static [&'static str] = &["host", "limit", "offset"];
+
+    fn read(given: &mut Given) -> Self {
+        Self {
+            host: given.parsed("host", "the name of a host", |text| Some(text.to_lowercase())),
+            limit: given.integer("limit", 50, 1..=1000),
+            offset: given.integer("offset", 0, 0..=i64::MAX),
+        }
+    }
+}
+
+/// Some hosts.
+#[derive(Serialize, ToSchema)]
+pub(super) struct HostList {
+    hosts: Vec<HostEntry>,
+    /// How many there are.
+    total: i64,
+    limit: i64,
+    offset: i64,
+}
+
+/// What holds for a host, for all executions and workers together.
+#[derive(Serialize, ToSchema)]
+struct HostEntry {
+    /// Its name; the registrable domain where a workflow's politeness is per domain.
+    host: String,
+    /// How many running executions visit it.
+    executions: i64,
+    /// Its pages that were sent to workers and have not ended.
+    in_flight: i64,
+    /// Least milliseconds between the starts of two of its pages.
+    delay_ms: i32,
+    /// What its robots.txt asks for, in milliseconds; a part of `delay_ms`.
+    crawl_delay_ms: i32,
+    /// At most so many of its pages at once.
+    concurrency: Option<i32>,
+    /// How long it took to answer lately, in milliseconds.
+    latency_ms: i32,
+    /// Until when it is left alone, because it answered 429 or 503.
+    backoff_until: Option<DateTime<Utc>>,
+    /// The smallest interval between the starts of two of its pages that was ever seen, in milliseconds.
+    min_interval_ms: Option<i32>,
+}
+
+impl From<HostPace> for HostEntry {
+    fn from(pace: HostPace) -> Self {
+        Self {
+            host: pace.host,
+            executions: pace.executions,
+            in_flight: pace.in_flight,
+            delay_ms: pace.delay_ms,
+            crawl_delay_ms: pace.crawl_delay_ms,
+            concurrency: pace.concurrency,
+            latency_ms: pace.latency_ms,
+            backoff_until: pace.backoff_until,
+            min_interval_ms: pace.min_interval_ms,
+        }
+    }
+}
+
+/// Lists hosts by name, each with its pace.
+#[utoipa::path(
+    get,
+    path = "/api/v1/hosts",
+    tag = "hosts",
+    params(ListParameters),
+    responses((status = 200, description = "The hosts", body = HostList))
+)]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    Query(wanted): Query<ListParameters>,
+) -> Result<Json<HostList>, ApiError> {
+    let only = wanted.host.as_deref();
+    let paces = state.store.host_paces(only, wanted.limit, wanted.offset).await?;
+    let total = state.store.host_count(only).await?;
+    Ok(Json(HostList {
+        hosts: paces.into_iter().map(HostEntry::from).collect(),
+        total,
+        limit: wanted.limit,
+        offset: wanted.offset,
+    }))
+}

@@ -1,0 +1,88 @@
+//! The paces of hosts, for people: what holds for each now, and what was really kept.
+
+use chrono::{DateTime, Utc};
+
+use super::{Store, StoreError};
+
+/// A unit of politeness: a host, or a registrable domain where a workflow says so.
+#[derive(Clone, Debug)]
+pub struct HostPace {
+    /// Its name, with the port where that is not the scheme's own.
+    pub host: String,
+    /// How many running executions visit it.
+    pub executions: i64,
+    /// Its pages that are `queued` or `processing` now, over all running executions.
+    pub in_flight: i64,
+    /// Least milliseconds between two starts now: the most that a running execution, its robots.txt or, where an
+    /// execution is adaptive, its latency asks for.
+    pub delay_ms: i32,
+    /// Of these, what its robots.txt asks for.
+    pub crawl_delay_ms: i32,
+    /// At most so many of its pages at once; `None` is no limit.
+    pub concurrency: Option<i32>,
+    /// How long it took to answer lately, in milliseconds: a moving average.
+    pub latency_ms: i32,
+    /// Until when nothing is asked of it, because it answered 429 or 503; `None` where that is past.
+    pub backoff_until: Option<DateTime<Utc>>,
+    /// The smallest interval between two starts that was ever seen, in milliseconds; `None` before there were two that
+    /// had to keep a pace.
+    pub min_interval_ms: Option<i32>,
+}
+
+impl Store {
+    /// The paces of hosts that had to be known, by name; `only` narrows them down to one.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn host_paces(
+        &self,
+        only: Option<&str>,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<HostPace>, StoreError> {
+        // Reads hosts_pkey in its order, and for each host lanes_host_idx and a part of url_queue_open_idx.
+        let rows = sqlx::query_as!(
+            HostPace,
+            r#"WITH wanted AS (
+                SELECT * FROM hosts WHERE $1::text IS NULL OR host = $1 ORDER BY host LIMIT $2 OFFSET $3
+            )
+            SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms,
+                CASE WHEN h.backoff_until > now() THEN h.backoff_until END AS backoff_until,
+                visits.executions AS "executions!", visits.in_flight AS "in_flight!", visits.concurrency,
+                greatest(visits.delay_ms, h.crawl_delay_ms, CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END)
+                    AS "delay_ms!"
+            FROM wanted h CROSS JOIN LATERAL (
+                SELECT count(*) AS executions, min(e.host_concurrency) AS concurrency,
+                    COALESCE(max(e.host_delay_ms), 0) AS delay_ms,
+                    COALESCE(bool_or(e.adaptive_delay), false) AS adaptive,
+                    COALESCE(sum((
+                        SELECT count(*) FROM url_queue q
+                        WHERE q.execution_id = e.id AND q.host = h.host AND q.status IN ('queued', 'processing')
+                    )), 0)::int8 AS in_flight
+                FROM lanes l JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
+                WHERE l.host = h.host
+            ) visits
+            ORDER BY h.host"#,
+            only,
+            limit,
+            offset,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// How many hosts [`Store::host_paces`] has.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn host_count(&self, only: Option<&str>) -> Result<i64, StoreError> {
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM hosts WHERE $1::text IS NULL OR host = $1"#,
+            only,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count)
+    }
+}
