@@ -11,7 +11,8 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join_all;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
+use serde_json::json;
 
 const DELAY: Duration = Duration::from_millis(2_000);
 
@@ -130,6 +131,26 @@ async fn a_delay_ends_with_the_execution_that_asked_for_it() {
     crawl.store.cancel_execution(patient, CancelMode::Graceful, None).await.unwrap();
     crawl.change("UPDATE hosts SET next_dispatch_at = '-infinity'").await;
     assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn the_pace_of_a_robots_file_holds_for_all_while_an_execution_obeys_it() {
+    let mut config = small_workflow();
+    config["politeness"] = json!({"robots": "obey"});
+    let obeying = Crawl::of(&config, NO_LIMITS, &["http://a.test/9"]).await;
+    let ignoring =
+        obeying.another(NO_LIMITS, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
+    let worker = obeying.worker().await;
+    worker.raise_crawl_delay("a.test", DELAY).await.unwrap();
+    let pages = obeying.store.reserve_pages(ignoring, 10).await.unwrap();
+    assert_eq!(pages.len(), 1, "one at a time");
+    let request = ClaimRequest { page_id: pages[0].page_id, epoch: pages[0].epoch };
+    let claimed = worker.claim(&[request], LEASE, false).await.unwrap();
+    assert_eq!(claimed[0].host_delay, DELAY, "its worker knows the pace");
+    assert!(obeying.store.reserve_pages(obeying.execution, 10).await.unwrap().is_empty());
+    obeying.store.cancel_execution(obeying.execution, CancelMode::Graceful, None).await.unwrap();
+    obeying.change("UPDATE hosts SET next_dispatch_at = '-infinity'").await;
+    assert_eq!(obeying.store.reserve_pages(ignoring, 10).await.unwrap().len(), 2, "nobody obeys any more");
 }
 
 #[tokio::test]
