@@ -236,6 +236,28 @@ async fn the_smallest_interval_between_starts_is_kept_however_late_they_are_reco
 }
 
 #[tokio::test]
+async fn a_page_that_came_too_late_takes_the_next_turn_and_keeps_its_lease_for_that() {
+    let crawl = Crawl::start(polite(DELAY), &["http://a.test/1", "http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let requests = queue_all(&crawl).await;
+    let page = claim(&worker, &requests).await.into_iter().max_by_key(|(start, _)| *start).unwrap().1;
+    // The two starts of the claim are taken: the next ones are one delay apart.
+    for turn in [2.0, 3.0] {
+        let wait = worker.next_start(&page, LEASE * 2).await.unwrap();
+        let expected = DELAY.mul_f64(turn * 1.02);
+        assert!(wait <= expected && wait + Duration::from_secs(1) > expected, "turn {turn} in {wait:?}");
+    }
+    let lease: i64 = sqlx::query_scalar(
+        "SELECT EXTRACT(EPOCH FROM locked_until - now())::int8 FROM url_queue WHERE id = $1",
+    )
+    .bind(page.page_id.0)
+    .fetch_one(&crawl.pool)
+    .await
+    .unwrap();
+    assert!(lease >= 124, "a lease of {lease} s");
+}
+
+#[tokio::test]
 async fn a_lease_covers_the_wait_for_the_hosts_turn() {
     let urls: Vec<_> = (0..5).map(|number| format!("http://a.test/{number}")).collect();
     let crawl = Crawl::start(polite(LEASE), &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
