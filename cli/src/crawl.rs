@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
+use crawlify_shared::domain::skip::SkipReason;
 use crawlify_shared::domain::workflow::Definition;
 use crawlify_shared::signals::StopSignals;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::{ExecutionStatus, StartExecution};
+use crawlify_shared::store::start::Beginning;
 use crawlify_shared::store::summary::Summary;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
 use crawlify_shared::store::{Store, StoreError};
@@ -45,7 +47,8 @@ pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<E
     };
     let mut display = ProgressDisplay::on_stderr();
     display.note("starting Postgres and Chrome ...");
-    let named = private_start_urls(&definition.workflow.start_urls).await;
+    let workflow = &definition.workflow;
+    let named = private_start_urls(workflow.start_urls.iter().chain(&workflow.sitemaps.urls)).await;
     for note in notes_on(&named, &args.egress) {
         display.note(&note);
     }
@@ -102,9 +105,8 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
         config: &definition.config,
     };
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
-    let workflow = &definition.workflow;
-    let started =
-        store.start_execution(WorkflowId(row.id), row.version, workflow.limits, &workflow.start_urls).await?;
+    let beginning = Beginning::of(row.version, &definition.workflow);
+    let started = store.start_execution(WorkflowId(row.id), &beginning).await?;
     match started {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => {
@@ -286,9 +288,12 @@ fn run_summary(
 ) -> RunSummary {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     let pages = &summary.pages;
+    let skipped_for = |reason: SkipReason| summary.skips.iter().any(|skip| skip.reason == reason.as_str());
     let finish_reason = match summary.status {
         _ if interrupted => "interrupted".to_owned(),
-        ExecutionStatus::Completed if pages.skipped > 0 => "the page limit was reached".to_owned(),
+        ExecutionStatus::Completed if skipped_for(SkipReason::Limit) => {
+            "the page limit was reached".to_owned()
+        }
         ExecutionStatus::Completed => "every page has ended".to_owned(),
         ExecutionStatus::Failed => "no page could be loaded".to_owned(),
         other => format!("the execution is {}", other.as_str()),
@@ -306,6 +311,7 @@ fn run_summary(
             ("cancelled".to_owned(), count(pages.cancelled)),
             ("open".to_owned(), count(pages.pending + pages.processing)),
         ],
+        skipped: summary.skips.iter().map(|skip| (skip.reason.clone(), count(skip.count))).collect(),
         items: count(summary.totals.items),
         attempts: summary
             .attempts

@@ -15,8 +15,8 @@ use crate::exit::{Code, Failure};
 /// Start URLs that are looked up; a crawl that begins at more private hosts names them with `--egress-allow`.
 const LOOKED_UP: usize = 100;
 
-/// The hosts and ports of start URLs that lead to private addresses, held to the addresses that they have now.
-pub(crate) async fn private_start_urls(start_urls: &[PageUrl]) -> Vec<Allowed> {
+/// The hosts and ports of start URLs and sitemaps that lead to private addresses, held to the addresses that they have now.
+pub(crate) async fn private_start_urls(start_urls: impl Iterator<Item = &PageUrl>) -> Vec<Allowed> {
     let mut allowed = Vec::new();
     let mut seen = Vec::new();
     for url in start_urls {

@@ -165,6 +165,7 @@ impl Foundation {
             admin: None,
             lease,
             drain_deadline: DRAIN_DEADLINE,
+            egress: Arc::clone(&self.egress),
             recorded: Arc::clone(&coordinator.frontier_changed),
         };
         let driver: Arc<dyn Driver> = self.driver.clone();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crawlify_shared::domain::schedule::Schedule;
 use crawlify_shared::domain::workflow::parse_config;
-use crawlify_shared::store::schedules::fire::{DueSchedule, Fired, Occasion, Run};
+use crawlify_shared::store::schedules::fire::{DueSchedule, Fired, Occasion};
+use crawlify_shared::store::start::Beginning;
 use crawlify_shared::store::{Store, StoreError};
 use tokio::sync::Notify;
 
@@ -75,12 +76,8 @@ impl Scheduler {
         let next =
             due.next_run_at.filter(|next| *next > due.now).map_or_else(|| schedule.next_after(due.now), Some);
         let workflow = parse_config(&due.config).ok();
-        let run = workflow.as_ref().map(|workflow| Run {
-            version: due.workflow_version,
-            limits: workflow.limits,
-            start_urls: &workflow.start_urls,
-        });
-        let fired = self.store.fire_schedule(due.id, due.version, Occasion::Due(next), run).await?;
+        let run = workflow.as_ref().map(|workflow| Beginning::of(due.workflow_version, workflow));
+        let fired = self.store.fire_schedule(due.id, due.version, Occasion::Due(next), run.as_ref()).await?;
         if let Some(fired) = fired {
             self.metrics.schedule_fires.with_label_values(&[fired.as_str()]).inc();
             match fired.execution() {

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use crawlify_shared::domain::id::{ExecutionId, WorkerId};
+use crawlify_shared::domain::id::{ExecutionId, WorkerId, WorkflowId};
 use crawlify_shared::domain::outcome::{
     DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
 };
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeDefinition, NodeTable};
 use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
-use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::domain::workflow::{Limits, parse_config};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::{StartExecution, WorkflowStatus};
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::store::start::Beginning;
 use crawlify_shared::store::workflows::WorkflowText;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
@@ -155,10 +156,11 @@ WHERE counted IS DISTINCT FROM found";
 
 async fn start(store: &Store, config: &Value, limits: Limits, start_urls: &[&str]) -> ExecutionId {
     let text = WorkflowText { name: "Test", description: "", config };
-    let workflow = store.create_workflow(text, WorkflowStatus::Active).await.expect("it is stored");
-    let urls: Vec<PageUrl> = start_urls.iter().map(|url| page_url(url)).collect();
-    let id = crawlify_shared::domain::id::WorkflowId(workflow.id);
-    match store.start_execution(id, 1, limits, &urls).await.expect("it is started") {
+    let row = store.create_workflow(text, WorkflowStatus::Active).await.expect("it is stored");
+    let workflow = parse_config(config).expect("the workflow is valid");
+    let start_urls: Vec<PageUrl> = start_urls.iter().map(|url| page_url(url)).collect();
+    let beginning = Beginning { limits, start_urls: &start_urls, ..Beginning::of(1, &workflow) };
+    match store.start_execution(WorkflowId(row.id), &beginning).await.expect("it is started") {
         StartExecution::Started(execution) => execution,
         other => panic!("the workflow does not start: {other:?}"),
     }
@@ -201,7 +203,12 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
     };
     let discovered = links
         .iter()
-        .map(|link| DiscoveredUrl { url: page_url(link), discovered_by: "links".to_owned() })
+        .map(|link| DiscoveredUrl {
+            url: page_url(link),
+            discovered_by: "links".to_owned(),
+            skipped: None,
+            is_sitemap: false,
+        })
         .collect();
     FinishedPage {
         page: page.clone(),

@@ -1,6 +1,7 @@
 //! The harness of the integration tests: private servers, one database and one virtual host for each test, and waiting
 //! for conditions. Nothing of it runs in production, and nothing touches a server that it did not start.
 
+pub mod answering_site;
 pub mod bench;
 pub mod chain_site;
 pub mod crawl;

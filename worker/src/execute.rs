@@ -114,7 +114,7 @@ pub(crate) async fn execute(
 
 /// The page goes back unharmed.
 fn released() -> PageOutcome {
-    PageOutcome { end: PageEnd::Released, ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, "")) }
+    PageOutcome::nothing(PageEnd::Released)
 }
 
 /// Why a page was not read as it came.

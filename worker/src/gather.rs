@@ -239,7 +239,12 @@ impl<'p> Gathered<'p> {
             .links
             .into_iter()
             .filter(|link| !link.dropped && seen.insert(link.url.hash()))
-            .map(|link| DiscoveredUrl { url: link.url, discovered_by: link.node_id })
+            .map(|link| DiscoveredUrl {
+                url: link.url,
+                discovered_by: link.node_id,
+                skipped: None,
+                is_sitemap: false,
+            })
             .collect();
         let item = (!self.item.is_empty()).then(|| storable_json(Value::Object(self.item), MAX_ITEM_BYTES));
         debug_assert!(self.nodes.len() <= self.program.table.nodes.len());

@@ -12,6 +12,7 @@ mod execute;
 pub mod explain;
 mod gather;
 mod group_commit;
+mod http;
 mod lanes;
 pub mod machine;
 mod metrics;
@@ -19,7 +20,9 @@ mod page;
 mod program;
 mod recorder;
 mod render;
+mod robots;
 pub mod role;
+mod sitemap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +41,8 @@ use tokio_util::task::TaskTracker;
 
 use chrome::driver::Driver;
 use consumer::leases::Leases;
+use egress::Egress;
+use http::Http;
 use lanes::Lanes;
 use metrics::Metrics;
 use page::claims::Claims;
@@ -46,6 +51,8 @@ use page::programs::Programs;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
 use render::Renders;
+use robots::Robots;
+use sitemap::Sitemaps;
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -62,6 +69,8 @@ pub struct Config {
     pub lease: LeaseTimes,
     /// How long pages in hand may go on after the stop, before they are given back.
     pub drain_deadline: Duration,
+    /// What the worker itself fetches goes through this, as its browser's requests do.
+    pub egress: Arc<Egress>,
     /// Told when pages are recorded: a dispatcher in the same process then need not wait until it looks again.
     pub recorded: Arc<Notify>,
 }
@@ -93,6 +102,9 @@ pub enum StartError {
     /// A metric is registered twice in the given registry.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
+    /// The HTTP client cannot be made.
+    #[error("cannot set up HTTP")]
+    Http(#[from] reqwest::Error),
 }
 
 /// What every task of a worker reads. Nothing here is written after the start.
@@ -107,6 +119,8 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) programs: Programs,
     pub(crate) host_turns: HostTurns,
+    pub(crate) robots: Robots,
+    pub(crate) sitemaps: Sitemaps,
     pub(crate) leases: Leases,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
@@ -120,7 +134,7 @@ pub(crate) struct Shared {
 /// drain deadline, gives the others back uncharged, and then ends. The caller closes driver and broker afterwards.
 ///
 /// # Errors
-/// The address is taken, the database's URL does not parse, or the metrics are registered already.
+/// The address is taken, the database's URL does not parse, the metrics are registered already, or TLS cannot be set up.
 pub async fn start(
     config: Config,
     broker: Arc<dyn Broker>,
@@ -130,6 +144,7 @@ pub async fn start(
 ) -> Result<Worker, StartError> {
     let id = WorkerId::generate();
     let store = HotStore::connect(&config.database_url, id)?;
+    let http = Arc::new(Http::new(config.egress)?);
     let metrics = Arc::new(Metrics::register(&registry, config.slots)?);
     let listener = match config.admin {
         Some(address) => {
@@ -162,6 +177,8 @@ pub async fn start(
         recorder,
         programs: Programs::new(store.clone()),
         host_turns: HostTurns::new(store.clone(), lease),
+        robots: Robots::new(store.clone(), Arc::clone(&http)),
+        sitemaps: Sitemaps::new(http),
         leases,
         metrics,
         registry,

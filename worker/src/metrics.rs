@@ -5,6 +5,7 @@ use std::time::Duration;
 use crawlify_shared::domain::id::PageId;
 use crawlify_shared::domain::outcome::{ErrorClass, NodeEnd, Rendered};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
+use crawlify_shared::domain::skip::SkipReason;
 use crawlify_shared::domain::workflow::NODE_TYPES;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -15,7 +16,7 @@ const NODE_BUCKETS: [f64; 14] =
 const PAGE_BUCKETS: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 const RECORD_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const ROW_BUCKETS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0];
-const PAGE_OUTCOMES: [&str; 4] = ["completed", "retry", "failed", "interrupted"];
+const PAGE_OUTCOMES: [&str; 5] = ["completed", "retry", "failed", "skipped", "interrupted"];
 
 const STEP_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
@@ -69,6 +70,7 @@ pub(crate) struct Metrics {
     record_rows: Histogram,
     record_duration: Histogram,
     items: IntCounter,
+    skipped_links: IntCounterVec,
     leases_lost: IntCounter,
     messages_rejected: IntCounter,
     last_page: IntGauge,
@@ -160,6 +162,11 @@ impl Metrics {
                 &RECORD_BUCKETS,
             )?,
             items: counter("crawlify_items_extracted_total", "Items committed to the database.")?,
+            skipped_links: counters(
+                "crawlify_links_skipped_total",
+                "Links that were not given to the frontier, each time that a page had one.",
+                &["reason"],
+            )?,
             leases_lost: counter(
                 "crawlify_duplicates_dropped_total",
                 "Finished pages that were not recorded, because their lease was lost.",
@@ -185,6 +192,9 @@ impl Metrics {
                 self.pages.with_label_values(&[outcome, rendered.as_str()]);
                 self.page_duration.with_label_values(&[outcome, rendered.as_str()]);
             }
+        }
+        for reason in SkipReason::ALL {
+            self.skipped_links.with_label_values(&[reason.as_str()]);
         }
         for step in Step::ALL {
             self.steps.with_label_values(&[step.as_str()]);
@@ -216,11 +226,16 @@ impl Metrics {
         self.steps.with_label_values(&[step.as_str()]).observe(took.as_secs_f64());
     }
 
+    pub(crate) fn observe_skipped_link(&self, reason: SkipReason) {
+        self.skipped_links.with_label_values(&[reason.as_str()]).inc();
+    }
+
     pub(crate) fn observe_page(&self, next: &NextStatus, rendered: Rendered, took: Duration) {
         let outcome = match next {
             NextStatus::Completed => "completed",
             NextStatus::Retry(..) => "retry",
             NextStatus::Failed(_) => "failed",
+            NextStatus::Skipped(_) => "skipped",
             NextStatus::Released => "interrupted",
         };
         let labels = [outcome, rendered.as_str()];

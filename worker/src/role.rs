@@ -70,6 +70,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         admin: Some(SocketAddr::new(args.admin_host, args.admin_port)),
         lease: LeaseTimes::default(),
         drain_deadline: Duration::from_secs(args.drain_deadline),
+        egress: egress.clone(),
         recorded: Arc::default(),
     };
     let as_driver: Arc<dyn Driver> = driver.clone();
@@ -87,7 +88,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     started.map(drop).map_err(|error| match error {
         StartError::Listen { .. } => anyhow::Error::new(error)
             .context("the admin port cannot be had: choose another with --admin-port, or 0 for any free one"),
-        StartError::Database(_) | StartError::Metrics(_) => error.into(),
+        StartError::Database(_) | StartError::Metrics(_) | StartError::Http(_) => error.into(),
     })
 }
 

@@ -7,6 +7,7 @@ pub mod page_url;
 pub mod regex_dialect;
 pub mod schedule;
 pub mod selector;
+pub mod skip;
 pub mod storable;
 pub mod transform;
 pub mod url_filter;

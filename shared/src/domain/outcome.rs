@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::page_url::PageUrl;
+use super::skip::Skip;
 
 /// Why a page or a node failed, coarse enough to count and to choose the next step by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,13 +45,17 @@ pub enum ErrorClass {
     WorkerLost,
     /// The execution was cancelled, or an earlier node failed and this one did not run.
     Cancelled,
+    /// The site's robots.txt disallows the page.
+    Robots,
+    /// The site's robots.txt can neither be had nor is said to be absent: until then nothing may be asked for.
+    RobotsUnreachable,
     /// A fault of ours.
     Internal,
 }
 
 impl ErrorClass {
     /// Every class, for metrics that export each label beforehand.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -68,6 +73,8 @@ impl ErrorClass {
         Self::BrowserLost,
         Self::WorkerLost,
         Self::Cancelled,
+        Self::Robots,
+        Self::RobotsUnreachable,
         Self::Internal,
     ];
 
@@ -91,6 +98,8 @@ impl ErrorClass {
             Self::BrowserLost => "browser_lost",
             Self::WorkerLost => "worker_lost",
             Self::Cancelled => "cancelled",
+            Self::Robots => "robots",
+            Self::RobotsUnreachable => "robots_unreachable",
             Self::Internal => "internal",
         }
     }
@@ -107,6 +116,7 @@ impl ErrorClass {
                 | Self::SelectorMissing
                 | Self::Script
                 | Self::Cancelled
+                | Self::Robots
         )
     }
 }
@@ -153,13 +163,17 @@ pub struct NodeRecord {
     pub retries: u16,
 }
 
-/// A link that a page gave to the frontier.
+/// A link that a page gave to the frontier, or that is not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveredUrl {
     /// The normalised URL.
     pub url: PageUrl,
     /// The id of the node that found it.
     pub discovered_by: String,
+    /// Why it does not go into the frontier; `None` if it does.
+    pub skipped: Option<Skip>,
+    /// Whether it is a sitemap, to be read for its URLs alone.
+    pub is_sitemap: bool,
 }
 
 /// How a page ended.
@@ -169,6 +183,8 @@ pub enum PageEnd {
     Completed,
     /// It could not be loaded, or was lost.
     Failed(Failure),
+    /// It must not be loaded, as the failure says.
+    Skipped(Failure),
     /// The worker gives it back unharmed, because it is stopping: no attempt is charged.
     Released,
 }
@@ -182,7 +198,7 @@ pub struct PageOutcome {
     pub nodes: Vec<NodeRecord>,
     /// The page's item, if any node gave a value to save.
     pub item: Option<Value>,
-    /// The links that passed the filters, each once.
+    /// The links, each once: those that are followed, and those that are not, with the reason.
     pub discovered: Vec<DiscoveredUrl>,
     /// The address after redirects, where it was reached.
     pub final_url: Option<String>,
@@ -229,8 +245,13 @@ impl Rendered {
 impl PageOutcome {
     /// Makes the outcome of a page that produced nothing.
     pub fn failed(failure: Failure) -> Self {
+        Self::nothing(PageEnd::Failed(failure))
+    }
+
+    /// Makes the outcome of a page that ended like this and produced nothing.
+    pub fn nothing(end: PageEnd) -> Self {
         Self {
-            end: PageEnd::Failed(failure),
+            end,
             nodes: Vec::new(),
             item: None,
             discovered: Vec::new(),

@@ -37,6 +37,8 @@ pub struct ClaimedPage {
     pub host_unit: HostUnit,
     /// Least time between two starts of the host's pages; zero where nobody asked for any.
     pub host_delay: Duration,
+    /// Whether it is a sitemap, whose depth counts the sitemap indexes above it.
+    pub is_sitemap: bool,
 }
 
 /// What the records of one workflow version's nodes have in common.
@@ -66,6 +68,8 @@ pub enum NextStatus {
     Completed,
     /// The end: it could not be loaded.
     Failed(Failure),
+    /// The end: it must not be loaded.
+    Skipped(Failure),
     /// Another attempt, not before the delay is over.
     Retry(Failure, Duration),
     /// Given back unharmed: the attempt is not charged.

@@ -86,8 +86,9 @@ impl Store {
     /// priority, then age, lanes taking turns.
     ///
     /// A page that was never dispatched is admitted here, against the execution's page limit. Of a host with a delay
-    /// at most one page is taken, and none before its time: the longest delay that any running execution or the host
-    /// itself asks for holds for all. A host is asked for no more pages at once than the strictest execution allows.
+    /// at most one page is taken, and none before its time: the longest delay that any running execution asks for holds
+    /// for all, and so does the host's robots file's while one of them obeys it. A host is asked for no more pages at
+    /// once than the strictest execution allows.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -113,11 +114,12 @@ impl Store {
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
                 SELECT d.host, d.misses, h.next_dispatch_at, h.backoff_until, strictest.concurrency,
-                    greatest(strictest.delay_ms, h.crawl_delay_ms,
+                    greatest(strictest.delay_ms,
+                        CASE WHEN strictest.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
                         CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
                 FROM due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
                     SELECT max(e.host_delay_ms) AS delay_ms, min(e.host_concurrency) AS concurrency,
-                        bool_or(e.adaptive_delay) AS adaptive
+                        bool_or(e.adaptive_delay) AS adaptive, bool_or(e.obeys_robots) AS obeys_robots
                     FROM lanes o JOIN workflow_executions e ON e.id = o.execution_id AND e.status = 'running'
                     WHERE o.host = d.host
                 ) strictest

@@ -6,10 +6,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::control::CancelMode;
+use super::start::Beginning;
 use super::{Store, StoreError};
-use crate::domain::id::{ExecutionId, PageId, WorkflowId};
-use crate::domain::page_url::{HostUnit, PageUrl};
-use crate::domain::workflow::Limits;
+use crate::domain::id::{ExecutionId, WorkflowId};
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -125,71 +124,32 @@ pub struct PageCounts {
 pub use super::workflows::WorkflowStatus;
 
 impl Store {
-    /// Starts an execution of a workflow's version: its row and its start pages, each URL once, in one statement.
+    /// Starts an execution of a workflow, with its first pages.
     ///
     /// # Errors
     /// The database's; among them that there is no such version.
     pub async fn start_execution(
         &self,
         workflow: WorkflowId,
-        version: i32,
-        limits: Limits,
-        start_urls: &[PageUrl],
+        beginning: &Beginning<'_>,
     ) -> Result<StartExecution, StoreError> {
-        let execution = ExecutionId::generate();
-        let pages: Vec<Uuid> = start_urls.iter().map(|_| PageId::generate().0).collect();
-        let urls: Vec<String> = start_urls.iter().map(|url| url.as_str().to_owned()).collect();
-        let hashes: Vec<Vec<u8>> = start_urls.iter().map(|url| url.hash().to_vec()).collect();
-        let hosts: Vec<String> =
-            start_urls.iter().map(|url| url.unit_of_politeness(limits.host_unit).to_owned()).collect();
-        let max_pages = limits.max_pages.map(|pages| i64::try_from(pages).unwrap_or(i64::MAX));
-        let host_delay_ms = i32::try_from(limits.rate_limit_delay.as_millis()).unwrap_or(i32::MAX);
+        let mut transaction = self.pool.begin().await?;
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
-        // Depth 0 and priority 100 are what users of the old system know.
-        let answer = sqlx::query!(
-            r#"
-            WITH workflow AS (
-                SELECT id, status FROM workflows WHERE id = $1 FOR SHARE
-            ), execution AS (
-                INSERT INTO workflow_executions (id, workflow_id, version, status, max_pages, host_delay_ms,
-                    host_concurrency, adaptive_delay, per_domain)
-                SELECT $2, id, $3, 'running', $4, $5, $10, $11, $12 FROM workflow WHERE status = 'active'
-                RETURNING id
-            ), pages AS (
-                INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority)
-                SELECT page.id, execution.id, page.url, page.url_hash, page.host, 0, 100
-                FROM execution,
-                    UNNEST($6::uuid[], $7::text[], $8::bytea[], $9::text[]) AS page (id, url, url_hash, host)
-                ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
-            ), new_hosts AS (
-                INSERT INTO hosts (host) SELECT DISTINCT host FROM execution, UNNEST($9::text[]) AS host ORDER BY host
-                ON CONFLICT (host) DO NOTHING
-            ), new_lanes AS (
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution.id, host FROM execution, UNNEST($9::text[]) AS host
-            )
-            SELECT status AS "status: WorkflowStatus", EXISTS (SELECT FROM execution) AS "started!" FROM workflow
-            "#,
+        let status = sqlx::query_scalar!(
+            r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 FOR SHARE"#,
             workflow.0,
-            execution.0,
-            version,
-            max_pages,
-            host_delay_ms,
-            &pages,
-            &urls,
-            &hashes,
-            &hosts,
-            limits.host_concurrency.map(|pages| i32::try_from(pages).unwrap_or(i32::MAX)),
-            limits.adaptive_delay,
-            limits.host_unit == HostUnit::Domain,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *transaction)
         .await?;
-        Ok(match answer {
-            Some(answer) if answer.started => StartExecution::Started(execution),
-            Some(answer) => StartExecution::NotActive(answer.status),
-            None => StartExecution::NotFound,
-        })
+        match status {
+            Some(WorkflowStatus::Active) => {}
+            Some(status) => return Ok(StartExecution::NotActive(status)),
+            None => return Ok(StartExecution::NotFound),
+        }
+        let execution = ExecutionId::generate();
+        beginning.write(&mut transaction, execution, workflow, None).await?;
+        transaction.commit().await?;
+        Ok(StartExecution::Started(execution))
     }
 
     /// Finds an execution.

@@ -14,6 +14,8 @@ pub mod hot;
 pub mod items;
 pub mod render;
 pub mod schedules;
+pub mod skips;
+pub mod start;
 pub mod summary;
 pub mod sweep;
 pub mod workflows;

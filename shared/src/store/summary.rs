@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::counters::quantile;
 use super::executions::{ExecutionStatus, PageCounts};
+use super::skips::SkipCount;
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
 use crate::domain::page::RenderDecision;
@@ -36,6 +37,8 @@ pub struct Summary {
     pub nodes: Vec<NodeSummary>,
     /// How pages of each shape are loaded, and why; empty where every page is to be rendered.
     pub render: Vec<RenderDecision>,
+    /// Why URLs were not visited, the most frequent reason first.
+    pub skips: Vec<SkipCount>,
     /// Why pages were given up or wait for another attempt, the most frequent first.
     pub page_errors: Vec<ErrorGroup>,
     /// Why nodes failed, the most frequent first.
@@ -140,6 +143,7 @@ impl Store {
             attempts: self.attempt_counts(execution).await?,
             nodes,
             render: self.render_decisions(execution).await?,
+            skips: self.skip_counts(execution).await?,
             page_errors: self.page_errors(execution).await?,
             node_errors: self.node_errors(execution).await?,
         }))

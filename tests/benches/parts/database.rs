@@ -164,7 +164,12 @@ fn links(page: &FinishedPage, known: usize, new: usize) -> Result<Vec<Discovered
     let known = (0..known).map(|link| known_url(link * 5 % KNOWN_URLS));
     let new = (0..new).map(|link| Ok(PageUrl::parse(&format!("{}link-{link}/", page.page.url))?));
     let found = |url: Result<PageUrl>| {
-        Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned() })
+        Ok(DiscoveredUrl {
+            url: url?,
+            discovered_by: "extract_book_links".to_owned(),
+            skipped: None,
+            is_sitemap: false,
+        })
     };
     known.chain(new).map(found).collect()
 }

@@ -54,6 +54,7 @@ pub fn finished_page(
         host: "127.0.0.1".to_owned(),
         host_unit: HostUnit::Host,
         host_delay: Duration::ZERO,
+        is_sitemap: false,
     };
     let mut nodes = Vec::with_capacity(table.nodes.len());
     let mut started_at = now;
@@ -81,7 +82,14 @@ pub fn finished_page(
     let new = PageUrl::parse(&format!("http://127.0.0.1:8090/book/a-new-link-of-page-{number}/"));
     let discovered = links
         .chain([new.map_err(Into::into)])
-        .map(|url| Ok(DiscoveredUrl { url: url?, discovered_by: "extract_book_links".to_owned() }))
+        .map(|url| {
+            Ok(DiscoveredUrl {
+                url: url?,
+                discovered_by: "extract_book_links".to_owned(),
+                skipped: None,
+                is_sitemap: false,
+            })
+        })
         .collect::<Result<_>>()?;
     let outcome = PageOutcome {
         end: PageEnd::Completed,

@@ -14,6 +14,7 @@ use crawlify_shared::domain::workflow::{Definition, Limits, parse_text};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::StartExecution;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::store::start::Beginning;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -100,8 +101,8 @@ pub async fn start_execution(store: &Store, definition: &Definition, limits: Lim
         config: &definition.config,
     };
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
-    let urls = &definition.workflow.start_urls;
-    match store.start_execution(WorkflowId(row.id), row.version, limits, urls).await? {
+    let beginning = Beginning { limits, ..Beginning::of(row.version, &definition.workflow) };
+    match store.start_execution(WorkflowId(row.id), &beginning).await? {
         StartExecution::Started(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => bail!("no execution was started"),
     }

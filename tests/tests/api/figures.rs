@@ -215,3 +215,18 @@ async fn insert_items(api: &Api, execution: Uuid) {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn pages_that_were_not_to_be_visited_are_counted_by_reason() {
+    let api = Api::start().await;
+    let path = api.workflow("active").await;
+    let (execution, id) = api.execution(&path).await;
+    let skip = "UPDATE url_queue SET status = 'skipped', processed_at = now(), error_class = 'robots',
+             error = 'robots.txt disallows it'
+         WHERE execution_id = $1 AND url LIKE '%sale'";
+    api.change(skip, id).await;
+    let stats = api.get(&format!("{execution}/stats")).await;
+    assert_eq!(stats["stats"]["skipped"], 1);
+    assert_eq!(stats["skipped_by_reason"], json!([{"reason": "robots", "urls": 1}]));
+    assert_eq!(stats["page_errors"], json!([]));
+}

@@ -11,7 +11,8 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join_all;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
+use serde_json::json;
 
 const DELAY: Duration = Duration::from_millis(2_000);
 
@@ -133,6 +134,26 @@ async fn a_delay_ends_with_the_execution_that_asked_for_it() {
 }
 
 #[tokio::test]
+async fn the_pace_of_a_robots_file_holds_for_all_while_an_execution_obeys_it() {
+    let mut config = small_workflow();
+    config["politeness"] = json!({"robots": "obey"});
+    let obeying = Crawl::of(&config, NO_LIMITS, &["http://a.test/9"]).await;
+    let ignoring =
+        obeying.another(NO_LIMITS, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
+    let worker = obeying.worker().await;
+    worker.raise_crawl_delay("a.test", DELAY).await.unwrap();
+    let pages = obeying.store.reserve_pages(ignoring, 10).await.unwrap();
+    assert_eq!(pages.len(), 1, "one at a time");
+    let request = ClaimRequest { page_id: pages[0].page_id, epoch: pages[0].epoch };
+    let claimed = worker.claim(&[request], LEASE, false).await.unwrap();
+    assert_eq!(claimed[0].host_delay, DELAY, "its worker knows the pace");
+    assert!(obeying.store.reserve_pages(obeying.execution, 10).await.unwrap().is_empty());
+    obeying.store.cancel_execution(obeying.execution, CancelMode::Graceful, None).await.unwrap();
+    obeying.change("UPDATE hosts SET next_dispatch_at = '-infinity'").await;
+    assert_eq!(obeying.store.reserve_pages(ignoring, 10).await.unwrap().len(), 2, "nobody obeys any more");
+}
+
+#[tokio::test]
 async fn a_host_is_asked_for_no_more_pages_at_once_than_the_strictest_execution_allows() {
     let limits = Limits { host_concurrency: Some(2), ..NO_LIMITS };
     let crawl = Crawl::start(limits, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
@@ -212,6 +233,28 @@ async fn the_smallest_interval_between_starts_is_kept_however_late_they_are_reco
         worker.record(&[done]).await.unwrap();
     }
     assert_eq!(crawl.number("SELECT min_interval_ms::int8 FROM hosts").await, 1_001);
+}
+
+#[tokio::test]
+async fn a_page_that_came_too_late_takes_the_next_turn_and_keeps_its_lease_for_that() {
+    let crawl = Crawl::start(polite(DELAY), &["http://a.test/1", "http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let requests = queue_all(&crawl).await;
+    let page = claim(&worker, &requests).await.into_iter().max_by_key(|(start, _)| *start).unwrap().1;
+    // The two starts of the claim are taken: the next ones are one delay apart.
+    for turn in [2.0, 3.0] {
+        let wait = worker.next_start(&page, LEASE * 2).await.unwrap();
+        let expected = DELAY.mul_f64(turn * 1.02);
+        assert!(wait <= expected && wait + Duration::from_secs(1) > expected, "turn {turn} in {wait:?}");
+    }
+    let lease: i64 = sqlx::query_scalar(
+        "SELECT EXTRACT(EPOCH FROM locked_until - now())::int8 FROM url_queue WHERE id = $1",
+    )
+    .bind(page.page_id.0)
+    .fetch_one(&crawl.pool)
+    .await
+    .unwrap();
+    assert!(lease >= 124, "a lease of {lease} s");
 }
 
 #[tokio::test]

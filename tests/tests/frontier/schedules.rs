@@ -3,11 +3,13 @@
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
 use crawlify_shared::domain::schedule::OverlapPolicy;
+use crawlify_shared::domain::workflow::Robots;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::ExecutionStatus;
-use crawlify_shared::store::schedules::fire::{Fired, Occasion, Run};
+use crawlify_shared::store::schedules::fire::{Fired, Occasion};
 use crawlify_shared::store::schedules::{ScheduleRow, ScheduleText};
+use crawlify_shared::store::start::Beginning;
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, NO_LIMITS, page_url};
 
@@ -36,8 +38,14 @@ async fn row(crawl: &Crawl, schedule: ScheduleId) -> ScheduleRow {
 /// Fires the schedule as a coordinator does that has read it at this version.
 async fn fire(store: &Store, schedule: ScheduleId, version: i32, occasion: Occasion) -> Option<Fired> {
     let start_urls = [page_url("http://shop.test/"), page_url("http://shop.test/sale")];
-    let run = Run { version: 1, limits: NO_LIMITS, start_urls: &start_urls };
-    store.fire_schedule(schedule, version, occasion, Some(run)).await.unwrap()
+    let run = Beginning {
+        version: 1,
+        limits: NO_LIMITS,
+        robots: Robots::Ignore,
+        start_urls: &start_urls,
+        sitemaps: &[page_url("http://shop.test/sitemap.xml")],
+    };
+    store.fire_schedule(schedule, version, occasion, Some(&run)).await.unwrap()
 }
 
 /// Makes the schedule due, and runs whatever is due.
@@ -78,7 +86,8 @@ async fn of_many_coordinators_one_starts_a_run_that_is_due_and_missed_ones_are_o
     let newest = "SELECT id::text FROM workflow_executions ORDER BY id DESC LIMIT 1";
     assert_eq!(crawl.texts(newest).await, [row.last_execution_id.unwrap().to_string()]);
     assert_eq!((row.version, row.last_outcome.as_deref()), (10, Some("started")));
-    assert_eq!(crawl.number("SELECT count(*) FROM url_queue").await, 1 + 10 * 2);
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue").await, 1 + 10 * 3);
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE is_sitemap").await, 10);
 }
 
 #[tokio::test]

@@ -5,3 +5,4 @@ mod contention;
 mod decisions;
 mod hostile;
 mod record;
+mod robots;

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
+use crawlify_shared::domain::page_url::HostUnit;
+use crawlify_shared::domain::skip::{Skip, SkipReason};
+use crawlify_shared::domain::workflow::Limits;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
 const PAGE: [&str; 1] = ["http://shop.test/"];
@@ -199,5 +202,51 @@ async fn how_a_page_was_loaded_is_kept_with_it_and_counted_once_it_has_ended() {
     worker.record(&again).await.unwrap();
     assert_eq!(crawl.texts(rendered).await, ["completed full", "completed static"]);
     assert_eq!(crawl.number("SELECT sum(static_pages)::int8 FROM page_counters").await, 1);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn what_a_sitemap_names_is_at_depth_zero_in_the_lanes_of_its_hosts_although_it_broke_off() {
+    let limits = Limits { host_unit: HostUnit::Domain, ..NO_LIMITS };
+    let crawl = Crawl::start(limits, &["http://www.shop.test/sitemap.xml"]).await;
+    crawl.change("UPDATE url_queue SET is_sitemap = true, depth = 2").await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    assert!(page.is_sitemap && page.depth == 2);
+    let urls = ["http://a.shop.test/1", "http://a.shop.test/map.xml", "http://a.shop.test/private"];
+    let mut broken = finished(&page, &small_table(), &urls.map(str::to_owned));
+    broken.outcome.discovered[1].is_sitemap = true;
+    broken.outcome.discovered[2].skipped = Some(Skip::new(SkipReason::Robots, "robots.txt disallows it"));
+    let failure = Failure::new(ErrorClass::NotAPage, "it ends before its last element does");
+    broken.next = NextStatus::Retry(failure.clone(), Duration::ZERO);
+    worker.record(std::slice::from_ref(&broken)).await.unwrap();
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue").await, 1, "it will be read again");
+    broken.page = crawl.claim(&worker).await.remove(0);
+    broken.next = NextStatus::Failed(failure);
+    worker.record(std::slice::from_ref(&broken)).await.unwrap();
+    let found = "SELECT concat_ws(' ', url, depth, is_sitemap, host) FROM url_queue
+        WHERE parent_id IS NOT NULL ORDER BY url";
+    assert_eq!(
+        crawl.texts(found).await,
+        ["http://a.shop.test/1 0 f shop.test", "http://a.shop.test/map.xml 3 t shop.test"]
+    );
+    assert_eq!(crawl.texts("SELECT host FROM lanes").await, ["shop.test"]);
+    assert_eq!(crawl.number("SELECT count(*) FROM extracted_items").await, 0);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_page_that_must_not_be_loaded_is_skipped_with_the_reason() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGE).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    let mut skipped = finished(&page, &small_table(), &links(1));
+    let failure = Failure::new(ErrorClass::Robots, "robots.txt disallows it");
+    skipped.outcome.nodes.clear();
+    skipped.outcome.rendered = Rendered::Static;
+    skipped.next = NextStatus::Skipped(failure);
+    worker.record(&[skipped]).await.unwrap();
+    let rows = "SELECT concat_ws(' ', status, attempt, error_class, error, rendered) FROM url_queue";
+    assert_eq!(crawl.texts(rows).await, ["skipped 1 robots robots.txt disallows it"]);
     crawl.assert_counters_are_a_recount().await;
 }

@@ -102,7 +102,7 @@ const ARROWS: [Arrow; 9] = [
 const MAY_SEE: [(&str, &str, &[&str]); 3] = [
     ("coordinator/src", "broker", &["dispatcher"]),
     ("worker/src", "broker", &["consumer", "page", "recorder"]),
-    ("worker/src", "store", &["consumer", "page", "recorder"]),
+    ("worker/src", "store", &["consumer", "page", "recorder", "robots"]),
 ];
 
 #[test]

@@ -1,6 +1,7 @@
 //! Starting to consume, draining, and messages that come more than once.
 
 use crawlify_shared::broker::Broker;
+use crawlify_shared::telemetry;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::NO_LIMITS;
 use harness::wait::wait_for;
@@ -70,9 +71,10 @@ async fn a_page_that_outlasts_the_drain_is_given_back_uncharged_and_another_work
     let uncharged = "SELECT count(*) FROM url_queue WHERE attempt = 0 AND epoch = 1 AND locked_by IS NULL";
     assert_eq!(running.crawl.number(uncharged).await, 1);
     running.stop_worker = tokio_util::sync::CancellationToken::new();
-    let url = running.crawl.database.url();
+    let (url, stop) = (running.crawl.database.url(), &running.stop_worker);
+    let registry = telemetry::registry();
     running.worker =
-        super::start_worker(&url, &running.broker, &running.driver, TIMES, &running.stop_worker).await;
+        super::start_worker(&url, &running.broker, &running.driver, TIMES, stop, &registry).await;
     let crawl = running.end().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
 }

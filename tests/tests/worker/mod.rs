@@ -6,6 +6,8 @@ mod crawl;
 mod lifecycle;
 mod outage;
 mod render;
+mod robots;
+mod sitemaps;
 mod storing;
 
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::{DomOp, DomStep};
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
+use crawlify_worker::egress::{Egress, EgressOptions};
 use harness::crawl::{Crawl, page_url};
 use harness::wait::wait_for;
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +47,8 @@ struct Running {
     driver: Arc<FakeDriver>,
     coordinator: Coordinator,
     worker: Worker,
+    /// The worker's metrics.
+    registry: Registry,
     stop_coordinator: CancellationToken,
     stop_worker: CancellationToken,
 }
@@ -68,8 +74,9 @@ impl Running {
         .await
         .unwrap();
         let url = crawl.database.url();
-        let worker = start_worker(&url, &broker, &driver, times, &stop_worker).await;
-        Self { crawl, broker, driver, coordinator, worker, stop_coordinator, stop_worker }
+        let registry = telemetry::registry();
+        let worker = start_worker(&url, &broker, &driver, times, &stop_worker, &registry).await;
+        Self { crawl, broker, driver, coordinator, worker, registry, stop_coordinator, stop_worker }
     }
 
     /// Waits until the execution has ended, stops everything, and looks whether it is as it must be at every end.
@@ -99,6 +106,12 @@ impl Running {
         wait_for(what, WITHIN, async || self.crawl.number(query).await != 0).await;
     }
 
+    /// Asserts that the worker exports this line among its metrics.
+    fn assert_exported(&self, line: &str) {
+        let text = telemetry::encode(&self.registry).unwrap();
+        assert!(text.lines().any(|exported| exported == line), "{line} is not among\n{text}");
+    }
+
     /// Waits until the browser was asked for that many pages.
     async fn loaded(&self, count: usize) {
         wait_for("pages loaded", WITHIN, async || self.driver.loads().len() >= count).await;
@@ -119,6 +132,7 @@ async fn start_worker(
     driver: &Arc<FakeDriver>,
     times: LeaseTimes,
     stop: &CancellationToken,
+    registry: &Registry,
 ) -> Worker {
     let config = crawlify_worker::Config {
         name: "test".to_owned(),
@@ -127,10 +141,11 @@ async fn start_worker(
         admin: None,
         lease: times,
         drain_deadline: Duration::from_secs(2),
+        egress: Egress::start(EgressOptions::allowing(&["127.0.0.1"]).unwrap()).unwrap(),
         recorded: Arc::default(),
     };
     let driver = Arc::clone(driver);
-    crawlify_worker::start(config, Arc::new(broker.clone()), driver, telemetry::registry(), stop.clone())
+    crawlify_worker::start(config, Arc::new(broker.clone()), driver, registry.clone(), stop.clone())
         .await
         .unwrap()
 }

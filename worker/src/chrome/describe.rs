@@ -8,7 +8,7 @@ use url::Url;
 
 use super::driver::{Document, TabError};
 use super::failure;
-use crate::egress::{Gate, META};
+use crate::egress::{Gate, META, Reason};
 
 /// Where the browser is when it shows an error of its own.
 const ERROR_SCHEME: &str = "chrome-error";
@@ -68,11 +68,11 @@ impl Description {
         }
         let final_url = Url::parse(&self.url).unwrap_or_else(|_| requested.as_url().clone());
         if !matches!(final_url.scheme(), "http" | "https") {
-            return bad(failure::not_allowed());
+            return bad(Reason::NotAllowed.failure());
         }
         if let Some(gate) = gate {
             if let Some(reason) = gate.read_answer(&self.instead) {
-                return bad(failure::of_reason(reason));
+                return bad(reason.failure());
             }
             if self.bytes > gate.document_bytes() || gate.was_too_large(&final_url) {
                 return bad(failure::too_large(gate.document_bytes()));

@@ -5,7 +5,6 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use super::connection::CallError;
 use super::driver::TabError;
 use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
-use crate::egress::Reason;
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
@@ -57,24 +56,6 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
 /// Whether an error text only says that a proxy made no tunnel.
 pub(super) fn is_of_tunnel(error_text: &str) -> bool {
     error_text == "net::ERR_TUNNEL_CONNECTION_FAILED"
-}
-
-/// Says what the egress guard says.
-pub(super) fn of_reason(reason: Reason) -> Failure {
-    let class = match reason {
-        Reason::NotAllowed => ErrorClass::SsrfBlocked,
-        Reason::NotResolved => ErrorClass::Dns,
-        Reason::Refused | Reason::TimedOut | Reason::Unreachable => ErrorClass::Connect,
-        Reason::Proxy => ErrorClass::Proxy,
-        Reason::TooLarge => ErrorClass::TooLarge,
-        Reason::NotUnderstood => ErrorClass::Internal,
-    };
-    Failure::new(class, reason.sentence())
-}
-
-/// The page is where no page may be.
-pub(super) fn not_allowed() -> Failure {
-    of_reason(Reason::NotAllowed)
 }
 
 /// The document is larger than `limit` bytes.

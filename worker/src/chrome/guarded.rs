@@ -14,6 +14,7 @@ use url::Url;
 use super::driver::TabError;
 use super::failure;
 use super::tab::{BUSY, ChromeTab};
+use crate::egress::Reason;
 
 /// How many documents the guard has cut off; `None` where there is no guard.
 pub(super) type Cuts = Option<watch::Receiver<u64>>;
@@ -28,7 +29,7 @@ impl ChromeTab {
         let Some(gate) = self.attached()?.gate.clone() else { return Ok(None) };
         let unreachable = self.main_frame(deadline).await?.unreachable_url;
         let unreachable = unreachable.and_then(|url| Url::parse(&url).ok());
-        Ok(gate.why_not(unreachable.as_ref().unwrap_or(requested.as_url())).map(failure::of_reason))
+        Ok(gate.why_not(unreachable.as_ref().unwrap_or(requested.as_url())).map(Reason::failure))
     }
 
     /// Begins to watch for documents that are cut off; before the navigation, so that none is missed.

@@ -12,7 +12,7 @@ use chromiumoxide_cdp::cdp::browser_protocol::fetch;
 use chromiumoxide_cdp::cdp::browser_protocol::network::SetBypassServiceWorkerParams;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{CreateIsolatedWorldParams, NavigateParams};
 use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallArgument, CallFunctionOnParams, RemoteObjectId};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{Block, WaitUntil};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use super::attach::{AttachedTab, BrowserContext, Opener};
 use super::connection::CallError;
 use super::driver::{Document, DomProgram, Session, Static};
 use super::run;
+use crate::http::retry_after;
 
 /// Reads one page; see its own comment.
 const READER: &str = include_str!("static_page.js");
@@ -92,20 +93,6 @@ struct Fetched {
     status: u16,
     /// Of a page that was refused.
     retry_after: Option<String>,
-}
-
-/// The longest time that a server may ask to be left alone.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// Reads `Retry-After`: seconds, or a date.
-fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let wait = match text.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            (DateTime::<Utc>::from(httpdate::parse_http_date(text.trim()).ok()?) - now).to_std().ok()?
-        }
-    };
-    Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
 impl StaticLane {

@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 pub use args::{EgressArgs, EgressGuard};
 pub(crate) use gate::Gate;
 pub use policy::{Allowed, Destination, NotAllowed, pinned};
-pub(crate) use reason::{META, Reason};
+pub(crate) use reason::{HEADER, META, Reason};
 pub use traffic::Traffic;
 
 use dial::Dialler;
@@ -70,7 +70,7 @@ pub struct Egress {
     /// For what a browser asks by itself, which nobody wants: nothing goes through.
     closed: Gate,
     /// For what the worker itself fetches.
-    own: Gate,
+    own: Arc<Gate>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stopped: DropGuard,
@@ -131,7 +131,7 @@ impl Egress {
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let closed = Gate::open(Arc::clone(&shared), Way::Closed, &tasks, &stop)?;
-        let own = Gate::open(Arc::clone(&shared), Way::Open, &tasks, &stop)?;
+        let own = Arc::new(Gate::open(Arc::clone(&shared), Way::Open, &tasks, &stop)?);
         let stopped = stop.clone().drop_guard();
         Ok(Arc::new(Self {
             guard,
@@ -153,10 +153,9 @@ impl Egress {
         self.shared.metrics.register(registry)
     }
 
-    /// The proxy that other clients of this process go through, such as those of robots.txt and of sitemaps; `None` where
-    /// the guard is off. They must follow the proxy for loopback addresses too, and ignore the environment's.
-    pub fn proxy_url(&self) -> Option<String> {
-        self.guard.then(|| self.own.proxy_url())
+    /// The gate of what the worker itself fetches, such as robots.txt and sitemaps; `None` where the guard is off.
+    pub(crate) fn own_gate(&self) -> Option<Arc<Gate>> {
+        self.guard.then(|| Arc::clone(&self.own))
     }
 
     /// What an execution has sent and received; `None` where it has no gate now.

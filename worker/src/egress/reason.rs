@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+
 /// The header that says so, for whoever sees headers.
 pub(crate) const HEADER: &str = "x-crawlify-egress";
 /// The name of the `meta` element that says so, for whoever sees the document.
@@ -58,7 +60,7 @@ impl Reason {
 
     /// The sentence that people read. It never says what a name resolved to. Where the browser has a name for it, it is the
     /// one that it would have given itself.
-    pub(crate) fn sentence(self) -> &'static str {
+    fn sentence(self) -> &'static str {
         match self {
             Self::NotAllowed => "the address is not allowed",
             Self::NotResolved => "the host name was not resolved (net::ERR_NAME_NOT_RESOLVED)",
@@ -69,6 +71,19 @@ impl Reason {
             Self::TooLarge => "the document is too large",
             Self::NotUnderstood => "the request was not understood",
         }
+    }
+
+    /// What it says to the user, with its class.
+    pub(crate) fn failure(self) -> Failure {
+        let class = match self {
+            Self::NotAllowed => ErrorClass::SsrfBlocked,
+            Self::NotResolved => ErrorClass::Dns,
+            Self::Refused | Self::TimedOut | Self::Unreachable => ErrorClass::Connect,
+            Self::Proxy => ErrorClass::Proxy,
+            Self::TooLarge => ErrorClass::TooLarge,
+            Self::NotUnderstood => ErrorClass::Internal,
+        };
+        Failure::new(class, self.sentence())
     }
 
     fn status(self) -> &'static str {

@@ -226,10 +226,11 @@ async fn nothing_goes_through_the_gate_of_the_browser_itself() {
     let request = get(&format!("http://{}/", server.address));
     let answer = ask_once(&egress.browser_proxy().unwrap(), &request).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    let answer = ask_once(&egress.proxy_url().unwrap(), &request).await;
+    let own = egress.own_gate().unwrap().proxy_url();
+    let answer = ask_once(&own, &request).await;
     assert!(answer.ends_with("hello"), "{answer}");
     egress.close().await;
-    assert!(TcpStream::connect(egress.proxy_url().unwrap().trim_start_matches("http://")).await.is_err());
+    assert!(TcpStream::connect(own.trim_start_matches("http://")).await.is_err());
 }
 
 #[tokio::test]

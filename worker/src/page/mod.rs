@@ -13,6 +13,7 @@ use std::time::Duration;
 use crawlify_shared::broker::Delivery;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, MAX_ATTEMPTS, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
+use crawlify_shared::domain::workflow::Workflow;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
@@ -20,8 +21,16 @@ use crate::Shared;
 use crate::execute::{Limits, Means, execute};
 use crate::lanes::Slot;
 use crate::metrics::Step;
+use crate::program::Program;
 use crate::recorder::Recorded;
+use crate::robots::Robots;
+use crate::sitemap::Turn;
 use claims::Claim;
+
+/// The pause before a page is tried for the second time; then it doubles.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where the site's robots file cannot be had.
+const ROBOTS_PAUSE: Duration = Duration::from_secs(15);
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
@@ -35,15 +44,20 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // 5. Executed: whatever happens is an outcome.
     worker.metrics.observe_step(Step::Claim, begun.elapsed());
     let expected = worker.recorder.expect();
+    // A sitemap names more links than can be held for many at once: it keeps its turn until it is recorded.
+    let mut sitemap_turn = None;
     let begun = Instant::now();
-    let (outcome, table) = execute_within_lease(&page, &mut slot, &worker).await;
+    let (outcome, table) = execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await;
     drop(slot);
+    for skip in outcome.discovered.iter().filter_map(|link| link.skipped.as_ref()) {
+        worker.metrics.observe_skipped_link(skip.reason);
+    }
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
     let begun = Instant::now();
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
-    drop(expected);
+    drop((expected, sitemap_turn));
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     // 7. Acknowledged, only after the commit.
     match recorded {
@@ -58,12 +72,10 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
 async fn execute_within_lease(
     page: &ClaimedPage,
     slot: &mut Slot,
+    sitemap_turn: &mut Option<Turn>,
     worker: &Shared,
 ) -> (PageOutcome, Arc<NodeTable>) {
-    let released = PageOutcome {
-        end: PageEnd::Released,
-        ..PageOutcome::failed(Failure::new(ErrorClass::Cancelled, ""))
-    };
+    let released = PageOutcome::nothing(PageEnd::Released);
     let nothing = || Arc::new(NodeTable { nodes: Vec::new() });
     let claimed_at = Instant::now();
     let start_at = claimed_at + page.start_in;
@@ -73,16 +85,10 @@ async fn execute_within_lease(
             Err(failure) => return (PageOutcome::failed(failure), nothing()),
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
-        let means = Means {
-            driver: worker.driver.as_ref(),
-            turns: &worker.host_turns,
-            renders: &worker.renders,
-            metrics: &worker.metrics,
-        };
-        let executed = AssertUnwindSafe(execute(page, &program, means, slot, limits));
+        let visited = AssertUnwindSafe(visit(page, &program, slot, sitemap_turn, limits, worker));
         // Every call on the driver has a deadline; this one is for what lies between them.
-        let deadline = start_at + limits.longest();
-        let outcome = match tokio::time::timeout_at(deadline, executed.catch_unwind()).await {
+        let deadline = start_at + Robots::LONGEST + limits.longest();
+        let outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
                 ErrorClass::Internal,
@@ -103,6 +109,54 @@ async fn execute_within_lease(
     }
 }
 
+/// Executes the page if its site's robots file allows that, and judges the links that came of it by what is known of
+/// such files.
+async fn visit(
+    page: &ClaimedPage,
+    program: &Program,
+    slot: &mut Slot,
+    sitemap_turn: &mut Option<Turn>,
+    limits: Limits,
+    worker: &Shared,
+) -> PageOutcome {
+    let workflow = &program.workflow;
+    let mut outcome = match worker.robots.admit(page, workflow, &worker.host_turns, limits.start_at).await {
+        Some(end) => PageOutcome::nothing(end),
+        None if page.is_sitemap => read_sitemap(page, workflow, slot, sitemap_turn, limits, worker).await,
+        None => {
+            let means = Means {
+                driver: worker.driver.as_ref(),
+                turns: &worker.host_turns,
+                renders: &worker.renders,
+                metrics: &worker.metrics,
+            };
+            execute(page, program, means, slot, limits).await
+        }
+    };
+    worker.robots.judge_links(page, workflow, &mut outcome).await;
+    outcome
+}
+
+/// A sitemap needs no tab. It goes back unharmed where others are in its way for too long.
+async fn read_sitemap(
+    page: &ClaimedPage,
+    workflow: &Workflow,
+    slot: &mut Slot,
+    turn: &mut Option<Turn>,
+    limits: Limits,
+    worker: &Shared,
+) -> PageOutcome {
+    slot.go_static().await;
+    *turn = worker.sitemaps.turn().await;
+    if turn.is_none() || worker.host_turns.wait(page, Some(limits.start_at)).await.is_err() {
+        return PageOutcome::nothing(PageEnd::Released);
+    }
+    let started_in = limits.claimed_at.elapsed();
+    let mut outcome = worker.sitemaps.read(page, workflow, Instant::now() + limits.page).await;
+    outcome.contact.started_in = Some(started_in);
+    outcome
+}
+
 /// What becomes of the page's row: a failure that may pass is tried again, later each time.
 fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
     match &outcome.end {
@@ -110,10 +164,13 @@ fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
         PageEnd::Released => NextStatus::Released,
         PageEnd::Failed(failure) if failure.class.is_transient() && page.attempt < MAX_ATTEMPTS => {
             let exponent = u32::try_from(page.attempt - 1).unwrap_or(0).min(6);
-            let base = Duration::from_secs(1) * 2_u32.pow(exponent);
+            // A robots file that cannot be had is not asked for again at once.
+            let first = if failure.class == ErrorClass::RobotsUnreachable { ROBOTS_PAUSE } else { PAUSE };
+            let base = first * 2_u32.pow(exponent);
             NextStatus::Retry(failure.clone(), base.mul_f64(rand::random_range(0.5..1.5)))
         }
         PageEnd::Failed(failure) => NextStatus::Failed(failure.clone()),
+        PageEnd::Skipped(failure) => NextStatus::Skipped(failure.clone()),
     }
 }
 

@@ -29,6 +29,8 @@ use crate::metrics::Metrics;
 const MAX_ROWS: usize = 2_000;
 /// Pages of one statement at the most.
 const MAX_PAGES: usize = 256;
+/// Links of one statement at the most, give or take one page's.
+const MAX_LINKS: usize = 50_000;
 /// How long a group waits for further pages: a statement for one page costs as much as one for several.
 const LINGER: Duration = Duration::from_millis(150);
 /// A group of so many pages waits no longer.
@@ -115,6 +117,7 @@ async fn run(
     let full = |group: &[Job]| {
         group.len() >= MAX_PAGES
             || group.iter().map(|job| job.page.outcome.nodes.len()).sum::<usize>() >= MAX_ROWS
+            || group.iter().map(|job| job.page.outcome.discovered.len()).sum::<usize>() >= MAX_LINKS
     };
     // Where no other page is on its way, nobody is waited for; and where slots are free, the links that these pages found
     // may be what they wait for.

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::render::RenderEntry;
+use super::skipped::SkipCountEntry;
 
 /// An execution that was started.
 #[derive(Serialize, ToSchema)]
@@ -121,7 +122,7 @@ pub(in crate::api) struct Figures {
     completed: i64,
     /// Pages that were given up.
     failed: i64,
-    /// Pages beyond a limit.
+    /// Pages that were not to be visited: beyond a limit, or disallowed by robots.txt.
     skipped: i64,
     /// Pages that were stopped with their execution.
     cancelled: i64,
@@ -188,6 +189,8 @@ pub(in crate::api) struct StatsBody {
     /// How pages are loaded, by phase and shape of their URLs, and why; those that concern the most pages first. Empty
     /// where every page is to be rendered. Some seconds old while the execution runs.
     render: Vec<RenderEntry>,
+    /// How many URLs were not visited, and why, the most frequent reason first.
+    skipped_by_reason: Vec<SkipCountEntry>,
     /// Why pages failed, the most frequent first.
     page_errors: Vec<ErrorEntry>,
     /// Why nodes failed, the most frequent first.
@@ -208,6 +211,7 @@ impl StatsBody {
                 .collect(),
             nodes: summary.nodes.into_iter().map(NodeEntry::from).collect(),
             render: summary.render.into_iter().map(RenderEntry::from).collect(),
+            skipped_by_reason: summary.skips.into_iter().map(SkipCountEntry::from).collect(),
             page_errors: summary.page_errors.into_iter().map(ErrorEntry::from).collect(),
             node_errors: summary.node_errors.into_iter().map(ErrorEntry::from).collect(),
         }

@@ -2,6 +2,7 @@
 
 mod body;
 mod render;
+mod skipped;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -10,6 +11,7 @@ use axum::{Extension, Json};
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::workflow::parse_config;
 use crawlify_shared::store::executions::{ExecutionStatus, StartExecution};
+use crawlify_shared::store::start::Beginning;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -37,7 +39,7 @@ pub(super) async fn start(
 ) -> Result<impl IntoResponse, ApiError> {
     let row = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
     let workflow = parse_config(&row.config).map_err(ApiError::invalid_workflow)?;
-    let outcome = state.store.start_execution(id, row.version, workflow.limits, &workflow.start_urls).await?;
+    let outcome = state.store.start_execution(id, &Beginning::of(row.version, &workflow)).await?;
     match outcome {
         StartExecution::Started(execution) => {
             started.over_rest.inc();

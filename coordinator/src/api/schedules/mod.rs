@@ -8,8 +8,9 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use crawlify_shared::domain::id::{ScheduleId, WorkflowId};
 use crawlify_shared::domain::workflow::parse_config;
-use crawlify_shared::store::schedules::fire::{Fired, Occasion, Run};
+use crawlify_shared::store::schedules::fire::{Fired, Occasion};
 use crawlify_shared::store::schedules::{ScheduleRow, ScheduleText};
+use crawlify_shared::store::start::Beginning;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -211,8 +212,8 @@ pub(super) async fn run(
         let workflow = state.store.workflow(WorkflowId(row.workflow_id)).await?;
         let workflow = workflow.ok_or_else(ApiError::no_workflow)?;
         let parsed = parse_config(&workflow.config).map_err(ApiError::invalid_workflow)?;
-        let run = Run { version: workflow.version, limits: parsed.limits, start_urls: &parsed.start_urls };
-        let fired = state.store.fire_schedule(id, row.version, Occasion::Asked, Some(run)).await?;
+        let run = Beginning::of(workflow.version, &parsed);
+        let fired = state.store.fire_schedule(id, row.version, Occasion::Asked, Some(&run)).await?;
         let message = match fired {
             None => continue,
             Some(Fired::Started(_) | Fired::Replaced(_)) => "workflow execution started",

@@ -136,5 +136,5 @@ fn inline_config(document: &Value) -> Option<Value> {
         .filter(|(key, _)| of_config(key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
-    config.contains_key("start_urls").then_some(Value::Object(config))
+    (config.contains_key("start_urls") || config.contains_key("sitemaps")).then_some(Value::Object(config))
 }

@@ -14,6 +14,7 @@ mod order;
 mod problem;
 mod proxy;
 mod reader;
+mod robots;
 mod settings;
 pub mod suggest;
 mod text;

@@ -21,6 +21,10 @@ pub struct Workflow {
     pub description: String,
     /// Where a crawl begins, each at depth 0.
     pub start_urls: Vec<PageUrl>,
+    /// What else a crawl begins with.
+    pub sitemaps: Sitemaps,
+    /// Whether the sites' robots files are obeyed.
+    pub robots: Robots,
     /// How far and how fast a crawl may go.
     pub limits: Limits,
     /// Request headers sent with every request; `User-Agent` overrides the browser's own.
@@ -54,6 +58,37 @@ pub struct Limits {
     pub adaptive_delay: bool,
     /// What counts as one host.
     pub host_unit: HostUnit,
+}
+
+/// Sitemaps, whose URLs are pages of depth 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sitemaps {
+    /// Those that the workflow names.
+    pub urls: Vec<PageUrl>,
+    /// Whether those count as well that the robots files of the start URLs name.
+    pub from_robots: bool,
+}
+
+/// What is done about robots.txt (RFC 9309).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Robots {
+    /// What it disallows is not loaded, and its pace is kept.
+    Obey,
+    /// It is not read.
+    Ignore,
+}
+
+impl Robots {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::Obey, Self::Ignore];
+
+    /// The name in workflow files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Obey => "obey",
+            Self::Ignore => "ignore",
+        }
+    }
 }
 
 /// When a navigation counts as done.

@@ -12,6 +12,7 @@ use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::proxy::read_proxy;
 use super::reader::{Object, shorten, wrong_type};
+use super::robots::{read_robots, read_sitemaps};
 use super::text;
 use crate::domain::page_url::{PageUrl, PageUrlError};
 
@@ -25,12 +26,14 @@ const LISTS: [(&str, PhaseKind); 2] =
     [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
 
 /// Every setting that a configuration may have.
-pub(super) const CONFIG_KEYS: [&str; 19] = [
+pub(super) const CONFIG_KEYS: [&str; 21] = [
     "start_urls",
+    "sitemaps",
     "max_depth",
     "max_pages",
     "rate_limit_delay",
     "politeness",
+    "robots",
     "headers",
     "wait_until",
     "render",
@@ -65,7 +68,9 @@ pub fn parse_config(config: &Value) -> Result<Workflow, Vec<Problem>> {
 /// Reads a configuration at its place in a document; its depth was checked. The warnings stay in the report.
 pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<Workflow> {
     let mut config = Object::read(config, at, report)?;
-    let start_urls = read_start_urls(&mut config, report);
+    let robots = read_robots(&mut config, report);
+    let sitemaps = read_sitemaps(&mut config, robots, report);
+    let start_urls = read_start_urls(&mut config, !sitemaps.urls.is_empty(), report);
     let limits = read_limits(&mut config, report);
     let headers = read_headers(&mut config, report);
     let wait_until = read_wait_until(&mut config, report);
@@ -80,6 +85,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         name: String::new(),
         description: String::new(),
         start_urls,
+        sitemaps,
+        robots,
         limits,
         headers,
         wait_until,
@@ -91,7 +98,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     })
 }
 
-fn read_start_urls(config: &mut Object<'_>, report: &mut Report) -> Vec<PageUrl> {
+/// Reads `start_urls`, which may be absent where there are sitemaps.
+fn read_start_urls(config: &mut Object<'_>, has_sitemaps: bool, report: &mut Report) -> Vec<PageUrl> {
     let mut urls = Vec::new();
     let mut seen = HashSet::new();
     for (at, text) in config.texts("start_urls", report) {
@@ -115,8 +123,8 @@ fn read_start_urls(config: &mut Object<'_>, report: &mut Report) -> Vec<PageUrl>
         None => true,
         Some(given) => given.as_array().is_some_and(Vec::is_empty),
     };
-    if nothing_given {
-        let message = "there is no start URL: give at least one";
+    if nothing_given && !has_sitemaps {
+        let message = "there is no start URL: give at least one, or list `sitemaps`";
         report.problem(&config.at("start_urls"), "no_start_url", message);
     }
     urls

@@ -42,7 +42,8 @@ WITH wanted AS (
       -- Not joined, so that no plan can begin with all pages of the execution.
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
-        q.host_delay_ms, (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
+        q.host_delay_ms, q.is_sitemap,
+        (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
     SELECT host, now() + count(*) * max(host_delay_ms) * 1.02 * interval '1 millisecond'
@@ -56,7 +57,7 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000
         - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.02
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
-        AS start_in_ms, c.host, c.host_delay_ms, c.per_domain
+        AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -102,6 +103,7 @@ impl HotStore {
                 host: row.get(9),
                 host_unit: if row.get(11) { HostUnit::Domain } else { HostUnit::Host },
                 host_delay: Duration::from_millis(u64::try_from(row.get::<_, i32>(10)).unwrap_or(0)),
+                is_sitemap: row.get(12),
             })
         });
         Ok(pages.collect())

@@ -11,6 +11,7 @@ mod known_links;
 mod lease;
 mod record;
 mod record_columns;
+mod robots;
 mod starts;
 
 use std::str::FromStr;
@@ -23,6 +24,7 @@ use tokio_postgres::NoTls;
 
 pub use claim::ClaimRequest;
 pub use lease::{Heartbeat, Standing};
+pub use robots::{FetchedRobots, StoredRobots};
 
 use super::StoreError;
 use crate::config::SecretUrl;

@@ -54,15 +54,16 @@ WITH page AS (
     ON CONFLICT (id) DO NOTHING
 ), found AS (
     SELECT * FROM unnest($27::uuid[], $28::uuid[], $29::text[], $30::bytea[], $31::text[], $32::int4[], $33::int4[],
-        $34::uuid[], $35::text[])
-        AS u (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
+        $34::uuid[], $35::text[], $59::bool[])
+        AS u (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by, is_sitemap)
 ), nearer AS (
     -- A page that waits, and was reached by a longer way before: its links may be within the depth limit after all.
     -- By url_queue_url_key.
     UPDATE url_queue q SET depth = n.depth, priority = greatest(q.priority, n.priority)
     FROM (
         -- One that is being claimed has no use for it any more: nobody is waited for, so that nobody can deadlock.
-        SELECT q.id, f.depth, f.priority FROM found f JOIN url_queue q USING (execution_id, url_hash)
+        -- The depth of a sitemap is another thing than that of a page.
+        SELECT q.id, f.depth, f.priority FROM found f JOIN url_queue q USING (execution_id, url_hash, is_sitemap)
         WHERE q.depth > f.depth AND q.status IN ('pending', 'queued') FOR UPDATE OF q SKIP LOCKED
     ) n
     WHERE q.id = n.id
@@ -70,8 +71,8 @@ WITH page AS (
     -- In the order of the unique key, so that two groups with new links in common cannot deadlock. Known ones are left
     -- out first: on a row that somebody is updating, `ON CONFLICT` waits for the end of that, and two groups whose
     -- pages link to each other would wait for each other.
-    INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by)
-    SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by
+    INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by, is_sitemap)
+    SELECT id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by, is_sitemap
     FROM found f
     WHERE NOT EXISTS (SELECT FROM url_queue q WHERE q.execution_id = f.execution_id AND q.url_hash = f.url_hash)
     ORDER BY execution_id, url_hash

@@ -10,7 +10,7 @@ use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
 use crate::domain::id::{ExecutionId, ItemId, PageId};
-use crate::domain::outcome::{NodeEnd, NodeRecord, PageOutcome, Rendered};
+use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageOutcome, Rendered};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::storable::storable_text;
 use crate::store::counters::{DURATION_BUCKETS, bucket};
@@ -68,6 +68,7 @@ pub(super) struct Columns<'a> {
     link_priority: Vec<i32>,
     link_parent: Vec<Uuid>,
     link_discovered_by: Vec<&'a str>,
+    link_is_sitemap: Vec<bool>,
     contact_host: Vec<&'a str>,
     contact_started_at: Vec<Option<DateTime<Utc>>>,
     contact_back_off_ms: Vec<Option<i64>>,
@@ -115,6 +116,18 @@ struct TotalColumns<'a> {
     buckets: i64,
 }
 
+/// Whether a page gives a link to the frontier. The links of an attempt that will be repeated belong to the attempt that
+/// ends. Of a page that was not loaded what concerns sitemaps counts: what one named before it broke off, and those
+/// that the robots file of a start page names.
+fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
+    let is_over = match parent.next {
+        NextStatus::Completed => true,
+        NextStatus::Failed(_) | NextStatus::Skipped(_) => parent.page.is_sitemap || found.is_sitemap,
+        NextStatus::Retry(..) | NextStatus::Released => false,
+    };
+    is_over && found.skipped.is_none()
+}
+
 impl<'a> Columns<'a> {
     /// Adds a page; `numbers` are those of its execution's definitions, by position.
     pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32]) {
@@ -152,14 +165,15 @@ impl<'a> Columns<'a> {
                 totals.failed += 1;
                 ("failed", Some(failure), Duration::ZERO)
             }
+            NextStatus::Skipped(failure) => ("skipped", Some(failure), Duration::ZERO),
             NextStatus::Retry(failure, delay) => {
                 totals.retried += 1;
                 ("pending", Some(failure), *delay)
             }
             NextStatus::Released => ("pending", None, Duration::ZERO),
         };
-        // Of a page that goes back nothing is known yet.
-        let rendered = (status != "pending").then_some(outcome.rendered);
+        // Of a page that goes back nothing is known yet, and one that is skipped was not loaded.
+        let rendered = (!matches!(status, "pending" | "skipped")).then_some(outcome.rendered);
         totals.static_pages += i64::from(rendered == Some(Rendered::Static));
         let failed_nodes = outcome.nodes.iter().filter(|node| matches!(node.end, NodeEnd::Failed(_))).count();
         self.page_id.push(page.page_id.0);
@@ -231,16 +245,22 @@ impl<'a> Columns<'a> {
         self.node_output.push(output);
     }
 
-    /// The links of the pages that were completed, each URL once, as it was found by the shortest way.
+    /// The links that go into the frontier, each URL once, as it was found by the shortest way.
     pub(super) fn nearest_links(&self) -> Vec<Link<'a>> {
         let mut nearest: HashMap<(ExecutionId, [u8; 16]), Link<'a>> = HashMap::new();
-        for parent in self.pages.iter().filter(|finished| finished.next == NextStatus::Completed) {
+        for &parent in &self.pages {
             let page = &parent.page;
-            for (place, found) in parent.outcome.discovered.iter().enumerate() {
+            let given =
+                parent.outcome.discovered.iter().enumerate().filter(|(_, found)| gives(parent, found));
+            for (place, found) in given {
+                // What a sitemap names is where the crawl begins, and so are sitemaps; the depth of one counts the
+                // indexes above it.
+                let depth =
+                    if page.is_sitemap == found.is_sitemap { page.depth.saturating_add(1) } else { 0 };
                 let link = Link {
                     execution_id: page.execution_id,
                     hash: found.url.hash(),
-                    depth: i32::try_from(page.depth).unwrap_or(i32::MAX).saturating_add(1),
+                    depth: i32::try_from(depth).unwrap_or(i32::MAX),
                     priority: page.priority.saturating_sub(10),
                     parent,
                     place,
@@ -270,6 +290,7 @@ impl<'a> Columns<'a> {
             self.link_priority.push(link.priority);
             self.link_parent.push(link.parent.page.page_id.0);
             self.link_discovered_by.push(&found.discovered_by);
+            self.link_is_sitemap.push(found.is_sitemap);
         }
         self.total = self.total_columns();
     }
@@ -354,7 +375,7 @@ impl<'a> Columns<'a> {
             &total.node_types,
         ]);
         parameters.extend(total.nodes.iter().map(|column| column as &(dyn ToSql + Sync)));
-        parameters.extend([&total.durations as &(dyn ToSql + Sync), &total.buckets]);
+        parameters.extend([&total.durations as &(dyn ToSql + Sync), &total.buckets, &self.link_is_sitemap]);
         parameters
     }
 }

@@ -8,13 +8,15 @@ use crate::store::StoreError;
 
 /// Locks the host's row, as the claim does. The lease is as long after the new start as it was after the first one.
 const NEXT_START: &str = "
-WITH paced AS (
-    INSERT INTO hosts AS h (host, next_start_at) VALUES ($1, now() + $2 * 1.02 * interval '1 millisecond')
+WITH delay AS (
+    SELECT $2::float8 * 1.02 * interval '1 millisecond' AS delay
+), paced AS (
+    INSERT INTO hosts AS h (host, next_start_at) SELECT $1, now() + delay FROM delay
     ON CONFLICT (host) DO UPDATE
-        SET next_start_at = greatest(h.next_start_at, h.backoff_until, now()) + $2 * 1.02 * interval '1 millisecond'
-    RETURNING next_start_at - $2 * 1.02 * interval '1 millisecond' AS start_at
+        SET next_start_at = greatest(h.next_start_at, h.backoff_until, now()) + (SELECT delay FROM delay)
+    RETURNING next_start_at - (SELECT delay FROM delay) AS start_at
 ), held AS (
-    UPDATE url_queue q SET locked_until = greatest(q.locked_until, p.start_at + $6 * interval '1 millisecond')
+    UPDATE url_queue q SET locked_until = greatest(q.locked_until, p.start_at + $6::float8 * interval '1 millisecond')
     FROM paced p WHERE q.id = $3 AND q.attempt = $4 AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $5
 )
 SELECT (EXTRACT(EPOCH FROM start_at - clock_timestamp()) * 1000)::int8 FROM paced";

@@ -99,6 +99,8 @@ impl Fleet {
         let document: Value = serde_json::from_str(crawlify_cli::demo_site::WORKFLOW)?;
         let mut document = document;
         document["config"]["start_urls"] = json!(start_urls);
+        // Nobody answers there, or only to pages.
+        document["config"]["politeness"] = json!({"robots": "ignore"});
         let definition = parse_document(&document).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         start_execution(&self.store, &definition, limits).await
     }

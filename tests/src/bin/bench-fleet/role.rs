@@ -11,6 +11,7 @@ use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::telemetry;
 use crawlify_worker::Config;
+use crawlify_worker::egress::{Egress, EgressOptions};
 use harness::synthetic::SyntheticDriver;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,7 @@ async fn be(options: Options, stop: CancellationToken) -> Result<()> {
                 admin: None,
                 lease: LeaseTimes::default(),
                 drain_deadline: Duration::from_secs(5),
+                egress: Egress::start(EgressOptions::off())?,
                 recorded: Arc::default(),
             };
             let registry = telemetry::registry();

@@ -76,6 +76,7 @@ fn the_books_workflow_is_told_what_differs_from_before() {
     assert_eq!(
         warnings(&books()),
         [
+            "robots_not_obeyed /config/politeness/robots",
             "left_to_browser /config/headers/Accept",
             "wait_until_load /config/wait_until",
             "setting_not_applied /config/storage",
@@ -88,7 +89,7 @@ fn the_books_workflow_is_told_what_differs_from_before() {
 fn a_stored_configuration_parses_alone_with_pointers_of_its_own() {
     let workflow = parse_config(&books()["config"]).unwrap();
     assert_eq!(workflow.phases.iter().map(|phase| phase.nodes.len()).sum::<usize>(), 20);
-    assert_eq!(workflow.warnings[0].pointer, "/headers/Accept");
+    assert_eq!(workflow.warnings[1].pointer, "/headers/Accept");
     let problems = parse_config(&json!({"start_urls": []})).unwrap_err();
     assert_eq!(problems[0].pointer, "/start_urls");
     assert_eq!(problems[1].pointer, "");

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 mod anything;
 mod documents;
 mod nodes;
+mod robots;
 
 use super::*;
 
@@ -18,6 +19,7 @@ fn books() -> Value {
 fn document(discovery: Value, extraction: Value) -> Value {
     json!({"name": "test", "config": {
         "start_urls": ["https://shop.example/"], "max_depth": 2, "wait_until": "load",
+        "politeness": {"robots": "ignore"},
         "url_discovery": discovery, "data_extraction": extraction,
     }})
 }

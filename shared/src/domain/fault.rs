@@ -1,0 +1,160 @@
+//! Whose fault a failure is, and how often each may hit a page before it is given up. A dead proxy or browser says nothing
+//! about the page: its failures are counted apart, and never use up the attempts that the page itself has.
+
+use std::time::Duration;
+
+use super::outcome::ErrorClass;
+
+/// Where a failure comes from. That the store cannot be reached is no failure of a page: its worker waits, and nothing is
+/// counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultDomain {
+    /// The page itself, its nodes, or our handling of them.
+    Page,
+    /// The site: its name, its servers, its answers.
+    Site,
+    /// The workflow's own proxy.
+    Proxy,
+    /// The browser that had the page.
+    Browser,
+    /// The worker that had the page.
+    Worker,
+}
+
+/// How often a page is tried before it fails, by its own or its site's fault: the number that users of the old system know.
+pub const MAX_ATTEMPTS: i16 = 4;
+/// A page whose browser or worker was lost so often runs alone from then on: if it is to blame, it harms nobody else; if
+/// not, it ends.
+pub const SUSPECT_AFTER: i16 = 2;
+/// A page whose browsers or workers were lost so often is quarantined: it failed, with [`ErrorClass::Poison`].
+pub const POISON_AFTER: i16 = 3;
+/// A proxy may be away for some two thirds of an hour.
+const PROXY_TRIES: i16 = 15;
+
+impl FaultDomain {
+    /// The name in rows and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Page => "page",
+            Self::Site => "site",
+            Self::Proxy => "proxy",
+            Self::Browser => "browser",
+            Self::Worker => "worker",
+        }
+    }
+
+    /// How long a page waits after so many failures, of which the last is counted; the caller adds jitter.
+    fn pause(self, failures: i16) -> Duration {
+        let (first, longest) = match self {
+            Self::Page | Self::Site => (1, 60),
+            Self::Proxy => (5, 300),
+            Self::Browser | Self::Worker => (1, 5),
+        };
+        let exponent = u32::try_from(failures - 1).unwrap_or(0).min(10);
+        Duration::from_secs((first << exponent).min(longest))
+    }
+}
+
+/// How often a page was hit by each fault so far; in its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Failures of its own and of its site: attempts that are charged.
+    pub charged: i16,
+    /// Failures of the proxy.
+    pub proxy: i16,
+    /// Browsers lost.
+    pub browser: i16,
+    /// Workers lost.
+    pub worker: i16,
+}
+
+/// What is to become of a page that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another attempt, after this pause.
+    Retry(Duration),
+    /// No other attempt.
+    GiveUp,
+    /// No other attempt, because it took down what executed it.
+    Quarantine,
+}
+
+impl Faults {
+    /// These, and one more.
+    #[must_use]
+    pub fn and(mut self, domain: FaultDomain) -> Self {
+        let counter = match domain {
+            FaultDomain::Page | FaultDomain::Site => &mut self.charged,
+            FaultDomain::Proxy => &mut self.proxy,
+            FaultDomain::Browser => &mut self.browser,
+            FaultDomain::Worker => &mut self.worker,
+        };
+        *counter = counter.saturating_add(1);
+        self
+    }
+
+    /// Whether the page may have taken down what executed it, so that it must run alone.
+    pub fn is_suspect(self) -> bool {
+        self.browser >= SUSPECT_AFTER || self.worker >= SUSPECT_AFTER
+    }
+
+    /// Judges a failure, which is not counted yet.
+    pub fn judge(self, class: ErrorClass) -> Verdict {
+        if !class.is_transient() {
+            return Verdict::GiveUp;
+        }
+        let domain = class.domain();
+        let faults = self.and(domain);
+        let (failures, tries, end) = match domain {
+            FaultDomain::Page | FaultDomain::Site => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
+            FaultDomain::Proxy => (faults.proxy, PROXY_TRIES, Verdict::GiveUp),
+            FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
+            FaultDomain::Worker => (faults.worker, POISON_AFTER, Verdict::Quarantine),
+        };
+        if failures >= tries { end } else { Verdict::Retry(domain.pause(failures)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a page that fails like this again and again.
+    fn fails(class: ErrorClass, mut faults: Faults) -> (usize, Verdict, Duration) {
+        let mut waited = Duration::ZERO;
+        for attempt in 1.. {
+            match faults.judge(class) {
+                Verdict::Retry(pause) => waited += pause,
+                end => return (attempt, end, waited),
+            }
+            faults = faults.and(class.domain());
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn each_fault_has_a_budget_of_its_own() {
+        let none = Faults::default();
+        assert_eq!(fails(ErrorClass::Http5xx, none), (4, Verdict::GiveUp, Duration::from_secs(7)));
+        assert_eq!(fails(ErrorClass::Http4xx, none), (1, Verdict::GiveUp, Duration::ZERO));
+        assert_eq!(fails(ErrorClass::BrowserLost, none).1, Verdict::Quarantine);
+        let worn = Faults { charged: 0, proxy: 14, browser: 2, worker: 2 };
+        assert_eq!(fails(ErrorClass::Dns, worn).0, 4, "the other faults cost none of its attempts");
+        assert_eq!(fails(ErrorClass::TabCrash, Faults { charged: 3, ..none }).0, 1, "page and site share theirs");
+    }
+
+    #[test]
+    fn a_dead_proxy_is_waited_for() {
+        let (attempts, end, waited) = fails(ErrorClass::Proxy, Faults::default());
+        assert_eq!((attempts, end), (15, Verdict::GiveUp));
+        assert!((2_400..3_600).contains(&waited.as_secs()), "{waited:?}");
+    }
+
+    #[test]
+    fn a_page_is_a_suspect_before_it_is_poison() {
+        let two = Faults::default().and(FaultDomain::Worker).and(FaultDomain::Worker);
+        assert!(two.is_suspect() && !Faults::default().and(FaultDomain::Worker).is_suspect());
+        assert_eq!(two.judge(ErrorClass::WorkerLost), Verdict::Quarantine);
+        assert!(matches!(two.judge(ErrorClass::BrowserLost), Verdict::Retry(_)));
+    }
+}

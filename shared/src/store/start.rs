@@ -1,0 +1,95 @@
+//! How an execution begins: its row, its first pages and their lanes.
+//!
+//! Decides nothing: whether an execution may start is looked up by whoever starts it, in the same transaction.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoreError;
+use crate::domain::id::{ExecutionId, PageId, ScheduleId, WorkflowId};
+use crate::domain::page_url::{HostUnit, PageUrl};
+use crate::domain::workflow::{Limits, Robots, Workflow};
+
+/// What an execution begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning<'a> {
+    /// The version of its workflow.
+    pub version: i32,
+    /// How far and how fast it may go.
+    pub limits: Limits,
+    /// Whether it obeys robots files.
+    pub robots: Robots,
+    /// Its first pages.
+    pub start_urls: &'a [PageUrl],
+    /// Sitemaps, which are pages too.
+    pub sitemaps: &'a [PageUrl],
+}
+
+impl<'a> Beginning<'a> {
+    /// What a version of a workflow says.
+    pub fn of(version: i32, workflow: &'a Workflow) -> Self {
+        Self {
+            version,
+            limits: workflow.limits,
+            robots: workflow.robots,
+            start_urls: &workflow.start_urls,
+            sitemaps: &workflow.sitemaps.urls,
+        }
+    }
+
+    /// Writes an execution that runs: its row, its start pages and its sitemaps, each URL once, and their lanes.
+    pub(super) async fn write(
+        &self,
+        connection: &mut PgConnection,
+        execution: ExecutionId,
+        workflow: WorkflowId,
+        schedule: Option<ScheduleId>,
+    ) -> Result<(), StoreError> {
+        let Limits { max_pages, rate_limit_delay, host_concurrency, adaptive_delay, host_unit, .. } =
+            self.limits;
+        let all = || self.start_urls.iter().chain(self.sitemaps);
+        let pages: Vec<Uuid> = all().map(|_| PageId::generate().0).collect();
+        let urls: Vec<String> = all().map(|url| url.as_str().to_owned()).collect();
+        let hashes: Vec<Vec<u8>> = all().map(|url| url.hash().to_vec()).collect();
+        let hosts: Vec<String> = all().map(|url| url.unit_of_politeness(host_unit).to_owned()).collect();
+        let are_sitemaps: Vec<bool> = (0..pages.len()).map(|place| place >= self.start_urls.len()).collect();
+        // Depth 0 and priority 100 are what users of the old system know.
+        sqlx::query!(
+            "WITH execution AS (
+                INSERT INTO workflow_executions (id, workflow_id, version, status, schedule_id, max_pages,
+                    host_delay_ms, host_concurrency, adaptive_delay, per_domain, obeys_robots)
+                VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $8, $9, $10)
+                RETURNING id
+            ), pages AS (
+                INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, is_sitemap)
+                SELECT page.id, execution.id, page.url, page.url_hash, page.host, 0, 100, page.is_sitemap
+                FROM execution, UNNEST($11::uuid[], $12::text[], $13::bytea[], $14::text[], $15::bool[])
+                    AS page (id, url, url_hash, host, is_sitemap)
+                ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
+            ), new_hosts AS (
+                INSERT INTO hosts (host) SELECT DISTINCT host FROM UNNEST($14::text[]) AS host ORDER BY host
+                ON CONFLICT (host) DO NOTHING
+            )
+            INSERT INTO lanes (execution_id, host)
+            SELECT DISTINCT execution.id, host FROM execution, UNNEST($14::text[]) AS host",
+            execution.0,
+            workflow.0,
+            self.version,
+            schedule.map(|schedule| schedule.0),
+            max_pages.map(|pages| i64::try_from(pages).unwrap_or(i64::MAX)),
+            i32::try_from(rate_limit_delay.as_millis()).unwrap_or(i32::MAX),
+            host_concurrency.map(|pages| i32::try_from(pages).unwrap_or(i32::MAX)),
+            adaptive_delay,
+            host_unit == HostUnit::Domain,
+            self.robots == Robots::Obey,
+            &pages,
+            &urls,
+            &hashes,
+            &hosts,
+            &are_sitemaps,
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}

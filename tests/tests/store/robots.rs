@@ -1,0 +1,88 @@
+//! The robots files that the fleet shares.
+
+use std::time::Duration;
+
+use crawlify_shared::store::hot::{FetchedRobots, HotStore, StoredRobots};
+use harness::crawl::{Crawl, NO_LIMITS};
+
+const ORIGIN: &str = "https://shop.test";
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const SOON: Duration = Duration::from_secs(30);
+
+async fn crawl() -> (Crawl, HotStore, HotStore) {
+    let crawl = Crawl::start(NO_LIMITS, &["http://shop.test/"]).await;
+    let workers = (crawl.worker().await, crawl.worker().await);
+    (crawl, workers.0, workers.1)
+}
+
+fn file(body: Option<&str>) -> FetchedRobots {
+    let body = body.map(|body| body.as_bytes().to_vec());
+    FetchedRobots::Answer { status: 200, body, crawl_delay: Duration::ZERO }
+}
+
+async fn known(worker: &HotStore) -> StoredRobots {
+    worker.robots_file(ORIGIN).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn one_worker_fetches_a_file_and_all_of_them_have_it() {
+    let (crawl, first, second) = crawl().await;
+    assert_eq!(first.robots_file(ORIGIN).await.unwrap(), None);
+    assert!(first.reserve_robots_fetch(ORIGIN, SOON).await.unwrap());
+    assert!(!second.reserve_robots_fetch(ORIGIN, SOON).await.unwrap());
+    assert_eq!(second.robots_file(ORIGIN).await.unwrap(), None, "it is being fetched");
+    first.store_robots_file(ORIGIN, &file(Some("a\0b")), DAY).await.unwrap();
+    let stored = known(&second).await;
+    assert_eq!((stored.body.as_deref(), stored.unreachable_for), (Some(&b"a\0b"[..]), None));
+    assert!(stored.fresh_for > DAY / 2 && !second.reserve_robots_fetch(ORIGIN, SOON).await.unwrap());
+    crawl.change("UPDATE robots_files SET expires_at = now()").await;
+    assert!(known(&second).await.fresh_for.is_zero());
+    assert!(second.reserve_robots_fetch(ORIGIN, SOON).await.unwrap());
+    // The one that wanted to fetch it is gone.
+    crawl.change("UPDATE robots_files SET fetching_until = now()").await;
+    assert!(first.reserve_robots_fetch(ORIGIN, SOON).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_had_any_more_stays_and_is_tried_more_and_more_rarely() {
+    let (crawl, worker, _) = crawl().await;
+    let unreachable = FetchedRobots::Unreachable("HTTP status 503".to_owned());
+    worker.store_robots_file(ORIGIN, &file(Some("a")), DAY).await.unwrap();
+    let stored = worker.store_robots_file(ORIGIN, &unreachable, DAY).await.unwrap();
+    assert_eq!((stored.body.as_deref(), stored.error.as_deref()), (Some(&b"a"[..]), Some("HTTP status 503")));
+    assert!(stored.unreachable_for.is_some() && stored.fresh_for <= Duration::from_secs(10));
+    for (since, least, most) in [("1 minute", 25, 31), ("1 hour", 1790, 1801), ("20 days", 3590, 3600)] {
+        sqlx::query("UPDATE robots_files SET unreachable_since = now() - $1::text::interval")
+            .bind(since)
+            .execute(&crawl.pool)
+            .await
+            .unwrap();
+        let fresh_for =
+            worker.store_robots_file(ORIGIN, &unreachable, DAY).await.unwrap().fresh_for.as_secs();
+        assert!((least..=most).contains(&fresh_for), "{since}: {fresh_for}");
+    }
+    assert!(known(&worker).await.unreachable_for.unwrap() > 19 * DAY, "the first failure counts");
+    let stored = worker.store_robots_file(ORIGIN, &file(None), DAY).await.unwrap();
+    assert_eq!((stored.body, stored.unreachable_for, stored.error), (None, None, None));
+}
+
+#[tokio::test]
+async fn a_hosts_pace_is_written_and_taken_back_and_old_files_are_forgotten() {
+    let (crawl, worker, _) = crawl().await;
+    let delays = "SELECT sum(crawl_delay_ms)::int8 FROM hosts";
+    for (delay, stored) in [(0, 0), (2500, 2500), (0, 0)] {
+        worker.set_crawl_delay("shop.test", Duration::from_millis(delay)).await.unwrap();
+        assert_eq!(crawl.number(delays).await, stored);
+    }
+    for (delay, stored) in [(700, 700), (300, 700), (900, 900)] {
+        worker.raise_crawl_delay("shop.test", Duration::from_millis(delay)).await.unwrap();
+        assert_eq!(crawl.number(delays).await, stored, "another crawl's wish is no reason to be faster");
+    }
+    worker.store_robots_file(ORIGIN, &file(None), DAY).await.unwrap();
+    worker.store_robots_file("http://old.test", &file(None), DAY).await.unwrap();
+    crawl
+        .change("UPDATE robots_files SET expires_at = now() - interval '61 days' WHERE origin = 'http://old.test'")
+        .await;
+    assert_eq!(worker.forget_robots_files().await.unwrap(), 1);
+    assert_eq!(crawl.texts("SELECT origin FROM robots_files").await, [ORIGIN]);
+}

@@ -1,0 +1,260 @@
+//! What a worker does about robots.txt, from the request for it to the row of the page.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crawlify_shared::store::skips::SkipCount;
+use crawlify_shared::telemetry;
+use crawlify_worker::chrome::fake::FakeDriver;
+use harness::answering_site::{AnsweringSite, endless, redirect, status, text};
+use harness::wait::wait_for;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{ENDED, Running, TIMES, WITHIN, page, shop, start_worker};
+
+const PAGES: &str =
+    "SELECT concat_ws(' ', regexp_replace(url, '^http://[^/]*', ''), status, attempt, error_class)
+    FROM url_queue ORDER BY 1";
+const STATUSES: &str = "SELECT status FROM url_queue ORDER BY created_at, id";
+
+/// A crawl of these start URLs that obeys.
+fn obeying(starts: &[String]) -> Value {
+    let mut config = shop();
+    config["start_urls"] = json!(starts);
+    config["politeness"] = json!({"robots": "obey"});
+    config
+}
+
+/// A browser that knows these pages, which have no links.
+fn driver(urls: &[String]) -> FakeDriver {
+    urls.iter().fold(FakeDriver::new(), |driver, url| driver.with_page(url, [page(&[])]))
+}
+
+#[tokio::test]
+async fn what_robots_txt_disallows_is_skipped_with_the_reason() {
+    let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
+    let starts = [site.url("/"), site.url("/private/start")];
+    let driver = driver(&[site.url("/public")]).with_page(&starts[0], [page(&["/private/1", "/public"])]);
+    let running = Running::start(&obeying(&starts), driver, TIMES).await;
+    let driver = running.driver.clone();
+    running.wait("the execution ended", ENDED).await;
+    running.assert_exported("crawlify_links_skipped_total{reason=\"robots\"} 1");
+    let crawl = running.stop().await;
+    assert_eq!(
+        crawl.texts(PAGES).await,
+        ["/ completed 1", "/private/start skipped 1 robots", "/public completed 1"]
+    );
+    assert_eq!(driver.loads().len(), 2);
+    assert_eq!(site.asked_for("/robots.txt"), 1);
+    let skipped = "SELECT concat_ws(' ', regexp_replace(url, '^http://[^/]*', ''), reason, detail)
+        FROM skipped_urls ORDER BY 1";
+    let sentence = "robots.txt disallows it for `crawlify` (`Disallow: /private`)";
+    assert_eq!(crawl.texts(skipped).await, [format!("/private/start robots {sentence}")]);
+    assert_eq!(crawl.number("SELECT count(*) FROM node_executions").await, 4, "none of the skipped page");
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE rendered IS NULL").await, 1);
+    let summary = crawl.store.summary(crawl.execution).await.unwrap().unwrap();
+    assert_eq!(summary.skips, [SkipCount { reason: "robots".to_owned(), count: 1 }]);
+}
+
+#[tokio::test]
+async fn a_crawl_that_ignores_robots_txt_does_not_ask_for_it() {
+    let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /\n")).await;
+    let starts = [site.url("/")];
+    let mut config = obeying(&starts);
+    config["politeness"] = json!({"robots": "ignore"});
+    let crawl = Running::start(&config, driver(&starts), TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
+    assert!(site.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_is_addressed_to_the_name_that_the_crawl_gives_itself() {
+    let site = AnsweringSite::start(|_, _| {
+        text("User-agent: shopbot\nDisallow: /a\n\nUser-agent: *\nDisallow: /b\n")
+    })
+    .await;
+    let starts = [site.url("/a"), site.url("/b")];
+    let mut config = obeying(&starts);
+    config["headers"] = json!({"User-Agent": "ShopBot/1.0 (+http://shop.test/bot)"});
+    let crawl = Running::start(&config, driver(&starts), TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/a skipped 1 robots", "/b completed 1"]);
+    assert_eq!(site.requests()[0].1["user-agent"], "ShopBot/1.0 (+http://shop.test/bot)");
+}
+
+#[tokio::test]
+async fn whatever_a_site_sends_instead_of_a_robots_file_is_survived() {
+    const FORBIDS: &str = "User-agent: *\nDisallow: /\n";
+    let packed = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, FORBIDS.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let bomb = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, FORBIDS.as_bytes()).unwrap();
+        for _ in 0..200 {
+            std::io::Write::write_all(&mut encoder, &[b'\n'; 1 << 20]).unwrap();
+        }
+        encoder.finish().unwrap()
+    };
+    let html = "<!doctype html><title>Not found</title><p>Disallow: /</p>";
+    let sites = [
+        ("none", AnsweringSite::start(|_, _| status(404)).await, "completed"),
+        ("forbidden", AnsweringSite::start(|_, _| status(403)).await, "completed"),
+        ("empty", AnsweringSite::start(|_, _| status(204)).await, "completed"),
+        ("html", AnsweringSite::start(move |_, _| text(html)).await, "completed"),
+        (
+            "a redirect loop",
+            AnsweringSite::start(|own, path| redirect(&format!("{own}{path}"))).await,
+            "completed",
+        ),
+        (
+            "five redirects",
+            AnsweringSite::start(|own, path| match path.strip_prefix("/robots.txt") {
+                Some("?5") => text(FORBIDS),
+                Some(step) => {
+                    let next = step.trim_start_matches('?').parse::<u8>().unwrap_or(0) + 1;
+                    redirect(&format!("{own}/robots.txt?{next}"))
+                }
+                None => status(404),
+            })
+            .await,
+            "skipped",
+        ),
+        (
+            "an endless file",
+            AnsweringSite::start(|_, _| endless(FORBIDS, "# x\n".repeat(9_999))).await,
+            "skipped",
+        ),
+        (
+            "a long line",
+            AnsweringSite::start(|_, _| text(format!("{FORBIDS}Allow: /{}", "x".repeat(1 << 20)))).await,
+            "skipped",
+        ),
+        ("packed", AnsweringSite::start(move |_, _| text(packed.clone())).await, "skipped"),
+        ("packed and endless", AnsweringSite::start(move |_, _| text(bomb.clone())).await, "skipped"),
+    ];
+    let starts: Vec<String> = sites.iter().map(|(_, site, _)| site.url("/page")).collect();
+    let crawl = Running::start(&obeying(&starts), driver(&starts), TIMES).await.end().await;
+    for ((what, site, expected), _) in sites.iter().zip(0..) {
+        let found: String = sqlx::query_scalar("SELECT status FROM url_queue WHERE url = $1")
+            .bind(site.url("/page"))
+            .fetch_one(&crawl.pool)
+            .await
+            .unwrap();
+        assert_eq!(found, *expected, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
+    let answers = AtomicUsize::new(0);
+    let ill = AnsweringSite::start(move |_, _| {
+        // Ill at first, and then well.
+        if answers.fetch_add(1, Ordering::Relaxed) == 0 { status(503) } else { text("") }
+    })
+    .await;
+    let gone = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}/", listener.local_addr().unwrap())
+    };
+    let starts = [ill.url("/"), gone];
+    let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
+    let waiting = "SELECT (count(*) = 2)::int::int8 FROM url_queue
+        WHERE status = 'pending' AND attempt = 1 AND error_class = 'robots_unreachable'";
+    running.wait("both pages wait", waiting).await;
+    assert!(running.driver.loads().is_empty());
+    let message = running.crawl.texts("SELECT error FROM url_queue WHERE error LIKE '%503%'").await;
+    assert_eq!(
+        message,
+        ["its robots.txt cannot be had (HTTP status 503), and until then nothing is allowed"]
+    );
+    // Its time has come, and that of its pages.
+    running
+        .crawl
+        .change("UPDATE robots_files SET expires_at = now(); UPDATE url_queue SET not_before = now()")
+        .await;
+    let done = "SELECT count(*) FROM url_queue WHERE status = 'completed'";
+    wait_for("the site that is well again was crawled", Duration::from_secs(60), async || {
+        // The worker remembers for ten seconds; its pages are made to come again after that.
+        running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
+        running
+            .crawl
+            .change("UPDATE url_queue SET attempt = 1 WHERE status = 'pending' AND attempt > 1")
+            .await;
+        running.crawl.number(done).await == 1
+    })
+    .await;
+    assert_eq!(ill.asked_for("/robots.txt"), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn two_workers_and_many_pages_ask_a_site_once() {
+    let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
+    let starts: Vec<String> = (0..40).map(|page| site.url(&format!("/{page}"))).collect();
+    let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
+    let stop = CancellationToken::new();
+    let url = running.crawl.database.url();
+    let second =
+        start_worker(&url, &running.broker, &running.driver, TIMES, &stop, &telemetry::registry()).await;
+    running.wait("the execution ended", ENDED).await;
+    stop.cancel();
+    tokio::time::timeout(WITHIN, second.stopped()).await.unwrap();
+    let crawl = running.stop().await;
+    assert!(crawl.texts(STATUSES).await.iter().all(|status| status == "completed"));
+    assert_eq!(site.asked_for("/robots.txt"), 1);
+}
+
+#[tokio::test]
+async fn the_pace_that_a_file_asks_for_is_kept_by_all_pages_of_the_host() {
+    let site = AnsweringSite::start(|_, _| text("User-agent: *\nCrawl-delay: 0.4\n")).await;
+    let starts: Vec<String> = (0..6).map(|page| site.url(&format!("/{page}"))).collect();
+    let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
+    let stop = CancellationToken::new();
+    let url = running.crawl.database.url();
+    let second =
+        start_worker(&url, &running.broker, &running.driver, TIMES, &stop, &telemetry::registry()).await;
+    running.wait("the execution ended", ENDED).await;
+    stop.cancel();
+    tokio::time::timeout(WITHIN, second.stopped()).await.unwrap();
+    let crawl = running.stop().await;
+    assert!(crawl.texts(STATUSES).await.iter().all(|status| status == "completed"));
+    assert_eq!(site.asked_for("/robots.txt"), 1);
+    assert_eq!(crawl.number("SELECT crawl_delay_ms::int8 FROM hosts WHERE host = '127.0.0.1'").await, 400);
+    // Pages that were dispatched before the pace was known came again, uncharged.
+    assert!(crawl.number("SELECT sum(epoch)::int8 FROM url_queue").await >= 1);
+    assert_eq!(crawl.number("SELECT max(attempt)::int8 FROM url_queue").await, 1);
+    let interval = crawl.number("SELECT min_interval_ms::int8 FROM hosts WHERE host = '127.0.0.1'").await;
+    // A machine that is always late starts pages a little late, and the next ones not.
+    assert!(interval >= 300, "two pages started within {interval} ms");
+}
+
+#[tokio::test]
+async fn where_a_host_has_a_pace_the_request_for_its_file_takes_a_turn() {
+    let site = AnsweringSite::start(|_, _| status(404)).await;
+    let starts = [site.url("/")];
+    let mut config = obeying(&starts);
+    config["rate_limit_delay"] = json!(100);
+    let crawl = Running::start(&config, driver(&starts), TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
+    assert_eq!(crawl.number("SELECT epoch::int8 FROM url_queue").await, 1, "the page came in the next turn");
+}
+
+#[tokio::test]
+async fn a_robots_file_at_an_address_that_pages_may_not_reach_is_not_asked_for() {
+    let forbidden = AnsweringSite::at("127.0.0.2", |_, _| text("")).await;
+    let inside = forbidden.url("/robots.txt");
+    let leads_there = AnsweringSite::start(move |_, _| redirect(&inside)).await;
+    let starts = [forbidden.url("/"), leads_there.url("/")];
+    let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
+    let waiting = "SELECT (count(*) = 2)::int::int8 FROM url_queue
+        WHERE status = 'pending' AND attempt = 1 AND error_class = 'robots_unreachable'
+          AND error LIKE '%(the address is not allowed)%'";
+    running.wait("both pages wait", waiting).await;
+    assert!(running.driver.loads().is_empty());
+    assert!(forbidden.requests().is_empty());
+    assert_eq!(leads_there.asked_for("/robots.txt"), 1);
+    running.stop().await;
+}

@@ -1,0 +1,75 @@
+//! Whether pages may be executed beside others. One that may have taken down its browser or its worker runs alone: if it
+//! does so again, it harms nobody else, and there is no doubt which page it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+/// How long a suspect waits for the others to end. They are no longer claimed meanwhile, so that this is a page's time.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// What the pages of one worker share. The lock is fair: while a suspect waits, no further page comes in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Company(Arc<RwLock<()>>);
+
+/// A page's leave to be executed, until it is dropped.
+#[derive(Debug)]
+pub(crate) enum Leave {
+    /// Beside others.
+    Beside { _guard: OwnedRwLockReadGuard<()> },
+    /// Alone.
+    Alone { _guard: OwnedRwLockWriteGuard<()> },
+}
+
+/// The others did not end in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NeverAlone;
+
+impl Company {
+    /// Waits until no suspect runs. To be had before the page is claimed: who waits must hold no lease.
+    pub(crate) async fn join(&self) -> Leave {
+        Leave::Beside { _guard: Arc::clone(&self.0).read_owned().await }
+    }
+
+    /// Exchanges the leave for one without company.
+    ///
+    /// # Errors
+    /// The others do not end: the page must go back.
+    pub(crate) async fn leave_to_one(&self, leave: Leave) -> Result<Leave, NeverAlone> {
+        drop(leave);
+        let alone = tokio::time::timeout(PATIENCE, Arc::clone(&self.0).write_owned()).await;
+        alone.map(|guard| Leave::Alone { _guard: guard }).map_err(|_elapsed| NeverAlone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_runs_alone_and_nobody_comes_in_meanwhile() {
+        let company = Company::default();
+        let (suspect, other) = (company.join().await, company.join().await);
+        let mut alone = Box::pin(company.leave_to_one(suspect));
+        assert!(alone.as_mut().now_or_never().is_none(), "the other still runs");
+        let mut late = Box::pin(company.join());
+        assert!(late.as_mut().now_or_never().is_none(), "who comes now waits for the suspect");
+        drop(other);
+        let alone = alone.await.unwrap();
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(alone);
+        assert!(matches!(late.await, Leave::Beside { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_does_not_wait_for_ever() {
+        let company = Company::default();
+        let _other = company.join().await;
+        let suspect = company.join().await;
+        assert_eq!(company.leave_to_one(suspect).await.unwrap_err(), NeverAlone);
+        assert!(company.join().now_or_never().is_some(), "the others go on");
+    }
+}

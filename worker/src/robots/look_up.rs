@@ -1,0 +1,75 @@
+//! How a worker comes to know the robots file of an origin: from the store, where another worker has put it, or from
+//! the site, if it is the one to fetch it for the fleet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::store::StoreError;
+use crawlify_shared::store::hot::{FetchedRobots, HotStore};
+use crawlify_shared::telemetry::chain;
+
+use super::agent::Agent;
+use super::fetch::fetch;
+use super::known::Known;
+use crate::http::Outlet;
+
+/// How long a file is gone by (RFC 9309, section 2.4: 24 hours at the most).
+const FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes.
+const FETCHED_WITHIN: Duration = Duration::from_secs(30);
+/// How often the store is asked while another worker fetches.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The pause after a failure of the store.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// One in so many fetches is followed by a clean-up of what nobody asks for any more.
+const CLEAN_UP_EVERY: u32 = 500;
+
+/// Looking up one origin.
+#[derive(Debug)]
+pub(super) struct LookUp {
+    pub(super) store: HotStore,
+    pub(super) outlet: Outlet,
+    pub(super) origin: String,
+    /// The unit of politeness that the origin belongs to.
+    pub(super) host: String,
+    pub(super) agent: Agent,
+}
+
+impl LookUp {
+    /// Looks until something is known; waits while the store is down, or while another worker fetches.
+    pub(super) async fn run(self) -> Result<Arc<Known>, StoreError> {
+        loop {
+            let pause = match self.look().await {
+                Ok(Some(known)) => return Ok(Arc::new(known)),
+                Ok(None) => LOOK_EVERY,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(error = %chain(&error), "cannot look at robots files, will go on");
+                    RETRY_PAUSE
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// `None`: another worker is fetching it.
+    async fn look(&self) -> Result<Option<Known>, StoreError> {
+        let stored = self.store.robots_file(&self.origin).await?;
+        if let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) {
+            return Ok(Some(Known::of(stored, false)));
+        }
+        if !self.store.reserve_robots_fetch(&self.origin, FETCHED_WITHIN).await? {
+            return Ok(None);
+        }
+        let fetched = fetch(&self.outlet, &self.origin, &self.agent).await;
+        // The pace first: once the file is stored, nobody fetches it for a day.
+        if let FetchedRobots::Answer { crawl_delay, .. } = &fetched {
+            self.store.set_crawl_delay(&self.host, *crawl_delay).await?;
+        }
+        let stored = self.store.store_robots_file(&self.origin, &fetched, FRESH_FOR).await?;
+        if rand::random_ratio(1, CLEAN_UP_EVERY) {
+            self.store.forget_robots_files().await?;
+        }
+        Ok(Some(Known::of(stored, true)))
+    }
+}

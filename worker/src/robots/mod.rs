@@ -1,0 +1,221 @@
+//! robots.txt (RFC 9309): before a page of an obeying execution is loaded, the robots file of its origin is known.
+//!
+//! One worker fetches an origin's file, the fleet shares it through the store for a day, and each worker keeps what it
+//! has read of late. Executions that ignore robots files are let through untouched.
+
+mod agent;
+mod fetch;
+mod file;
+mod known;
+mod look_up;
+mod pattern;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::skip::{Skip, SkipReason};
+use crawlify_shared::domain::workflow::{Robots as Choice, Workflow};
+use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::telemetry::chain;
+use futures_util::FutureExt;
+use moka::future::Cache;
+use tokio::time::Instant;
+
+pub(crate) use agent::Agent;
+use known::{Known, Standing, UntilStale};
+use look_up::LookUp;
+
+use crate::http::Http;
+use crate::page::host_turns::{HostTurns, TooFar};
+
+/// A page waits no longer than this for a robots file: longer than a fetch takes, and so that its lease still covers all
+/// that comes after.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// What the files that are kept may take, in bytes, as far as can be estimated.
+const KEPT_BYTES: u64 = 64 << 20;
+/// How long the links of one page may be looked through. The others are looked at when they are loaded.
+const LINKS_WITHIN: Duration = Duration::from_millis(200);
+
+/// The robots files that this worker knows.
+#[derive(Debug)]
+pub(crate) struct Robots {
+    store: HotStore,
+    http: Arc<Http>,
+    /// By origin. Pages that need the same file at once wait for one fetch.
+    known: Cache<String, Arc<Known>>,
+}
+
+impl Robots {
+    /// The longest that [`Robots::admit`] takes after the time that it was given.
+    pub(crate) const LONGEST: Duration = HostTurns::LONGEST.saturating_add(PATIENCE);
+
+    /// Makes a worker's robots files; none is known yet.
+    pub(crate) fn new(store: HotStore, http: Arc<Http>) -> Self {
+        let known = Cache::builder()
+            .max_capacity(KEPT_BYTES)
+            .weigher(|origin: &String, known: &Arc<Known>| {
+                known.bytes.saturating_add(u32::try_from(origin.len()).unwrap_or(u32::MAX))
+            })
+            .expire_after(UntilStale)
+            .build();
+        Self { store, http, known }
+    }
+
+    /// Whether a page may be loaded: `None` if so, or else its end.
+    ///
+    /// The request for a robots file is a request to the host like any other: where the host has a pace, it takes the
+    /// turn of the page for which it was made, and that page is given back and comes in its next turn. So is one that
+    /// was dispatched before the pace was known that the file asks for.
+    pub(crate) async fn admit(
+        &self,
+        page: &ClaimedPage,
+        workflow: &Workflow,
+        turns: &HostTurns,
+        start_at: Instant,
+    ) -> Option<PageEnd> {
+        if workflow.robots == Choice::Ignore {
+            return None;
+        }
+        let agent = Agent::of(workflow);
+        let (known, asked_now) = match self.learn(page, workflow, &agent, turns, start_at).await {
+            Ok(found) => found,
+            Err(end) => return Some(end),
+        };
+        let file = match &known.standing {
+            Standing::Says(file) => file,
+            Standing::Unreachable(reason) => {
+                let message =
+                    format!("its robots.txt cannot be had ({reason}), and until then nothing is allowed");
+                return Some(PageEnd::Failed(Failure::new(ErrorClass::RobotsUnreachable, message)));
+            }
+        };
+        // A sitemap that the file names itself is there for crawlers, whatever the rules say.
+        let is_named = page.is_sitemap && file.sitemaps().iter().any(|url| is_same(url, &page.url));
+        if !is_named && let Err(pattern) = file.check(&agent.token, page.url.as_url()) {
+            return Some(PageEnd::Skipped(Failure::new(ErrorClass::Robots, disallowed(&pattern, &agent))));
+        }
+        let crawl_delay = file.crawl_delay(&agent.token);
+        if crawl_delay > page.host_delay {
+            if let Err(error) = self.store.raise_crawl_delay(&page.host, crawl_delay).await {
+                tracing::warn!(page.id = %page.page_id, error = %chain(&error), "cannot write a host's pace");
+            }
+            return Some(PageEnd::Released);
+        }
+        (asked_now && !page.host_delay.is_zero()).then_some(PageEnd::Released)
+    }
+
+    /// Marks the links of a page that a robots file disallows, as far as their origins' files are known. Where the
+    /// workflow wants it, a start page gives the sitemaps that its origin's file names as well.
+    pub(crate) async fn judge_links(
+        &self,
+        page: &ClaimedPage,
+        workflow: &Workflow,
+        outcome: &mut PageOutcome,
+    ) {
+        if workflow.robots == Choice::Ignore {
+            return;
+        }
+        let agent = Agent::of(workflow);
+        if workflow.sitemaps.from_robots && workflow.start_urls.contains(&page.url) {
+            let known = self.known.get(&origin(&page.url)).await;
+            outcome.discovered.extend(known.iter().flat_map(|known| known.named_sitemaps()));
+        }
+        let until = Instant::now() + LINKS_WITHIN;
+        let mut last: Option<(String, Option<Arc<Known>>)> = None;
+        for link in outcome.discovered.iter_mut().filter(|link| link.skipped.is_none() && !link.is_sitemap) {
+            if Instant::now() > until {
+                break;
+            }
+            let origin = origin(&link.url);
+            let known = match &last {
+                Some((same, known)) if *same == origin => known.clone(),
+                _ => {
+                    let known = self.known.get(&origin).await;
+                    last = Some((origin, known.clone()));
+                    known
+                }
+            };
+            if let Some(Standing::Says(file)) = known.as_ref().map(|known| &known.standing)
+                && let Err(pattern) = file.check(&agent.token, link.url.as_url())
+            {
+                link.skipped = Some(Skip::new(SkipReason::Robots, disallowed(&pattern, &agent)));
+            }
+        }
+    }
+
+    /// What is known of a page's origin, after asking for it if need be, which waits for the page's turn; and whether
+    /// the site was asked just now, for this page.
+    async fn learn(
+        &self,
+        page: &ClaimedPage,
+        workflow: &Workflow,
+        agent: &Agent,
+        turns: &HostTurns,
+        start_at: Instant,
+    ) -> Result<(Arc<Known>, bool), PageEnd> {
+        let origin = origin(&page.url);
+        if let Some(known) = self.known.get(&origin).await {
+            return Ok((known, false));
+        }
+        turns.wait(page, Some(start_at)).await.map_err(|TooFar| PageEnd::Released)?;
+        let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await;
+        let look_up = LookUp {
+            store: self.store.clone(),
+            outlet: outlet.map_err(PageEnd::Failed)?,
+            origin: origin.clone(),
+            host: page.host.clone(),
+            agent: agent.clone(),
+        };
+        let entry = self.known.entry_by_ref(&origin).or_try_insert_with(look_up.run().boxed());
+        let entry = match tokio::time::timeout(PATIENCE, entry).await {
+            Ok(Ok(entry)) => entry,
+            Ok(Err(error)) => {
+                tracing::error!(origin, error = %chain(error.as_ref()), "cannot look at a robots file");
+                let message = "its robots.txt could not be looked up";
+                return Err(PageEnd::Failed(Failure::new(ErrorClass::Internal, message)));
+            }
+            Err(_elapsed) => {
+                let message = format!("its robots.txt was not there within {} s", PATIENCE.as_secs());
+                return Err(PageEnd::Failed(Failure::new(ErrorClass::RobotsUnreachable, message)));
+            }
+        };
+        let is_ours = entry.is_fresh();
+        let known = entry.into_value();
+        let asked_now = is_ours && known.was_fetched;
+        Ok((known, asked_now))
+    }
+}
+
+/// Scheme, host and port.
+fn origin(url: &PageUrl) -> String {
+    url.as_url().origin().ascii_serialization()
+}
+
+fn is_same(written: &str, url: &PageUrl) -> bool {
+    PageUrl::parse(written).is_ok_and(|written| written == *url)
+}
+
+fn disallowed(pattern: &str, agent: &Agent) -> String {
+    const SHOWN: usize = 200;
+    let shown: String = pattern.chars().take(SHOWN).collect();
+    format!("robots.txt disallows it for `{}` (`Disallow: {shown}`)", agent.token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_has_a_port_only_where_it_is_not_the_schemes_own() {
+        for (url, expected) in [
+            ("https://Shop.example:443/a", "https://shop.example"),
+            ("http://shop.example:8080/a?b", "http://shop.example:8080"),
+            ("http://[::1]/", "http://[::1]"),
+        ] {
+            assert_eq!(origin(&PageUrl::parse(url).unwrap()), expected);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Sitemaps: pages of the frontier that are downloaded without a tab, and whose URLs become links at depth 0.
+//!
+//! What a sitemap holds in memory is what it names, at most 50,000 URLs, and only a few are read at a time. Knows
+//! nothing about stores and brokers.
+
+mod download;
+mod parse;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::{DiscoveredUrl, ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::skip::{MAX_REPORTED_PER_PAGE, Skip, SkipReason};
+use crawlify_shared::domain::workflow::Workflow;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use download::{Absent, download};
+use parse::{MAX_URLS, Named, parse};
+
+use crate::http::Http;
+
+/// Sitemaps that a worker has in memory at once: each may name 50,000 URLs.
+const AT_ONCE: usize = 2;
+/// How long a sitemap waits for another one to be done with.
+const FREE_WITHIN: Duration = Duration::from_secs(15);
+/// Indexes above a sitemap. The protocol knows one; some sites have more.
+const MAX_INDEXES: u32 = 3;
+/// Who found the links of a sitemap, as nodes are named.
+const DISCOVERED_BY: &str = "sitemap";
+
+/// Room in memory for one sitemap, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+/// Reads sitemaps.
+#[derive(Debug)]
+pub(crate) struct Sitemaps {
+    http: Arc<Http>,
+    turns: Arc<Semaphore>,
+}
+
+impl Sitemaps {
+    /// Makes a reader of sitemaps.
+    pub(crate) fn new(http: Arc<Http>) -> Self {
+        Self { http, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Waits until there is room in memory for another sitemap; `None` if that takes too long.
+    pub(crate) async fn turn(&self) -> Option<Turn> {
+        let permit = Arc::clone(&self.turns).acquire_owned();
+        // The semaphore is never closed.
+        tokio::time::timeout(FREE_WITHIN, permit).await.ok()?.ok().map(Turn)
+    }
+
+    /// Reads a sitemap. What it named before it broke off is in the outcome of a failure as well.
+    pub(crate) async fn read(
+        &self,
+        page: &ClaimedPage,
+        workflow: &Workflow,
+        deadline: Instant,
+    ) -> PageOutcome {
+        let reading = async {
+            let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await?;
+            let download = download(&outlet, page.url.as_url(), workflow, deadline).await?;
+            Ok::<_, Absent>((download.final_url, parse(download.document).await))
+        };
+        let mut outcome = match tokio::time::timeout_at(deadline, reading).await {
+            Ok(Ok((final_url, named))) => {
+                let hosts = hosts(page, workflow, final_url.host_str().unwrap_or_default());
+                let mut outcome = outcome(page, named, &hosts);
+                outcome.final_url = Some(final_url.to_string());
+                outcome
+            }
+            Ok(Err(Absent { failure, back_off })) => {
+                let mut outcome = PageOutcome::failed(failure);
+                outcome.contact.back_off = back_off;
+                outcome
+            }
+            Err(_elapsed) => {
+                PageOutcome::failed(Failure::new(ErrorClass::NavTimeout, "the sitemap was not read in time"))
+            }
+        };
+        outcome.rendered = Rendered::Static;
+        outcome
+    }
+}
+
+/// The hosts that a sitemap may speak for: its own, and those where the crawl begins.
+fn hosts(page: &ClaimedPage, workflow: &Workflow, final_host: &str) -> HashSet<String> {
+    let starts = workflow.start_urls.iter().chain(&workflow.sitemaps.urls).map(PageUrl::host);
+    starts.chain([page.url.host(), final_host]).map(|host| bare(host).to_owned()).collect()
+}
+
+/// A site with and without `www.` is one site.
+fn bare(host: &str) -> &str {
+    host.strip_prefix("www.").unwrap_or(host)
+}
+
+fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOutcome {
+    let (found, unusable) = (named.pages.len() + named.sitemaps.len(), named.unusable);
+    let is_too_deep = page.depth >= MAX_INDEXES && !named.sitemaps.is_empty();
+    let mut seen = HashSet::new();
+    let (mut foreign, mut discovered) = (0, Vec::with_capacity(found.min(MAX_URLS)));
+    let sitemaps = named.sitemaps.into_iter().map(|url| (url, true)).filter(|_| !is_too_deep);
+    let pages = named.pages.into_iter().map(|url| (url, false));
+    for (url, is_sitemap) in pages.chain(sitemaps).filter(|(url, _)| seen.insert(url.hash())) {
+        let skipped = (!hosts.contains(bare(url.host()))).then(|| {
+            foreign += 1;
+            Skip::new(SkipReason::Scope, "a sitemap speaks for its own host and those of the start URLs")
+        });
+        // A sitemap of another site alone must not fill the report.
+        if skipped.is_none() || foreign <= MAX_REPORTED_PER_PAGE {
+            let discovered_by = DISCOVERED_BY.to_owned();
+            discovered.push(DiscoveredUrl { url, discovered_by, skipped, is_sitemap });
+        }
+    }
+    tracing::debug!(page.id = %page.page_id, found, foreign, unusable, "a sitemap was read");
+    let not_a_page = |message: String| Some(Failure::new(ErrorClass::NotAPage, message));
+    let failure = if let Some(broken) = named.broken {
+        let message =
+            format!("the sitemap was read only in part, and named {found} URLs: {}", broken.message);
+        Some(Failure { message, ..broken })
+    } else if is_too_deep {
+        not_a_page(format!("its sitemaps lie below more than {MAX_INDEXES} indexes and are not read"))
+    } else if found == 0 && unusable > 0 {
+        not_a_page(format!("none of the {unusable} entries of the sitemap is the URL of a page"))
+    } else if found > 0 && foreign == seen.len() {
+        not_a_page(format!(
+            "all of the sitemap's URLs lead to other hosts: name a start URL of the host that is meant ({foreign} URLs)"
+        ))
+    } else {
+        None
+    };
+    let end = failure.map_or(PageEnd::Completed, PageEnd::Failed);
+    PageOutcome { discovered, ..PageOutcome::nothing(end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use crawlify_shared::domain::id::{ExecutionId, PageId};
+    use crawlify_shared::domain::page_url::HostUnit;
+
+    use super::*;
+
+    fn page(depth: u32) -> ClaimedPage {
+        ClaimedPage {
+            page_id: PageId::generate(),
+            execution_id: ExecutionId::generate(),
+            url: url("http://a.test/sitemap.xml"),
+            depth,
+            priority: 100,
+            attempt: 1,
+            created_at: Utc::now(),
+            claimed_at: Utc::now(),
+            start_in: Duration::ZERO,
+            host: "a.test".to_owned(),
+            host_unit: HostUnit::Host,
+            host_delay: Duration::ZERO,
+            is_sitemap: true,
+        }
+    }
+
+    fn url(url: &str) -> PageUrl {
+        PageUrl::parse(url).unwrap()
+    }
+
+    fn read(depth: u32, pages: &[&str], sitemaps: &[&str]) -> PageOutcome {
+        let urls = |urls: &[&str]| urls.iter().map(|text| url(text)).collect();
+        let named = Named { pages: urls(pages), sitemaps: urls(sitemaps), ..Named::default() };
+        outcome(&page(depth), named, &HashSet::from(["a.test".to_owned()]))
+    }
+
+    #[test]
+    fn a_sitemap_speaks_for_its_own_site() {
+        let read =
+            read(0, &["http://a.test/1", "https://www.a.test/2", "http://b.test/", "http://a.test/1"], &[]);
+        assert_eq!(read.end, PageEnd::Completed);
+        let skipped: Vec<_> = read.discovered.iter().map(|link| link.skipped.is_some()).collect();
+        assert_eq!(skipped, [false, false, true], "each URL once, the foreign one with its reason");
+    }
+
+    #[test]
+    fn one_that_speaks_only_for_others_says_what_to_do() {
+        let PageEnd::Failed(failure) = read(0, &["http://b.test/", "http://c.test/"], &[]).end else {
+            panic!()
+        };
+        assert!(failure.message.contains("name a start URL"), "{}", failure.message);
+    }
+
+    #[test]
+    fn indexes_lead_no_deeper_than_they_may() {
+        assert_eq!(read(MAX_INDEXES - 1, &[], &["http://a.test/1.xml"]).end, PageEnd::Completed);
+        let deep = read(MAX_INDEXES, &["http://a.test/1"], &["http://a.test/2.xml"]);
+        assert!(
+            matches!(&deep.end, PageEnd::Failed(failure) if failure.message.contains("below more than 3"))
+        );
+        assert_eq!(deep.discovered.len(), 1, "its pages count");
+    }
+}
