@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
-use crawlify_shared::domain::outcome::MAX_ATTEMPTS;
-use crawlify_shared::store::frontier::Rescued;
+use crawlify_shared::store::rescue::{Patience, Rescued};
 use crawlify_shared::store::{Store, StoreError};
 use tokio::time::Instant;
 
@@ -30,19 +29,29 @@ pub struct Rescuer {
     /// Zero in the first step after a broker's memory was lost, then the usual time.
     message_lost_after: Duration,
     partitions_made: Option<Instant>,
+    /// When a step ended well for the last time.
+    looked_at: Option<Instant>,
+    /// Until then nobody is lost: we could not look for a while, and others may not have been heard either.
+    lenient_until: Option<Instant>,
 }
 
 impl Step for Rescuer {
     type Error = StoreError;
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
-        self.step(self.message_lost_after).await?;
-        self.message_lost_after = MESSAGE_LOST_AFTER;
+        if self.looked_at.is_some_and(|looked| looked.elapsed() > self.lease.worker_lost_after / 2) {
+            self.lenient_until = Some(Instant::now() + self.lease.worker_lost_after);
+        }
+        if self.lenient_until.is_none_or(|until| until < Instant::now()) {
+            self.step(self.message_lost_after).await?;
+            self.message_lost_after = MESSAGE_LOST_AFTER;
+        }
         // Pages come first: partitions cannot be made while somebody reads for long, and are made days ahead.
         if self.partitions_made.is_none_or(|made| made.elapsed() > PARTITIONS_EVERY) {
             self.store.create_partitions(DAYS_AHEAD).await?;
             self.partitions_made = Some(Instant::now());
         }
+        self.looked_at = Some(Instant::now());
         Ok(EVERY)
     }
 }
@@ -50,7 +59,15 @@ impl Step for Rescuer {
 impl Rescuer {
     pub(crate) fn new(store: Store, lease: LeaseTimes, broker_forgets: bool, metrics: Metrics) -> Self {
         let message_lost_after = if broker_forgets { Duration::ZERO } else { MESSAGE_LOST_AFTER };
-        Self { store, lease, metrics, message_lost_after, partitions_made: None }
+        Self {
+            store,
+            lease,
+            metrics,
+            message_lost_after,
+            partitions_made: None,
+            looked_at: None,
+            lenient_until: None,
+        }
     }
 
     /// Looks once for lost workers, their pages, and pages queued for longer than `message_lost_after`.
@@ -58,18 +75,19 @@ impl Rescuer {
     /// # Errors
     /// As the store.
     pub async fn step(&self, message_lost_after: Duration) -> Result<Rescued, StoreError> {
-        let rescued =
-            self.store.rescue(self.lease.worker_lost_after, message_lost_after, MAX_ATTEMPTS).await?;
+        let worker_lost_after = self.lease.worker_lost_after;
+        let patience = Patience { worker_lost_after, after_start: worker_lost_after };
+        let rescued = self.store.rescue(patience, message_lost_after).await?;
         if rescued != Rescued::default() {
             tracing::warn!(
                 workers = rescued.workers_lost,
                 returned = rescued.pages_returned,
-                failed = rescued.pages_failed,
+                quarantined = rescued.pages_quarantined,
                 requeued = rescued.pages_requeued,
                 "rescued lost pages"
             );
         }
-        self.metrics.leases_expired.inc_by(rescued.pages_returned + rescued.pages_failed);
+        self.metrics.leases_expired.inc_by(rescued.pages_returned + rescued.pages_quarantined);
         Ok(rescued)
     }
 }

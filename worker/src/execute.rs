@@ -191,6 +191,8 @@ impl Visit<'_> {
         let _busy = self.means.metrics.slot_busy();
         let mut tab = match self.means.driver.open(&self.session, Instant::now() + OPEN_WITHIN).await {
             Ok(tab) => tab,
+            // Nothing of the page was in that browser: it was not to blame, and is none the worse for it.
+            Err(error) if error.failure.class == ErrorClass::BrowserLost => return released(),
             Err(error) => return PageOutcome::failed(error.failure),
         };
         self.means.metrics.observe_step(Step::Open, begun.elapsed());

@@ -46,6 +46,7 @@ use http::Http;
 use lanes::Lanes;
 use metrics::Metrics;
 use page::claims::Claims;
+use page::company::Company;
 use page::host_turns::HostTurns;
 use page::programs::Programs;
 use recorder::Recorder;
@@ -111,6 +112,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) lanes: Arc<Lanes>,
+    pub(crate) company: Company,
     pub(crate) renders: Arc<Renders>,
     pub(crate) lease: LeaseTimes,
     pub(crate) broker: Arc<dyn Broker>,
@@ -169,6 +171,7 @@ pub async fn start(
     last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
         lanes,
+        company: Company::default(),
         renders,
         lease: config.lease,
         broker,

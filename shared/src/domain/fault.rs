@@ -42,17 +42,19 @@ impl FaultDomain {
             Self::Worker => "worker",
         }
     }
+}
 
-    /// How long a page waits after so many failures, of which the last is counted; the caller adds jitter.
-    fn pause(self, failures: i16) -> Duration {
-        let (first, longest) = match self {
-            Self::Page | Self::Site => (1, 60),
-            Self::Proxy => (5, 300),
-            Self::Browser | Self::Worker => (1, 5),
-        };
-        let exponent = u32::try_from(failures - 1).unwrap_or(0).min(10);
-        Duration::from_secs((first << exponent).min(longest))
-    }
+/// How long a page waits after so many failures of one domain, of which the last is counted; the caller adds jitter.
+fn pause(class: ErrorClass, failures: i16) -> Duration {
+    let (first, longest) = match class.domain() {
+        // A robots file that cannot be had is not asked for again at once.
+        FaultDomain::Page | FaultDomain::Site if class == ErrorClass::RobotsUnreachable => (15, 60),
+        FaultDomain::Page | FaultDomain::Site => (1, 60),
+        FaultDomain::Proxy => (5, 300),
+        FaultDomain::Browser | FaultDomain::Worker => (1, 5),
+    };
+    let exponent = u32::try_from(failures - 1).unwrap_or(0).min(10);
+    Duration::from_secs((first << exponent).min(longest))
 }
 
 /// How often a page was hit by each fault so far; in its row.
@@ -111,7 +113,7 @@ impl Faults {
             FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
             FaultDomain::Worker => (faults.worker, POISON_AFTER, Verdict::Quarantine),
         };
-        if failures >= tries { end } else { Verdict::Retry(domain.pause(failures)) }
+        if failures >= tries { end } else { Verdict::Retry(pause(class, failures)) }
     }
 }
 
@@ -140,7 +142,11 @@ mod tests {
         assert_eq!(fails(ErrorClass::BrowserLost, none).1, Verdict::Quarantine);
         let worn = Faults { charged: 0, proxy: 14, browser: 2, worker: 2 };
         assert_eq!(fails(ErrorClass::Dns, worn).0, 4, "the other faults cost none of its attempts");
-        assert_eq!(fails(ErrorClass::TabCrash, Faults { charged: 3, ..none }).0, 1, "page and site share theirs");
+        assert_eq!(
+            fails(ErrorClass::TabCrash, Faults { charged: 3, ..none }).0,
+            1,
+            "page and site share theirs"
+        );
     }
 
     #[test]

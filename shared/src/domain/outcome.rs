@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use super::fault::FaultDomain;
 use super::page_url::PageUrl;
 use super::skip::Skip;
 
@@ -43,6 +44,8 @@ pub enum ErrorClass {
     BrowserLost,
     /// The worker died with the page in hand.
     WorkerLost,
+    /// Browsers or workers were lost with the page in hand again and again.
+    Poison,
     /// The execution was cancelled, or an earlier node failed and this one did not run.
     Cancelled,
     /// The site's robots.txt disallows the page.
@@ -55,7 +58,7 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// Every class, for metrics that export each label beforehand.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -72,6 +75,7 @@ impl ErrorClass {
         Self::TabCrash,
         Self::BrowserLost,
         Self::WorkerLost,
+        Self::Poison,
         Self::Cancelled,
         Self::Robots,
         Self::RobotsUnreachable,
@@ -97,10 +101,29 @@ impl ErrorClass {
             Self::TabCrash => "tab_crash",
             Self::BrowserLost => "browser_lost",
             Self::WorkerLost => "worker_lost",
+            Self::Poison => "poison",
             Self::Cancelled => "cancelled",
             Self::Robots => "robots",
             Self::RobotsUnreachable => "robots_unreachable",
             Self::Internal => "internal",
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn domain(self) -> FaultDomain {
+        match self {
+            Self::Dns
+            | Self::Connect
+            | Self::Tls
+            | Self::Http4xx
+            | Self::Http429
+            | Self::Http5xx
+            | Self::NavTimeout
+            | Self::RobotsUnreachable => FaultDomain::Site,
+            Self::Proxy => FaultDomain::Proxy,
+            Self::BrowserLost => FaultDomain::Browser,
+            Self::WorkerLost => FaultDomain::Worker,
+            _ => FaultDomain::Page,
         }
     }
 
@@ -117,6 +140,7 @@ impl ErrorClass {
                 | Self::Script
                 | Self::Cancelled
                 | Self::Robots
+                | Self::Poison
         )
     }
 }
@@ -261,6 +285,3 @@ impl PageOutcome {
         }
     }
 }
-
-/// How often a page is tried before it fails: the number that users of the old system know.
-pub const MAX_ATTEMPTS: i32 = 4;

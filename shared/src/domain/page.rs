@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
+use super::fault::Faults;
 use super::id::{ExecutionId, PageId};
 use super::outcome::{Failure, PageOutcome, Rendered};
 use super::page_url::{HostUnit, PageUrl};
@@ -25,6 +26,8 @@ pub struct ClaimedPage {
     pub priority: i32,
     /// This attempt's number, from 1: the fence of the record.
     pub attempt: i32,
+    /// What went wrong with the attempts before.
+    pub faults: Faults,
     /// In the database's clock.
     pub created_at: DateTime<Utc>,
     /// In the database's clock.

@@ -183,6 +183,7 @@ impl Store {
                 UPDATE url_queue
                 SET status = 'pending', attempt = 0, epoch = epoch + 1, requeues = 0, not_before = now(),
                     queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
+                    charged = 0, proxy_faults = 0, browser_faults = 0, worker_faults = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM wanted))
             ), new_lanes AS (

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::Utc;
+use crawlify_shared::domain::fault::Faults;
 use crawlify_shared::domain::id::{ExecutionId, PageId};
 use crawlify_shared::domain::outcome::{
     DiscoveredUrl, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
@@ -48,6 +49,7 @@ pub fn finished_page(
         depth: 3,
         priority: -30,
         attempt: 1,
+        faults: Faults::default(),
         created_at: now,
         claimed_at: now,
         start_in: Duration::ZERO,

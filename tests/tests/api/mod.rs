@@ -5,6 +5,7 @@ mod errors;
 mod executions;
 mod figures;
 mod hosts;
+mod quarantine;
 mod schedules;
 mod workflows;
 

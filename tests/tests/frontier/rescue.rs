@@ -2,55 +2,93 @@
 
 use std::time::Duration;
 
-use crawlify_shared::domain::outcome::MAX_ATTEMPTS;
+use crawlify_shared::domain::fault::{Faults, POISON_AFTER};
 use crawlify_shared::store::Store;
-use crawlify_shared::store::frontier::Rescued;
 use crawlify_shared::store::hot::Standing;
+use crawlify_shared::store::rescue::{Patience, Rescued};
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
 const PAGES: [&str; 2] = ["http://shop.test/", "http://shop.test/2"];
 const LOST_AFTER: Duration = Duration::from_secs(15);
+// The tests' server may have been started just now.
+const PATIENCE: Patience = Patience { worker_lost_after: LOST_AFTER, after_start: Duration::ZERO };
 const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(30);
 const ROWS: &str =
     "SELECT concat_ws(' ', status, attempt, epoch, locked_by, error_class) FROM url_queue ORDER BY 1";
 const SILENCE: &str = "UPDATE workers SET heartbeat_at = now() - interval '16 seconds'";
 
 async fn rescue(crawl: &Crawl) -> Rescued {
-    crawl.store.rescue(LOST_AFTER, MESSAGE_LOST_AFTER, MAX_ATTEMPTS).await.unwrap()
+    crawl.store.rescue(PATIENCE, MESSAGE_LOST_AFTER).await.unwrap()
 }
 
 #[tokio::test]
-async fn the_pages_of_a_lost_worker_come_back_and_fail_after_the_last_attempt() {
+async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_third_with_the_evidence() {
     let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
-    for attempt in 1..=MAX_ATTEMPTS {
+    for attempt in 1..=i32::from(POISON_AFTER) {
         let worker = crawl.worker().await;
         let page = crawl.claim(&worker).await.remove(0);
-        assert_eq!(page.attempt, attempt);
+        assert_eq!(
+            (page.attempt, i32::from(page.faults.worker), page.faults.charged),
+            (attempt, attempt - 1, 0)
+        );
         assert_eq!(rescue(&crawl).await, Rescued::default(), "it is healthy");
         crawl.change(SILENCE).await;
-        let last = attempt == MAX_ATTEMPTS;
+        let last = attempt == i32::from(POISON_AFTER);
         let expected = Rescued {
             workers_lost: 1,
             pages_returned: u64::from(!last),
-            pages_failed: u64::from(last),
+            pages_quarantined: u64::from(last),
             pages_requeued: 0,
         };
         assert_eq!(rescue(&crawl).await, expected);
         assert_eq!(rescue(&crawl).await, Rescued::default(), "once");
         let status = if last { "failed" } else { "pending" };
-        assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} worker_lost")]);
+        let class = if last { "poison" } else { "worker_lost" };
+        assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} {class}")]);
         assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
         assert_eq!(worker.heartbeat(1, false).await.unwrap().standing, Standing::WasLost);
         assert_eq!(worker.heartbeat(1, false).await.unwrap().standing, Standing::Alive);
         crawl.change("DELETE FROM workers").await;
     }
+    assert_eq!(
+        crawl.texts("SELECT error FROM url_queue").await,
+        ["quarantined: 3 times its worker was lost, or held it longer than its lease"]
+    );
+    assert_eq!(
+        crawl.texts("SELECT concat_ws(' ', attempt, fault, worker_id IS NOT NULL, error) FROM lost_attempts ORDER BY 1").await,
+        [1, 2, 3].map(|attempt| format!("{attempt} worker t the worker was not heard of any more"))
+    );
     assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "failed".to_owned())]);
     assert_eq!(
         crawl.number("SELECT sum(retried)::int8 FROM page_counters").await,
-        i64::from(MAX_ATTEMPTS) - 1
+        i64::from(POISON_AFTER) - 1
     );
     crawl.assert_counters_are_a_recount().await;
+
+    // A retry begins anew.
+    crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    crawl.store.put_pages_back(None).await.unwrap();
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    assert_eq!((page.attempt, page.faults), (1, Faults::default()));
+    crawl.change(SILENCE).await;
+    assert_eq!(rescue(&crawl).await.pages_returned, 1);
+    assert_eq!(crawl.number("SELECT count(*) FROM lost_attempts").await, 4);
+}
+
+#[tokio::test]
+async fn nobody_is_lost_while_a_database_that_has_just_started_may_not_have_heard_of_them() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    crawl.change(SILENCE).await;
+    crawl.change("UPDATE url_queue SET locked_until = now() - interval '1 second'").await;
+    let day = Duration::from_secs(24 * 3600);
+    let lenient = Patience { after_start: day, ..PATIENCE };
+    let rescued = crawl.store.rescue(lenient, MESSAGE_LOST_AFTER).await.unwrap();
+    assert_eq!(rescued, Rescued::default());
+    assert_eq!(rescue(&crawl).await.pages_returned, 2);
 }
 
 #[tokio::test]
@@ -83,6 +121,7 @@ async fn the_pages_of_a_worker_that_said_goodbye_are_free_at_once() {
     crawl.claim(&worker).await;
     worker.retire().await.unwrap();
     assert_eq!(rescue(&crawl).await, Rescued { pages_returned: 1, ..Rescued::default() });
+    assert_eq!(crawl.number("SELECT worker_faults::int8 FROM url_queue").await, 0, "it was not lost");
     assert_eq!(crawl.store.live_slots(LOST_AFTER).await.unwrap(), 0);
 }
 
@@ -98,7 +137,7 @@ async fn a_page_whose_message_was_lost_is_published_again() {
     assert!(requests.contains(&again[0]), "whichever message comes first claims it");
     assert_eq!(worker.claim(&again, LEASE, false).await.unwrap()[0].attempt, 1);
     assert!(worker.claim(&again, LEASE, false).await.unwrap().is_empty());
-    let all = crawl.store.rescue(LOST_AFTER, Duration::ZERO, MAX_ATTEMPTS).await.unwrap();
+    let all = crawl.store.rescue(PATIENCE, Duration::ZERO).await.unwrap();
     assert_eq!(all.pages_requeued, 1, "what a broker that forgets had");
 }
 

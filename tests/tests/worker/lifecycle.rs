@@ -1,7 +1,9 @@
 //! Starting to consume, draining, and messages that come more than once.
 
 use crawlify_shared::broker::Broker;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::telemetry;
+use crawlify_worker::chrome::driver::TabError;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::NO_LIMITS;
 use harness::wait::wait_for;
@@ -39,6 +41,52 @@ async fn a_browser_that_dies_costs_the_page_in_hand_one_attempt_and_the_others_n
     running.driver.set_ready(true);
     let crawl = running.end().await;
     assert_eq!(crawl.texts(PAGES).await[1], "/1 completed 2");
+}
+
+#[tokio::test]
+async fn a_page_that_loses_its_browser_again_and_again_is_quarantined_and_the_others_end() {
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/poison", "/fine"])])
+        .with_page("http://shop.test/poison", [FakePage::LosesBrowser])
+        .with_page("http://shop.test/fine", [page(&[])]);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    wait_for("the execution ended", WITHIN, async || {
+        // Nobody waits for the pause between two attempts, and a new browser is there at once.
+        running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
+        running.driver.set_ready(true);
+        running.crawl.number(ENDED).await != 0
+    })
+    .await;
+    let crawl = running.end().await;
+    // A page that was in the same browser is tried again, and what it shared with the other is not charged to it.
+    let rows = "SELECT concat_ws(' ', split_part(url, '/', 4), status, charged, error_class) FROM url_queue ORDER BY 1";
+    assert_eq!(crawl.texts(rows).await, [" completed 0", "fine completed 0", "poison failed 0 poison"]);
+    let evidence = crawl.store.quarantined_pages(crawl.execution, 10, 0).await.unwrap().remove(0);
+    assert!(evidence.error.unwrap().starts_with("quarantined: 3 browsers were lost with the page in hand"));
+    let losses: Vec<_> = evidence.losses.iter().map(|loss| (loss.attempt, loss.fault.as_str())).collect();
+    assert_eq!(losses, [(1, "browser"), (2, "browser"), (3, "browser")]);
+    assert!(evidence.losses.iter().all(|loss| loss.worker_id.is_some()));
+}
+
+#[tokio::test]
+async fn a_dead_proxy_uses_up_none_of_a_pages_attempts() {
+    let fails = |class, message: &str| {
+        FakePage::Fails(TabError { failure: Failure::new(class, message), tab_usable: true })
+    };
+    let dead = || fails(ErrorClass::Proxy, "the proxy does not answer");
+    let refused = || fails(ErrorClass::Connect, "connection refused");
+    // More failures than a page has attempts; then the site is away for a while too.
+    let mut loads: Vec<_> = (0..6).map(|_| dead()).collect();
+    loads.extend([refused(), refused(), refused(), page(&[])]);
+    let driver = FakeDriver::new().with_page("http://shop.test/", loads);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    wait_for("the page was loaded", WITHIN, async || {
+        running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
+        running.crawl.number("SELECT count(*) FROM url_queue WHERE status = 'completed'").await == 1
+    })
+    .await;
+    let faults = "SELECT concat_ws(' ', attempt, charged, proxy_faults) FROM url_queue";
+    assert_eq!(running.end().await.texts(faults).await, ["10 3 6"]);
 }
 
 #[tokio::test]

@@ -181,7 +181,7 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
         running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
         running
             .crawl
-            .change("UPDATE url_queue SET attempt = 1 WHERE status = 'pending' AND attempt > 1")
+            .change("UPDATE url_queue SET charged = 1 WHERE status = 'pending' AND charged > 1")
             .await;
         running.crawl.number(done).await == 1
     })

@@ -68,8 +68,8 @@ async fn a_page_that_is_refused_without_its_data_as_well_does_not_stop_the_other
     wait_for("the others were recorded", WITHIN, async || running.crawl.number(others).await == 8).await;
     running
         .crawl
-        .change("UPDATE url_queue SET attempt = 4, locked_until = now() WHERE status = 'processing'")
+        .change("UPDATE url_queue SET worker_faults = 2, locked_until = now() WHERE status = 'processing'")
         .await;
     let crawl = running.end().await;
-    assert_eq!(crawl.texts(PAGES).await[1], "/bad1 failed 4 worker_lost");
+    assert_eq!(crawl.texts(PAGES).await[1], "/bad1 failed 1 poison");
 }

@@ -4,14 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::domain::page::ClaimedPage;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// How long a suspect waits for the others to end. They are no longer claimed meanwhile, so that this is a page's time.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// What the pages of one worker share. The lock is fair: while a suspect waits, no further page comes in.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Company(Arc<RwLock<()>>);
+#[derive(Debug)]
+pub(crate) struct Company {
+    lock: Arc<RwLock<()>>,
+    patience: Duration,
+}
+
+impl Default for Company {
+    fn default() -> Self {
+        Self { lock: Arc::default(), patience: PATIENCE }
+    }
+}
 
 /// A page's leave to be executed, until it is dropped.
 #[derive(Debug)]
@@ -29,16 +39,21 @@ pub(crate) struct NeverAlone;
 impl Company {
     /// Waits until no suspect runs. To be had before the page is claimed: who waits must hold no lease.
     pub(crate) async fn join(&self) -> Leave {
-        Leave::Beside { _guard: Arc::clone(&self.0).read_owned().await }
+        Leave::Beside { _guard: Arc::clone(&self.lock).read_owned().await }
     }
 
-    /// Exchanges the leave for one without company.
+    /// Exchanges the leave of a suspect for one without company; others keep theirs.
     ///
     /// # Errors
     /// The others do not end: the page must go back.
-    pub(crate) async fn leave_to_one(&self, leave: Leave) -> Result<Leave, NeverAlone> {
+    pub(crate) async fn fit(&self, page: &ClaimedPage, leave: Leave) -> Result<Leave, NeverAlone> {
+        if page.faults.is_suspect() { self.leave_to_one(leave).await } else { Ok(leave) }
+    }
+
+    async fn leave_to_one(&self, leave: Leave) -> Result<Leave, NeverAlone> {
         drop(leave);
-        let alone = tokio::time::timeout(PATIENCE, Arc::clone(&self.0).write_owned()).await;
+        tracing::debug!("a page that may have taken down what executed it waits to be alone");
+        let alone = tokio::time::timeout(self.patience, Arc::clone(&self.lock).write_owned()).await;
         alone.map(|guard| Leave::Alone { _guard: guard }).map_err(|_elapsed| NeverAlone)
     }
 }
@@ -49,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_suspect_runs_alone_and_nobody_comes_in_meanwhile() {
         let company = Company::default();
         let (suspect, other) = (company.join().await, company.join().await);
@@ -64,9 +79,9 @@ mod tests {
         assert!(matches!(late.await, Leave::Beside { .. }));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_suspect_does_not_wait_for_ever() {
-        let company = Company::default();
+        let company = Company { patience: Duration::from_millis(20), ..Company::default() };
         let _other = company.join().await;
         let suspect = company.join().await;
         assert_eq!(company.leave_to_one(suspect).await.unwrap_err(), NeverAlone);

@@ -3,15 +3,16 @@
 //! The steps' numbers are those of ARCHITECTURE's walkthrough. Everything else in this crate serves this function.
 
 pub(crate) mod claims;
+pub(crate) mod company;
 pub(crate) mod host_turns;
 pub(crate) mod programs;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crawlify_shared::broker::Delivery;
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, MAX_ATTEMPTS, PageEnd, PageOutcome};
+use crawlify_shared::domain::fault::{FaultDomain, Verdict};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::domain::workflow::Workflow;
 use futures_util::FutureExt;
@@ -26,16 +27,13 @@ use crate::recorder::Recorded;
 use crate::robots::Robots;
 use crate::sitemap::Turn;
 use claims::Claim;
-
-/// The pause before a page is tried for the second time; then it doubles.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The same where the site's robots file cannot be had.
-const ROBOTS_PAUSE: Duration = Duration::from_secs(15);
+use company::NeverAlone;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
-    // 4. Claimed: from here on the page is ours, and the attempt is charged.
+    // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
+    let leave = worker.company.join().await;
     let page = match worker.claims.claim(&delivery.message).await {
         Claim::Ours(page) => *page,
         Claim::Nobodys => return acknowledge(delivery).await,
@@ -47,8 +45,16 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // A sitemap names more links than can be held for many at once: it keeps its turn until it is recorded.
     let mut sitemap_turn = None;
     let begun = Instant::now();
-    let (outcome, table) = execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await;
-    drop(slot);
+    let (outcome, table) = match worker.company.fit(&page, leave).await {
+        Ok(leave) => {
+            let executed = execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await;
+            drop((slot, leave));
+            executed
+        }
+        Err(NeverAlone) => {
+            (PageOutcome::nothing(PageEnd::Released), Arc::new(NodeTable { nodes: Vec::new() }))
+        }
+    };
     for skip in outcome.discovered.iter().filter_map(|link| link.skipped.as_ref()) {
         worker.metrics.observe_skipped_link(skip.reason);
     }
@@ -162,16 +168,25 @@ fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
     match &outcome.end {
         PageEnd::Completed => NextStatus::Completed,
         PageEnd::Released => NextStatus::Released,
-        PageEnd::Failed(failure) if failure.class.is_transient() && page.attempt < MAX_ATTEMPTS => {
-            let exponent = u32::try_from(page.attempt - 1).unwrap_or(0).min(6);
-            // A robots file that cannot be had is not asked for again at once.
-            let first = if failure.class == ErrorClass::RobotsUnreachable { ROBOTS_PAUSE } else { PAUSE };
-            let base = first * 2_u32.pow(exponent);
-            NextStatus::Retry(failure.clone(), base.mul_f64(rand::random_range(0.5..1.5)))
-        }
-        PageEnd::Failed(failure) => NextStatus::Failed(failure.clone()),
+        PageEnd::Failed(failure) => match page.faults.judge(failure.class) {
+            Verdict::Retry(pause) => {
+                NextStatus::Retry(failure.clone(), pause.mul_f64(rand::random_range(0.5..1.5)))
+            }
+            Verdict::GiveUp => NextStatus::Failed(failure.clone()),
+            Verdict::Quarantine => NextStatus::Failed(quarantined(page, failure)),
+        },
         PageEnd::Skipped(failure) => NextStatus::Skipped(failure.clone()),
     }
+}
+
+/// What is said of a page that took down one browser too many.
+fn quarantined(page: &ClaimedPage, failure: &Failure) -> Failure {
+    let browsers = page.faults.and(FaultDomain::Browser).browser;
+    let message = format!(
+        "quarantined: {browsers} browsers were lost with the page in hand, the last one: {}",
+        failure.message
+    );
+    Failure::new(ErrorClass::Poison, message)
 }
 
 /// An acknowledgement that fails costs nothing: the message comes again, and its claim finds nothing.

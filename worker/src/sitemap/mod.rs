@@ -142,6 +142,7 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
 #[cfg(test)]
 mod tests {
     use chrono::Utc;
+    use crawlify_shared::domain::fault::Faults;
     use crawlify_shared::domain::id::{ExecutionId, PageId};
     use crawlify_shared::domain::page_url::HostUnit;
 
@@ -155,6 +156,7 @@ mod tests {
             depth,
             priority: 100,
             attempt: 1,
+            faults: Faults::default(),
             created_at: Utc::now(),
             claimed_at: Utc::now(),
             start_in: Duration::ZERO,

@@ -1,6 +1,7 @@
 //! Executions over REST: started, listed, watched, and their data. How they are controlled is in [`super::control`].
 
 mod body;
+pub(super) mod quarantine;
 mod render;
 mod skipped;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::HotStore;
+use crate::domain::fault::Faults;
 use crate::domain::id::{ExecutionId, PageId};
 use crate::domain::page::ClaimedPage;
 use crate::domain::page_url::{HostUnit, PageUrl};
@@ -42,7 +43,7 @@ WITH wanted AS (
       -- Not joined, so that no plan can begin with all pages of the execution.
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
-        q.host_delay_ms, q.is_sitemap,
+        q.host_delay_ms, q.is_sitemap, q.charged, q.proxy_faults, q.browser_faults, q.worker_faults,
         (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
@@ -57,7 +58,8 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000
         - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.02
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
-        AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap
+        AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap,
+    c.charged, c.proxy_faults, c.browser_faults, c.worker_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -104,6 +106,12 @@ impl HotStore {
                 host_unit: if row.get(11) { HostUnit::Domain } else { HostUnit::Host },
                 host_delay: Duration::from_millis(u64::try_from(row.get::<_, i32>(10)).unwrap_or(0)),
                 is_sitemap: row.get(12),
+                faults: Faults {
+                    charged: row.get(13),
+                    proxy: row.get(14),
+                    browser: row.get(15),
+                    worker: row.get(16),
+                },
             })
         });
         Ok(pages.collect())

@@ -23,8 +23,8 @@ const LEASE_LOST: &str = "CL001";
 const RECORD: &str = "
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[], $11::text[])
-        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered)
+        $9::text[], $10::bool[], $11::text[], $60::text[])
+        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, fault)
 ), done AS (
     -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
     -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
@@ -36,10 +36,16 @@ WITH page AS (
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
         not_before = CASE WHEN p.status = 'pending' THEN now() + p.retry_in_ms * interval '1 millisecond'
             ELSE q.not_before END,
+        charged = q.charged + (p.fault IN ('page', 'site'))::int,
+        proxy_faults = q.proxy_faults + (p.fault = 'proxy')::int,
+        browser_faults = q.browser_faults + (p.fault = 'browser')::int,
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
     FROM page p
     WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
-    RETURNING q.id
+    RETURNING q.id, q.epoch
+), lost AS (
+    INSERT INTO lost_attempts (page_id, epoch, attempt, fault, worker_id, error)
+    SELECT p.id, d.epoch, p.attempt, p.fault, $1, p.error FROM page p JOIN done d ON d.id = p.id WHERE p.fault = 'browser'
 ), nodes AS (
     INSERT INTO node_records (started_at, page_id, definition_id, duration_us, worker, attempt, retry_count, status,
         error_class, error, output)

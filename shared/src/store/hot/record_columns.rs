@@ -10,7 +10,7 @@ use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
 use crate::domain::id::{ExecutionId, ItemId, PageId};
-use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageOutcome, Rendered};
+use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::storable::storable_text;
 use crate::store::counters::{DURATION_BUCKETS, bucket};
@@ -44,6 +44,7 @@ pub(super) struct Columns<'a> {
     page_final_url: Vec<Option<&'a str>>,
     page_released: Vec<bool>,
     page_rendered: Vec<Option<&'static str>>,
+    page_fault: Vec<&'static str>,
     node_started_at: Vec<DateTime<Utc>>,
     node_page: Vec<Uuid>,
     node_definition: Vec<i32>,
@@ -128,6 +129,16 @@ fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
     is_over && found.skipped.is_none()
 }
 
+/// Whose fault it is that a page failed, also where it gets another attempt; nothing where it did not.
+fn fault(finished: &FinishedPage) -> &'static str {
+    match (&finished.next, &finished.outcome.end) {
+        (NextStatus::Retry(..) | NextStatus::Failed(_), PageEnd::Failed(failure)) => {
+            failure.class.domain().as_str()
+        }
+        _ => "",
+    }
+}
+
 impl<'a> Columns<'a> {
     /// Adds a page; `numbers` are those of its execution's definitions, by position.
     pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32]) {
@@ -186,6 +197,7 @@ impl<'a> Columns<'a> {
         self.page_final_url.push(outcome.final_url.as_deref());
         self.page_released.push(*next == NextStatus::Released);
         self.page_rendered.push(rendered.map(Rendered::as_str));
+        self.page_fault.push(fault(finished));
     }
 
     /// What is to be known of the page's host. Most pages have nothing to say.
@@ -375,7 +387,12 @@ impl<'a> Columns<'a> {
             &total.node_types,
         ]);
         parameters.extend(total.nodes.iter().map(|column| column as &(dyn ToSql + Sync)));
-        parameters.extend([&total.durations as &(dyn ToSql + Sync), &total.buckets, &self.link_is_sitemap]);
+        parameters.extend([
+            &total.durations as &(dyn ToSql + Sync),
+            &total.buckets,
+            &self.link_is_sitemap,
+            &self.page_fault,
+        ]);
         parameters
     }
 }

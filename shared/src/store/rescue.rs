@@ -1,0 +1,140 @@
+//! What the rescuer returns to the frontier: pages of lost workers and of lost messages. Several coordinators may do so at
+//! once.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+use crate::domain::fault::POISON_AFTER;
+
+/// How long the rescuer waits for workers to be heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Unheard of for so long, a worker is lost.
+    pub worker_lost_after: Duration,
+    /// So long after the database's start, nobody is.
+    pub after_start: Duration,
+}
+
+/// What a step of the rescuer returned to the frontier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Workers that were given up.
+    pub workers_lost: u64,
+    /// Pages that may be tried again.
+    pub pages_returned: u64,
+    /// Pages that took down a worker once too often.
+    pub pages_quarantined: u64,
+    /// Pages whose message seems lost, to be published again.
+    pub pages_requeued: u64,
+}
+
+impl Store {
+    /// Returns the pages of lost workers and of lost messages to the frontier.
+    ///
+    /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead. A page is `queued` for longer than
+    /// `message_lost_after` when its message is lost, or when the fleet is slow; then it is published once more, each time
+    /// after twice as long, and the message that comes second finds nothing to claim.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn rescue(
+        &self,
+        patience: Patience,
+        message_lost_after: Duration,
+    ) -> Result<Rescued, StoreError> {
+        let (workers_lost, pages_returned, pages_quarantined) = self.rescue_from_workers(patience).await?;
+        Ok(Rescued {
+            workers_lost,
+            pages_returned,
+            pages_quarantined,
+            pages_requeued: self.rescue_from_queue(message_lost_after).await?,
+        })
+    }
+
+    async fn rescue_from_workers(&self, patience: Patience) -> Result<(u64, u64, u64), StoreError> {
+        // A database that was away has heard of nobody, and held up every record: for as long as it takes to be heard,
+        // nobody is lost.
+        let workers = sqlx::query!(
+            "UPDATE workers SET status = 'lost'
+             WHERE status IN ('ready', 'draining') AND heartbeat_at < now() - $1::float8 * interval '1 second'
+               AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'",
+            patience.worker_lost_after.as_secs_f64(),
+            patience.after_start.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await?;
+        // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
+        let pages = sqlx::query!(
+            r#"WITH orphan AS (
+                -- A worker that said goodbye is nobody's loss.
+                SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue,
+                    (w.status IS DISTINCT FROM 'stopped')::int AS fault
+                FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by
+                WHERE q.status = 'processing'
+                  AND (w.id IS NULL OR w.status IN ('lost', 'stopped')
+                      OR (q.locked_until < now() AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'))
+                LIMIT 1000 FOR UPDATE OF q SKIP LOCKED
+            ), returned AS (
+                UPDATE url_queue q
+                SET status = CASE WHEN q.worker_faults + o.fault >= $1 THEN 'failed' ELSE 'pending' END,
+                    processed_at = CASE WHEN q.worker_faults + o.fault >= $1 THEN now() END,
+                    worker_faults = q.worker_faults + o.fault,
+                    epoch = q.epoch + 1, not_before = now(), locked_at = NULL, locked_by = NULL, locked_until = NULL,
+                    error_class = CASE WHEN q.worker_faults + o.fault >= $1 THEN 'poison' ELSE 'worker_lost' END,
+                    error = CASE WHEN q.worker_faults + o.fault >= $1
+                        THEN 'quarantined: ' || (q.worker_faults + o.fault) || ' times its worker was lost, or held it longer than its lease'
+                        ELSE 'the worker was lost on attempt ' || q.attempt END
+                FROM orphan o WHERE q.id = o.id
+                RETURNING q.id, q.execution_id, q.host, q.status, q.epoch, q.attempt, o.locked_by, o.is_overdue, o.fault
+            ), evidence AS (
+                INSERT INTO lost_attempts (page_id, epoch, attempt, fault, worker_id, error)
+                SELECT id, epoch, attempt, 'worker', locked_by,
+                    CASE WHEN is_overdue THEN 'the page was held longer than its lease'
+                        ELSE 'the worker was not heard of any more' END
+                FROM returned WHERE fault > 0
+                ON CONFLICT (page_id, epoch, attempt) DO NOTHING
+            ), woken AS (
+                UPDATE lanes SET due_at = now(), misses = 0
+                WHERE (execution_id, host) IN (SELECT execution_id, host FROM returned WHERE status = 'pending')
+            ), counted AS (
+                INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FILTER (WHERE status = 'failed'),
+                    count(*) FILTER (WHERE status = 'pending')
+                FROM returned GROUP BY execution_id ORDER BY execution_id
+                ON CONFLICT (execution_id, worker_id) DO UPDATE
+                    SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried
+            )
+            SELECT count(*) FILTER (WHERE status = 'pending') AS "returned!",
+                count(*) FILTER (WHERE status = 'failed') AS "quarantined!"
+            FROM returned"#,
+            i32::from(POISON_AFTER),
+            patience.after_start.as_secs_f64(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let count = |count| u64::try_from(count).unwrap_or(0);
+        Ok((workers.rows_affected(), count(pages.returned), count(pages.quarantined)))
+    }
+
+    async fn rescue_from_queue(&self, message_lost_after: Duration) -> Result<u64, StoreError> {
+        let requeued = sqlx::query_scalar!(
+            "WITH returned AS (
+                UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1
+                WHERE q.id IN (
+                    SELECT id FROM url_queue
+                    WHERE status = 'queued'
+                      AND queued_at < now() - $1::float8 * power(2, least(requeues, 10)) * interval '1 second'
+                    LIMIT 1000 FOR UPDATE SKIP LOCKED)
+                RETURNING execution_id, host
+            ), woken AS (
+                UPDATE lanes SET due_at = now(), misses = 0
+                WHERE (execution_id, host) IN (SELECT execution_id, host FROM returned)
+            )
+            SELECT count(*) AS \"requeued!\" FROM returned",
+            message_lost_after.as_secs_f64(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(requeued).unwrap_or(0))
+    }
+}
