@@ -171,23 +171,27 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
         ["its robots.txt cannot be had (HTTP status 503), and until then nothing is allowed"]
     );
     // Its time has come, and that of its pages.
-    running
-        .crawl
-        .change("UPDATE robots_files SET expires_at = now(); UPDATE url_queue SET not_before = now()")
-        .await;
+    running.crawl.change("UPDATE robots_files SET expires_at = now()").await;
+    let again = "UPDATE url_queue SET not_before = now(), charged = 1
+        WHERE id IN (SELECT id FROM url_queue WHERE status = 'pending' FOR UPDATE SKIP LOCKED)";
     let done = "SELECT count(*) FROM url_queue WHERE status = 'completed'";
     wait_for("the site that is well again was crawled", Duration::from_secs(60), async || {
         // The worker remembers for ten seconds; its pages are made to come again after that.
-        running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
-        running
-            .crawl
-            .change("UPDATE url_queue SET charged = 1 WHERE status = 'pending' AND charged > 1")
-            .await;
+        running.crawl.change(again).await;
         running.crawl.number(done).await == 1
     })
     .await;
     assert_eq!(ill.asked_for("/robots.txt"), 2);
-    running.stop().await;
+    let last_attempt = "UPDATE url_queue SET not_before = now(), attempt = 3
+        WHERE id IN (SELECT id FROM url_queue WHERE status = 'pending' FOR UPDATE SKIP LOCKED)";
+    wait_for("the site that is gone was given up", WITHIN, async || {
+        running.crawl.change(last_attempt).await;
+        running.crawl.number(ENDED).await == 1
+    })
+    .await;
+    let crawl = running.stop().await;
+    let given_up = "SELECT error_class FROM url_queue WHERE status = 'failed' AND attempt = 4";
+    assert_eq!(crawl.texts(given_up).await, ["robots_unreachable"]);
 }
 
 #[tokio::test]
