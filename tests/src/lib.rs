@@ -5,6 +5,7 @@ pub mod bench;
 pub mod chain_site;
 pub mod crawl;
 pub mod hostile;
+pub mod invariants;
 pub mod postgres;
 pub mod processes;
 pub mod program;

@@ -8,6 +8,7 @@ mod crawl;
 mod egress;
 mod fleet;
 mod frontier;
+mod invariants;
 mod recorded;
 mod render;
 mod store;

@@ -22,6 +22,7 @@ use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::{DomOp, DomStep};
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::{Crawl, page_url};
+use harness::invariants;
 use harness::wait::wait_for;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -78,7 +79,8 @@ impl Running {
         self.stop().await
     }
 
-    /// Stops everything. Whatever happened, no delivery, tab or lease is left, and the counters are right.
+    /// Stops everything. Whatever happened, no delivery, tab or lease is left, the counters are right, and the invariants hold
+    /// of what has ended.
     async fn stop(self) -> Crawl {
         self.stop_worker.cancel();
         self.stop_coordinator.cancel();
@@ -91,6 +93,7 @@ impl Running {
         let held = "SELECT count(*) FROM url_queue WHERE status = 'processing' OR locked_by IS NOT NULL";
         assert_eq!(self.crawl.number(held).await, 0);
         self.crawl.assert_counters_are_a_recount().await;
+        invariants::assert_ended_are_sound(&self.crawl.pool).await;
         self.crawl
     }
 
