@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod chain_site;
 pub mod crawl;
+pub mod fault_proxy;
 pub mod hostile;
 pub mod invariants;
 pub mod postgres;

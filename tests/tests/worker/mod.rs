@@ -3,8 +3,10 @@
 
 mod control;
 mod crawl;
+mod database;
 mod lifecycle;
 mod outage;
+mod refusals;
 mod render;
 mod storing;
 
@@ -17,6 +19,7 @@ use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::domain::id::{ExecutionId, PageId};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::workflow::{Selector, parse_config};
+use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::{DomOp, DomStep};
@@ -56,20 +59,25 @@ impl Running {
     }
 
     async fn of(crawl: Crawl, driver: FakeDriver, times: LeaseTimes) -> Self {
+        let url = crawl.database.url();
+        Self::behind(crawl, &url, driver, times).await
+    }
+
+    /// Everybody reaches the crawl's database at this address.
+    async fn behind(crawl: Crawl, url: &SecretUrl, driver: FakeDriver, times: LeaseTimes) -> Self {
         let broker = InProcessBroker::with_capacity(CAPACITY);
         let driver = Arc::new(driver);
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let coordinator = crawlify_coordinator::start(
             crawlify_coordinator::Config { listen: None, lease: times, only: None, broker_forgets: true },
-            crawl.store.clone(),
+            Store::connect(url, 8).unwrap(),
             Arc::new(broker.clone()),
             telemetry::registry(),
             stop_coordinator.clone(),
         )
         .await
         .unwrap();
-        let url = crawl.database.url();
-        let worker = start_worker(&url, &broker, &driver, times, &stop_worker).await;
+        let worker = start_worker(url, &broker, &driver, times, &stop_worker).await;
         Self { crawl, broker, driver, coordinator, worker, stop_coordinator, stop_worker }
     }
 
