@@ -4,6 +4,7 @@
 mod api;
 mod broker;
 mod cli;
+mod crashes;
 mod crawl;
 mod egress;
 mod fleet;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{Store, StoreError};
+use crate::crash::{self, CrashPoint};
 use crate::domain::id::ExecutionId;
 
 /// What a step of the rescuer returned to the frontier.
@@ -85,6 +86,7 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
+        crash::reach(CrashPoint::AfterLossBeforeReturn);
         // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
         let pages = sqlx::query!(
             r#"WITH orphan AS (
@@ -118,6 +120,7 @@ impl Store {
         )
         .fetch_one(&self.pool)
         .await?;
+        crash::reach(CrashPoint::AfterReturnBeforeRequeue);
         let requeued = sqlx::query_scalar!(
             "WITH returned AS (
                 UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::broker::Delivery;
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, MAX_ATTEMPTS, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use futures_util::FutureExt;
@@ -25,6 +26,7 @@ use claims::Claim;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
+    crash::reach(CrashPoint::AfterDeliveryBeforeClaim);
     // 4. Claimed: from here on the page is ours, and the attempt is charged.
     let begun = Instant::now();
     let page = match worker.claims.claim(&delivery.message).await {
@@ -32,12 +34,14 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
         Claim::Nobodys => return acknowledge(delivery).await,
         Claim::Unknown => return delivery.requeue().await,
     };
+    crash::reach(CrashPoint::AfterClaimBeforeNavigate);
     // 5. Executed: whatever happens is an outcome.
     worker.metrics.observe_step(Step::Claim, begun.elapsed());
     let expected = worker.recorder.expect();
     let begun = Instant::now();
     let (outcome, table) = execute_within_lease(&page, &mut slot, &worker).await;
     drop(slot);
+    crash::reach(CrashPoint::AfterNodesBeforeRecord);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
@@ -45,6 +49,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
     drop(expected);
     worker.metrics.observe_step(Step::Record, begun.elapsed());
+    crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
     match recorded {
         Recorded::Settled => acknowledge(delivery).await,
