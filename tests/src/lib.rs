@@ -15,5 +15,6 @@ pub mod rabbitmq;
 pub mod role;
 pub mod scratch;
 pub mod servers;
+pub mod storm;
 pub mod synthetic;
 pub mod wait;

@@ -13,6 +13,7 @@ mod invariants;
 mod recorded;
 mod render;
 mod store;
+mod storm;
 mod tidy;
 mod worker;
 
