@@ -18,17 +18,17 @@ GROUP BY n.page_id, n.attempt, n.position HAVING count(*) > 1;
 -- I2: the nodes of every page gave what they give in a calm crawl
 WITH node AS (
     SELECT n.execution_id, q.url, n.node_id, n.status, CASE jsonb_typeof(n.output)
-        -- Scripts of the site may sort what is the same.
+        -- In the order of the values: scripts of the site may sort what is the same.
         WHEN 'array' THEN (SELECT jsonb_agg(e ORDER BY e) FROM jsonb_array_elements(n.output) e)::text
         WHEN 'object' THEN NULL ELSE n.output::text END AS output
     FROM node_executions n JOIN url_queue q ON q.id = n.page_id AND q.attempt = n.attempt
     WHERE n.execution_id IN ($1, $2) AND $2::uuid IS NOT NULL AND q.status = 'completed'
 )
-SELECT format('lost: node %s of %s, %s: %s', node_id, url, status, left(output, 60)) FROM (
+SELECT format('lost: node %s of %s, %s: %s', node_id, url, status, left(output, 200)) FROM (
     SELECT url, node_id, status, output FROM node WHERE execution_id = $2
     EXCEPT ALL SELECT url, node_id, status, output FROM node WHERE execution_id = $1) AS missing
 UNION ALL
-SELECT format('twice: node %s of %s, %s: %s', node_id, url, status, left(output, 60)) FROM (
+SELECT format('twice: node %s of %s, %s: %s', node_id, url, status, left(output, 200)) FROM (
     SELECT url, node_id, status, output FROM node WHERE execution_id = $1
     EXCEPT ALL SELECT url, node_id, status, output FROM node WHERE execution_id = $2) AS more;
 
@@ -38,14 +38,22 @@ FROM extracted_items WHERE execution_id = $1
 GROUP BY page_id, schema_name HAVING count(*) > 1;
 
 -- I3: the items are those of a calm crawl
-SELECT format('lost: item of %s: %s', url, left(data::text, 60)) FROM (
-    SELECT url, data FROM extracted_items WHERE execution_id = $2
-    EXCEPT ALL SELECT url, data FROM extracted_items WHERE execution_id = $1) AS missing
+WITH item AS (
+    SELECT execution_id, url, CASE jsonb_typeof(data) WHEN 'object' THEN (
+        -- Lists in the order of their values, as above.
+        SELECT jsonb_object_agg(f.key, CASE jsonb_typeof(f.value)
+            WHEN 'array' THEN (SELECT jsonb_agg(e ORDER BY e) FROM jsonb_array_elements(f.value) e) ELSE f.value END)
+        FROM jsonb_each(data) f) ELSE data END AS data
+    FROM extracted_items
+    WHERE execution_id IN ($1, $2) AND $2::uuid IS NOT NULL
+)
+SELECT format('lost: item of %s: %s', url, left(data::text, 400)) FROM (
+    SELECT url, data FROM item WHERE execution_id = $2
+    EXCEPT ALL SELECT url, data FROM item WHERE execution_id = $1) AS missing
 UNION ALL
-SELECT format('twice: item of %s: %s', url, left(data::text, 60)) FROM (
-    SELECT url, data FROM extracted_items WHERE execution_id = $1
-    EXCEPT ALL SELECT url, data FROM extracted_items WHERE execution_id = $2) AS more
-WHERE $2::uuid IS NOT NULL;
+SELECT format('twice: item of %s: %s', url, left(data::text, 400)) FROM (
+    SELECT url, data FROM item WHERE execution_id = $1
+    EXCEPT ALL SELECT url, data FROM item WHERE execution_id = $2) AS more;
 
 -- I4: what was counted of pages is what a recount finds
 WITH counted AS (

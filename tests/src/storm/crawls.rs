@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use chrono::{DateTime, Utc};
 use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
@@ -35,11 +35,12 @@ pub(super) struct Crawls {
     start_urls: Vec<PageUrl>,
 }
 
-/// An execution that has ended.
+/// Crawls while nothing happens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Crawled {
+pub(super) struct Calm {
+    /// The one that others are compared with.
     pub(super) execution: ExecutionId,
-    /// Pages that were completed.
+    /// Pages that were completed in all of them.
     pub(super) pages: u64,
     pub(super) took: Duration,
 }
@@ -63,18 +64,27 @@ impl Crawls {
         Ok(Self { store, pool, workflow: WorkflowId(row.id), version: row.version, start_urls })
     }
 
+    /// Crawls so many times at once, each to its end.
+    pub(super) async fn run_calm(&self, at_once: usize, until: Instant) -> Result<Calm> {
+        let begun = Instant::now();
+        let executions = try_join_all((0..at_once).map(|_| self.run_one(until))).await?;
+        let took = begun.elapsed();
+        let pages = "SELECT count(*) FROM url_queue WHERE status = 'completed'";
+        let pages: i64 = sqlx::query_scalar(pages).fetch_one(&self.pool).await?;
+        let execution = executions.into_iter().min().context("there was a crawl")?;
+        Ok(Calm { execution, pages: u64::try_from(pages)?, took })
+    }
+
     /// Crawls once to the end.
-    pub(super) async fn run_one(&self, until: Instant) -> Result<Crawled> {
+    async fn run_one(&self, until: Instant) -> Result<ExecutionId> {
         let begun = Instant::now();
         let execution = self.start(until).await?;
         loop {
             // While the database is away nothing is known.
             if let Ok(Some(row)) = self.store.execution(execution).await
                 && row.status.has_ended()
-                && let Ok(pages) = self.store.page_counts(execution).await
             {
-                let (pages, took) = (u64::try_from(pages.completed)?, begun.elapsed());
-                return Ok(Crawled { execution, pages, took });
+                return Ok(execution);
             }
             if Instant::now() > until {
                 bail!("execution {execution} has not ended after {:.0?}", begun.elapsed());
@@ -115,18 +125,17 @@ impl Crawls {
         Ok(all)
     }
 
-    /// When each page was completed, in all executions but this one, in order.
-    pub(super) async fn page_ends(&self, except: ExecutionId) -> Result<Vec<DateTime<Utc>>> {
-        let query = "SELECT processed_at FROM url_queue WHERE status = 'completed' AND execution_id <> $1
+    /// When each page was completed since this moment, in order.
+    pub(super) async fn page_ends(&self, since: DateTime<Utc>) -> Result<Vec<DateTime<Utc>>> {
+        let query = "SELECT processed_at FROM url_queue WHERE status = 'completed' AND processed_at > $1
             ORDER BY processed_at";
-        Ok(sqlx::query_scalar(query).bind(except.0).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_scalar(query).bind(since).fetch_all(&self.pool).await?)
     }
 
-    /// The paths of all pages, each with how often it was claimed; of one execution or of all.
-    pub(super) async fn attempts_by_path(&self, only: Option<ExecutionId>) -> Result<BTreeMap<String, u64>> {
-        let query = "SELECT url, attempt FROM url_queue WHERE $1::uuid IS NULL OR execution_id = $1";
+    /// The paths of all pages, each with how often it was claimed in all executions.
+    pub(super) async fn attempts_by_path(&self) -> Result<BTreeMap<String, u64>> {
         let rows: Vec<(String, i32)> =
-            sqlx::query_as(query).bind(only.map(|only| only.0)).fetch_all(&self.pool).await?;
+            sqlx::query_as("SELECT url, attempt FROM url_queue").fetch_all(&self.pool).await?;
         let mut attempts = BTreeMap::new();
         for (url, attempt) in rows {
             *attempts.entry(Url::parse(&url)?.path().to_owned()).or_default() += u64::try_from(attempt)?;
@@ -152,7 +161,8 @@ impl Crawls {
         }
     }
 
-    async fn executions(&self) -> Result<Vec<ExecutionId>> {
+    /// Every execution, the oldest first.
+    pub(super) async fn executions(&self) -> Result<Vec<ExecutionId>> {
         let query = "SELECT id FROM workflow_executions ORDER BY id";
         let ids: Vec<Uuid> = sqlx::query_scalar(query).fetch_all(&self.pool).await?;
         Ok(ids.into_iter().map(ExecutionId).collect())

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use crawlify_cli::demo_site::{Content, DemoSite};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -61,7 +61,7 @@ pub struct Options {
     pub at_once: usize,
 }
 
-/// Crawls once in calm, then in the storm, and says what came of it. `say` is told how it goes.
+/// Crawls in calm, then in the storm, and says what came of it. `say` is told how it goes.
 ///
 /// # Errors
 /// Something does not start, or the calm crawl is not what others could be held against.
@@ -81,9 +81,8 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     let crawls = Crawls::prepare(&options.workflow, &site.url(), &servers.database_url).await?;
     let members = Members::start(options, &scratch, logs, &servers)?;
 
-    let calm = crawls.run_one(Instant::now() + CALM_WITHIN).await.context("the calm crawl did not end")?;
-    let calm_requests = site.requests_by_path();
-    verdict::ensure_calm(&crawls, calm.execution, &calm_requests).await?;
+    let calm = crawls.run_calm(options.at_once, Instant::now() + CALM_WITHIN).await?;
+    verdict::ensure_calm(&crawls, &site.requests_by_path()).await?;
     say(&format!("calm: {} pages in {:.1} s", calm.pages, calm.took.as_secs_f64()));
     servers.settle_broker().await?;
 
@@ -102,7 +101,7 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
 
     let mut broken = verdict::of_rows(&crawls, calm.execution, &executions).await?;
     broken.extend(verdict::of_requests(&crawls, options, &faults, &site.requests_by_path()).await?);
-    let page_ends = crawls.page_ends(calm.execution).await?;
+    let page_ends = crawls.page_ends(begun).await?;
     crawls.close().await;
     let processes = members.stop().await?;
     broken.extend(invariants::broker::leftovers(&servers.broker_url).await?);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::crawls::Crawled;
+use super::crawls::Calm;
 use super::deck::Victim;
 use crate::invariants::Violation;
 
@@ -20,7 +20,7 @@ pub(super) struct Fault {
 
 /// What was measured.
 pub(super) struct Figures {
-    pub(super) calm: Crawled,
+    pub(super) calm: Calm,
     /// When the storm began, and how long it lasted.
     pub(super) begun: DateTime<Utc>,
     pub(super) storm: Duration,
@@ -134,7 +134,7 @@ mod tests {
         let fault = |victim, seconds| Fault { victim, ended: at(seconds) };
         let took = Duration::from_secs(10);
         let figures = Figures {
-            calm: Crawled { execution: ExecutionId::generate(), pages: 100, took },
+            calm: Calm { execution: ExecutionId::generate(), pages: 100, took },
             begun,
             storm: Duration::from_secs(60),
             executions: 1,

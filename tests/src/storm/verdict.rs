@@ -14,19 +14,15 @@ use crate::invariants::{Violation, verify};
 /// Pages that a worker has claimed for each of its slots, at the most: those in tabs, and those that wait for one.
 const IN_HAND_PER_SLOT: usize = 3;
 
-/// Holds the calm crawl to being one: every page completed at its first attempt, and asked for once.
-pub(super) async fn ensure_calm(
-    crawls: &Crawls,
-    calm: ExecutionId,
-    asked: &BTreeMap<String, u64>,
-) -> Result<()> {
-    let disturbed =
-        "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND (status <> 'completed' OR attempt <> 1)";
-    let disturbed: i64 = sqlx::query_scalar(disturbed).bind(calm.0).fetch_one(&crawls.pool).await?;
-    ensure!(disturbed == 0, "{disturbed} pages of the calm crawl failed or were tried again");
-    let mut broken = verify(&mut *crawls.pool.acquire().await?, calm, None).await?;
-    broken.extend(requests(asked, &crawls.attempts_by_path(Some(calm)).await?, 0));
-    ensure!(broken.is_empty(), "the calm crawl is not sound: {broken:#?}");
+/// Holds the calm crawls to being that: every page completed at its first attempt and asked for once, and all alike.
+pub(super) async fn ensure_calm(crawls: &Crawls, asked: &BTreeMap<String, u64>) -> Result<()> {
+    let disturbed = "SELECT count(*) FROM url_queue WHERE status <> 'completed' OR attempt <> 1";
+    let disturbed: i64 = sqlx::query_scalar(disturbed).fetch_one(&crawls.pool).await?;
+    ensure!(disturbed == 0, "{disturbed} pages of the calm crawls failed or were tried again");
+    let executions = crawls.executions().await?;
+    let mut broken = of_rows(crawls, executions[0], &executions).await?;
+    broken.extend(requests(asked, &crawls.attempts_by_path().await?, 0));
+    ensure!(broken.is_empty(), "the calm crawls are not sound: {broken:#?}");
     Ok(())
 }
 
@@ -52,5 +48,5 @@ pub(super) async fn of_requests(
     asked: &BTreeMap<String, u64>,
 ) -> Result<Vec<Violation>> {
     let in_hand = options.workers * options.slots * IN_HAND_PER_SLOT;
-    Ok(requests(asked, &crawls.attempts_by_path(None).await?, (faults.len() * in_hand) as u64))
+    Ok(requests(asked, &crawls.attempts_by_path().await?, (faults.len() * in_hand) as u64))
 }
