@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet
+.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -77,6 +77,14 @@ bench-fleet: ## Measure the control plane with pages that no browser executes
 	cargo build --locked --release --package crawlify-tests --bin bench-fleet
 	@for part in $(or $(PART),throughput politeness fairness cancel dispatch age); do \
 		echo "== $$part"; $(BUILT)/release/bench-fleet $$part || exit 1; done
+
+# MINUTES=10, SEED= for the order of an earlier storm, SITE=folder with WORKFLOW=file for another site than the shop. A debug
+# build, as the time of a crawl is Chrome's.
+chaos: ## Crawl while processes, browsers and servers are killed, and compare with a calm crawl
+	@deploy/local/setup test
+	cargo build --locked --package crawlify-tests --bin chaos --bin crawlify-under-test
+	@$(BUILT)/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(SITE),--site $(SITE) --workflow $(WORKFLOW))
 
 # ROUNDS=, TABS=, PAGES=, HTTP_PAGES=, SITE= with WORKFLOW=, ONLY=, and WRITE=docs/BENCHMARKS.md to keep the results;
 # BINARY= measures a program that is built already. The peers come from npm and PyPI, no browser is downloaded.

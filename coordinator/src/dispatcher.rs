@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crawlify_shared::broker::{Broker, BrokerError, MESSAGE_VERSION, PageMessage};
 use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::dispatch::{ReservedPage, RunningExecution};
 use crawlify_shared::store::{Store, StoreError};
@@ -138,6 +139,7 @@ impl Dispatcher {
     }
 
     async fn publish(&self, pages: Vec<ReservedPage>) -> Result<Dispatched, DispatchError> {
+        crash::reach(CrashPoint::AfterReserveBeforePublish);
         let messages: Vec<_> = pages
             .iter()
             .map(|page| PageMessage {
@@ -151,10 +153,12 @@ impl Dispatcher {
         let confirmed = match self.broker.publish(&messages).await {
             Ok(confirmed) => confirmed,
             Err(error) => {
+                crash::reach(CrashPoint::AfterRefusalBeforeReturn);
                 self.store.return_unpublished(&pages).await?;
                 return Err(error.into());
             }
         };
+        crash::reach(CrashPoint::AfterConfirmBeforeReturn);
         let count = pages.len();
         let unconfirmed: Vec<_> = pages
             .into_iter()

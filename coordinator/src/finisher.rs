@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::store::sweep::SWEPT_AT_ONCE;
 use crawlify_shared::store::{Store, StoreError};
 
@@ -48,6 +49,7 @@ impl Finisher {
     /// cancelled executions; answers how many pages these were.
     async fn sweep(&self) -> Result<u64, StoreError> {
         let put_back = self.store.put_pages_back(None).await?;
+        crash::reach(CrashPoint::AfterPutBackBeforeSweep);
         let swept = self.store.sweep_leftover_pages().await?;
         if put_back + swept > 0 {
             tracing::info!(put_back, swept, "swept pages");
@@ -56,6 +58,7 @@ impl Finisher {
     }
 
     async fn finish(&self) -> Result<usize, StoreError> {
+        crash::reach(CrashPoint::AfterSweepBeforeFinish);
         let ended = self.store.finish_executions().await?;
         for (execution, status) in &ended {
             tracing::info!(execution.id = %execution, status, "the execution ended");

@@ -18,6 +18,9 @@ pub const EGRESS_ALLOW: &str = "CRAWLIFY_EGRESS_ALLOW";
 /// The environment variable that turns the egress guard on or off.
 pub const EGRESS_GUARD: &str = "CRAWLIFY_EGRESS_GUARD";
 
+/// The environment variable with the crash point that a test sets; see `crash`.
+pub const CRASH_POINT: &str = "CRAWLIFY_CRASH_POINT";
+
 /// Reads a variable; an empty one counts as not set.
 pub fn variable(name: &str) -> Option<String> {
     #[allow(clippy::disallowed_methods, reason = "this is the config module")]

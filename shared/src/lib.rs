@@ -1,9 +1,11 @@
 //! The ground that coordinator and worker share, and their only common one: the domain (no IO), the store (the
-//! only SQL), the broker (the only AMQP), configuration, telemetry, and the care of child processes.
+//! only SQL), the broker (the only AMQP), configuration, telemetry, crash points, and the care of child
+//! processes.
 
 pub mod broker;
 pub mod child;
 pub mod config;
+pub mod crash;
 pub mod domain;
 pub mod signals;
 pub mod store;

@@ -114,45 +114,9 @@ impl Crawl {
 
     /// Asserts that every counter is what a recount of the rows gives, and that nothing was recorded twice.
     pub async fn assert_counters_are_a_recount(&self) {
-        let wrong = self.texts(RECOUNT).await;
-        assert!(wrong.is_empty(), "counters differ from the rows:\n{}", wrong.join("\n"));
+        crate::invariants::assert_counters_are_a_recount(&self.pool).await;
     }
 }
-
-/// Each row names a counter that is wrong. Pages that never failed for good leave no trace of their retries but
-/// their attempts, so retries are not recounted here.
-const RECOUNT: &str = "
-WITH wrong AS (
-    SELECT 'pages of ' || e.id AS what,
-        ARRAY[sum(c.completed), sum(c.failed), sum(c.items), sum(c.urls_found), sum(c.nodes_executed),
-            sum(c.nodes_failed), sum(c.static_pages)]::int8[] AS counted,
-        ARRAY[(SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'completed'),
-            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'failed'),
-            (SELECT count(*) FROM extracted_items i WHERE i.execution_id = e.id),
-            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.parent_id IS NOT NULL),
-            (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status <> 'cancelled'),
-            (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status = 'failed'),
-            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.rendered = 'static')]::int8[]
-            AS found
-    FROM workflow_executions e JOIN page_counters c ON c.execution_id = e.id GROUP BY e.id
-    UNION ALL
-    SELECT 'node ' || COALESCE(c.node_id, n.node_id), c.counts, n.counts
-    FROM (
-        SELECT execution_id, phase, node_id, ARRAY[sum(completed), sum(failed), sum(cancelled), sum(retries),
-            sum((SELECT sum(d) FROM unnest(durations) d))]::int8[] AS counts
-        FROM node_counters GROUP BY 1, 2, 3
-    ) c FULL JOIN (
-        SELECT execution_id, phase, node_id, ARRAY[count(*) FILTER (WHERE status = 'completed'),
-            count(*) FILTER (WHERE status = 'failed'), count(*) FILTER (WHERE status = 'cancelled'),
-            sum(retry_count), count(*) FILTER (WHERE status <> 'cancelled')]::int8[] AS counts
-        FROM node_executions GROUP BY 1, 2, 3
-    ) n USING (execution_id, phase, node_id)
-    UNION ALL
-    SELECT 'records of page ' || page_id, ARRAY[1], ARRAY[count(*)]::int8[]
-    FROM node_executions GROUP BY page_id, attempt, position HAVING count(*) > 1
-)
-SELECT format('%s: %s counted, %s found', what, counted, found) FROM wrong
-WHERE counted IS DISTINCT FROM found";
 
 async fn start(store: &Store, config: &Value, limits: Limits, start_urls: &[&str]) -> ExecutionId {
     let text = WorkflowText { name: "Test", description: "", config };

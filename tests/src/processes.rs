@@ -34,6 +34,11 @@ pub fn below(pid: i32) -> Vec<Process> {
     found
 }
 
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<Process> {
+    below(pid).into_iter().filter(|process| process.parent == pid).collect()
+}
+
 /// Waits until every one of these processes has ended.
 ///
 /// # Panics

@@ -2,7 +2,8 @@
 //! dispatcher, broker, worker, recorder and Postgres can be driven far faster than a browser could.
 //!
 //! Pages are numbered, `http://HOST/book/N/`, and form a tree: page N links to 2N and 2N + 1, and to 18 pages with
-//! lesser numbers, most of which are known by then. So a crawl of any size has one start URL and no end but its limit.
+//! lesser numbers, most of which are known by then. So a crawl of any size has one start URL, and no end but its limit or
+//! the site's last page.
 
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ use tokio::time::Instant;
 const LINKS: u64 = 20;
 
 /// Executes pages without a browser.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SyntheticDriver {
+    /// No page links to one with a greater number: so many there are.
+    pages: u64,
     /// Asks for pages over HTTP, as a browser would; without it nothing is asked for.
     client: Option<reqwest::Client>,
 }
@@ -30,21 +33,23 @@ pub struct SyntheticDriver {
 /// A tab without a browser.
 #[derive(Debug)]
 struct SyntheticTab {
+    pages: u64,
     client: Option<reqwest::Client>,
     page: Option<PageUrl>,
 }
 
 impl SyntheticDriver {
-    /// Makes a driver that really asks the site for each page, and makes up what the page says.
-    pub fn asking() -> Self {
-        Self { client: Some(reqwest::Client::new()) }
+    /// Makes a driver of a site with so many pages. One that asks really asks the site for each page; what the page says it
+    /// makes up all the same.
+    pub fn new(pages: u64, asks: bool) -> Self {
+        Self { pages, client: asks.then(reqwest::Client::new) }
     }
 }
 
 #[async_trait]
 impl Driver for SyntheticDriver {
     async fn open(&self, _session: &Session, _deadline: Instant) -> Result<Box<dyn Tab>, TabError> {
-        Ok(Box::new(SyntheticTab { client: self.client.clone(), page: None }))
+        Ok(Box::new(SyntheticTab { pages: self.pages, client: self.client.clone(), page: None }))
     }
 
     async fn read_static(
@@ -107,7 +112,7 @@ impl Tab for SyntheticTab {
                 return None;
             }
             let completed_at = started_at + Duration::from_micros(200);
-            let output = Ok(output(step, number, Some(place) == first_links));
+            let output = Ok(output(step, number, self.pages, Some(place) == first_links));
             let result = StepResult { started_at, completed_at, output, retries: 0 };
             started_at = completed_at;
             Some(result)
@@ -128,10 +133,12 @@ fn number_of(url: &PageUrl) -> u64 {
     number.unwrap_or(1)
 }
 
-fn output(step: &DomStep, number: u64, is_first_links: bool) -> Value {
+fn output(step: &DomStep, number: u64, pages: u64, is_first_links: bool) -> Value {
     match &step.op {
         DomOp::WaitFor(_) => Value::Null,
-        DomOp::Links(_) if is_first_links => links(number).map(|link| format!("/book/{link}/")).collect(),
+        DomOp::Links(_) if is_first_links => {
+            links(number).filter(|link| *link <= pages).map(|link| format!("/book/{link}/")).collect()
+        }
         DomOp::Links(_) => json!([]),
         DomOp::Read { multiple: true, .. } => json!(["one", "two"]),
         DomOp::Read { read: Read::Attribute(_), .. } => json!(format!("/media/{number:08}.png")),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crawlify_cli::demo_site::{Content, DemoSite, Shop, WORKFLOW};
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
 use harness::chain_site::ChainSite;
+use harness::invariants;
 use harness::postgres::TestDatabase;
 use harness::processes::wait_until_gone;
 use harness::program::{Program, crawlify};
@@ -57,7 +58,7 @@ async fn the_demo_crawls_every_product_right_and_keeps_what_it_did() {
     assert_eq!((status.as_str(), statuses), ("completed", [("completed".to_owned(), pages)].into()));
     assert_eq!(recorded.assert_twenty_rows_a_page().await, 20 * pages);
     recorded.assert_frontier_is_filtered().await;
-    recorded.assert_counters_are_right().await;
+    recorded.assert_is_sound().await;
     assert_queries_answer(&recorded, usize::try_from(pages).unwrap());
     recorded.pool.close().await;
     kept.stop().await;
@@ -125,7 +126,7 @@ async fn a_page_limit_is_kept_to_the_page_and_items_can_go_to_stdout() {
     assert_eq!((status.as_str(), statuses["completed"]), ("completed", 60));
     assert_eq!(statuses.keys().collect::<Vec<_>>(), ["completed", "skipped"]);
     assert_eq!(recorded.assert_twenty_rows_a_page().await, 1200);
-    recorded.assert_counters_are_right().await;
+    recorded.assert_is_sound().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
     site.stop().await;
 }
@@ -140,6 +141,7 @@ async fn links_are_followed_as_deep_as_was_said_and_no_deeper() {
     let _ = Program::start(command).end(SHORT).await.with_code(0).saying(&["4 completed"]);
     let asked: Vec<String> = site.log().into_iter().map(|(_, path)| path).collect();
     assert_eq!(asked, ["/chain/0", "/chain/1", "/chain/2", "/chain/3"]);
+    Recorded::open(database.url()).await.assert_is_sound().await;
 }
 
 #[tokio::test]
@@ -154,6 +156,7 @@ async fn a_host_is_asked_no_faster_than_the_rate_limit_delay() {
     assert_eq!(log.len(), 7, "{log:?}");
     let intervals: Vec<Duration> = log.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     assert!(intervals.iter().all(|interval| *interval >= Duration::from_millis(950)), "{intervals:?}");
+    Recorded::open(database.url()).await.assert_is_sound().await;
 }
 
 #[tokio::test]
@@ -172,6 +175,8 @@ async fn given_servers_are_used_instead_of_private_ones() {
     let secret = vhost.url().expose().split(['/', '@']).nth(2).unwrap().to_owned();
     assert!(!ended.stderr.contains(&secret), "the password is shown: {}", ended.stderr);
     assert_eq!(std::fs::read_to_string(items).unwrap().lines().count(), 13);
+    Recorded::open(database.url()).await.assert_is_sound().await;
+    invariants::assert_none(&invariants::broker::leftovers(&vhost.url()).await.unwrap());
 }
 
 /// `crawlify run` without waiting between pages, on a database of the test's own.

@@ -4,13 +4,16 @@
 mod api;
 mod broker;
 mod cli;
+mod crashes;
 mod crawl;
 mod egress;
 mod fleet;
 mod frontier;
+mod invariants;
 mod recorded;
 mod render;
 mod store;
+mod storm;
 mod tidy;
 mod worker;
 

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::Utc;
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::url_shape::shape;
@@ -242,6 +243,7 @@ impl Visit<'_> {
         };
         let navigated = tab.navigate(&self.page.url, self.program.workflow.wait_until, first, deadline).await;
         self.means.metrics.observe_step(Step::Navigate, begun.elapsed());
+        crash::reach(CrashPoint::AfterNavigateBeforeNodes);
         let document = match navigated {
             Ok(document) => document,
             Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),

@@ -1,10 +1,11 @@
 //! Serves the shop or a folder over HTTP/1.1 on the loopback address. Never listens to other machines.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,6 +24,9 @@ use super::shop::Shop;
 /// How long connections may take to end when the site stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How many paths are counted one by one; a site has fewer.
+const PATHS_COUNTED: usize = 100_000;
+
 /// What a site shows.
 #[derive(Clone, Debug)]
 pub enum Content {
@@ -37,6 +41,8 @@ pub struct DemoSite {
     address: SocketAddr,
     /// Written by every request, read by [`DemoSite::requests`].
     requests: Arc<AtomicU64>,
+    /// The same for each path. Written by every request, read by [`DemoSite::requests_by_path`].
+    by_path: Arc<Mutex<BTreeMap<String, u64>>>,
     stop: CancellationToken,
     tasks: JoinSet<io::Result<()>>,
 }
@@ -49,6 +55,7 @@ enum Site {
 struct Shared {
     site: Site,
     requests: Arc<AtomicU64>,
+    by_path: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl DemoSite {
@@ -67,14 +74,15 @@ impl DemoSite {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| explain(error, port))?;
         let address = listener.local_addr()?;
-        let requests = Arc::new(AtomicU64::new(0));
-        let shared = Arc::new(Shared { site, requests: Arc::clone(&requests) });
+        let (requests, by_path) = (Arc::new(AtomicU64::new(0)), Arc::default());
+        let shared = Shared { site, requests: Arc::clone(&requests), by_path: Arc::clone(&by_path) };
+        let shared = Arc::new(shared);
         let router = Router::new().fallback(answer).with_state(shared);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         tasks.spawn(serve.into_future());
-        Ok(Self { address, requests, stop, tasks })
+        Ok(Self { address, requests, by_path, stop, tasks })
     }
 
     /// The address of its home page, with a slash at the end.
@@ -85,6 +93,11 @@ impl DemoSite {
     /// How many requests came in so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many requests came in so far for each path.
+    pub fn requests_by_path(&self) -> BTreeMap<String, u64> {
+        self.by_path.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops listening, lets running requests end for two seconds, and closes what is left.
@@ -111,6 +124,7 @@ fn explain(error: io::Error, port: u16) -> io::Error {
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     shared.requests.fetch_add(1, Ordering::Relaxed);
+    shared.count(request.uri().path());
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -127,6 +141,15 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         Ok(Lookup::Moved(path)) => moved(&path),
         Ok(Lookup::Missing) => shared.site.missing(request.method()),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the file could not be read\n"),
+    }
+}
+
+impl Shared {
+    fn count(&self, path: &str) {
+        let mut by_path = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_path.len() < PATHS_COUNTED || by_path.contains_key(path) {
+            *by_path.entry(path.to_owned()).or_default() += 1;
+        }
     }
 }
 
@@ -235,6 +258,8 @@ mod tests {
         }
         assert!(ask(&site, "GET /index.html", "").await.contains("location: /\r\n"));
         assert_eq!(site.requests(), 5);
+        let by_path = site.requests_by_path();
+        assert_eq!((by_path["/index.html"], by_path.values().sum()), (1, 5));
         site.stop().await;
     }
 

@@ -28,8 +28,8 @@ pub const MAX_ATTEMPTS: i16 = 4;
 pub const SUSPECT_AFTER: i16 = 2;
 /// A page whose browsers or workers were lost so often is quarantined: it failed, with [`ErrorClass::Poison`].
 pub const POISON_AFTER: i16 = 3;
-/// A proxy may be away for some two thirds of an hour.
-const PROXY_TRIES: i16 = 15;
+/// How often a page is tried while its proxy does not work: it may be away for some two thirds of an hour.
+pub const PROXY_TRIES: i16 = 15;
 
 impl FaultDomain {
     /// The name in rows and metrics.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{Store, StoreError};
+use crate::crash::{self, CrashPoint};
 use crate::domain::fault::POISON_AFTER;
 
 /// How long the rescuer waits for workers to be heard.
@@ -63,6 +64,7 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
+        crash::reach(CrashPoint::AfterLossBeforeReturn);
         // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
         let pages = sqlx::query!(
             r#"WITH orphan AS (
@@ -78,7 +80,7 @@ impl Store {
                 UPDATE url_queue q
                 SET status = CASE WHEN q.worker_faults + o.fault >= $1 THEN 'failed' ELSE 'pending' END,
                     processed_at = CASE WHEN q.worker_faults + o.fault >= $1 THEN now() END,
-                    worker_faults = q.worker_faults + o.fault,
+                    worker_faults = q.worker_faults + o.fault, attempt = q.attempt - 1 + o.fault,
                     epoch = q.epoch + 1, not_before = now(), locked_at = NULL, locked_by = NULL, locked_until = NULL,
                     error_class = CASE WHEN q.worker_faults + o.fault >= $1 THEN 'poison' ELSE 'worker_lost' END,
                     error = CASE WHEN q.worker_faults + o.fault >= $1
@@ -117,6 +119,7 @@ impl Store {
     }
 
     async fn rescue_from_queue(&self, message_lost_after: Duration) -> Result<u64, StoreError> {
+        crash::reach(CrashPoint::AfterReturnBeforeRequeue);
         let requeued = sqlx::query_scalar!(
             "WITH returned AS (
                 UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1

@@ -6,6 +6,7 @@
 //! the planner, whose statistics are old while a crawl grows, can only use the primary key. The finisher repeats them.
 
 use super::{Store, StoreError};
+use crate::crash::{self, CrashPoint};
 use crate::domain::id::ExecutionId;
 
 /// Rows of one statement at the most: some tens of milliseconds of writing.
@@ -109,6 +110,7 @@ impl Store {
     pub async fn put_pages_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
         let put_back = self.put_limited_back(only).await? + self.put_failed_back(only).await?;
         if put_back > 0 {
+            crash::reach(CrashPoint::AfterPutBackBeforeWake);
             self.wake_lanes(only).await?;
         }
         Ok(put_back)

@@ -3,8 +3,10 @@
 
 mod control;
 mod crawl;
+mod database;
 mod lifecycle;
 mod outage;
+mod refusals;
 mod render;
 mod robots;
 mod sitemaps;
@@ -19,12 +21,14 @@ use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::domain::id::{ExecutionId, PageId};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::workflow::{Selector, parse_config};
+use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::chrome::driver::{DomOp, DomStep};
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use crawlify_worker::egress::{Egress, EgressOptions};
 use harness::crawl::{Crawl, page_url};
+use harness::invariants;
 use harness::wait::wait_for;
 use prometheus::Registry;
 use serde_json::{Value, json};
@@ -61,21 +65,26 @@ impl Running {
     }
 
     async fn of(crawl: Crawl, driver: FakeDriver, times: LeaseTimes) -> Self {
+        let url = crawl.database.url();
+        Self::behind(crawl, &url, driver, times).await
+    }
+
+    /// Everybody reaches the crawl's database at this address.
+    async fn behind(crawl: Crawl, url: &SecretUrl, driver: FakeDriver, times: LeaseTimes) -> Self {
         let broker = InProcessBroker::with_capacity(CAPACITY);
         let driver = Arc::new(driver);
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let coordinator = crawlify_coordinator::start(
             crawlify_coordinator::Config { listen: None, lease: times, only: None, broker_forgets: true },
-            crawl.store.clone(),
+            Store::connect(url, 8).unwrap(),
             Arc::new(broker.clone()),
             telemetry::registry(),
             stop_coordinator.clone(),
         )
         .await
         .unwrap();
-        let url = crawl.database.url();
         let registry = telemetry::registry();
-        let worker = start_worker(&url, &broker, &driver, times, &stop_worker, &registry).await;
+        let worker = start_worker(url, &broker, &driver, times, &stop_worker, &registry).await;
         Self { crawl, broker, driver, coordinator, worker, registry, stop_coordinator, stop_worker }
     }
 
@@ -85,7 +94,8 @@ impl Running {
         self.stop().await
     }
 
-    /// Stops everything. Whatever happened, no delivery, tab or lease is left, and the counters are right.
+    /// Stops everything. Whatever happened, no delivery, tab or lease is left, the counters are right, and the invariants hold
+    /// of what has ended.
     async fn stop(self) -> Crawl {
         self.stop_worker.cancel();
         self.stop_coordinator.cancel();
@@ -98,6 +108,7 @@ impl Running {
         let held = "SELECT count(*) FROM url_queue WHERE status = 'processing' OR locked_by IS NOT NULL";
         assert_eq!(self.crawl.number(held).await, 0);
         self.crawl.assert_counters_are_a_recount().await;
+        invariants::assert_ended_are_sound(&self.crawl.pool).await;
         self.crawl
     }
 

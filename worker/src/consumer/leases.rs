@@ -7,6 +7,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing};
 use tokio::sync::watch;
@@ -94,6 +95,7 @@ impl Leases {
                     () = stop.cancelled() => break,
                 }
             }
+            crash::reach(CrashPoint::AfterDrainBeforeRetire);
             let retired = tokio::time::timeout(Duration::from_secs(2), store.retire()).await;
             if !matches!(retired, Ok(Ok(()))) {
                 tracing::info!("could not say goodbye; the lease will run out");

@@ -11,6 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crawlify_shared::broker::Delivery;
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::fault::{FaultDomain, Verdict};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
@@ -31,6 +32,7 @@ use company::NeverAlone;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
+    crash::reach(CrashPoint::AfterDeliveryBeforeClaim);
     // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
     let leave = worker.company.join().await;
@@ -39,25 +41,23 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
         Claim::Nobodys => return acknowledge(delivery).await,
         Claim::Unknown => return delivery.requeue().await,
     };
+    crash::reach(CrashPoint::AfterClaimBeforeNavigate);
     // 5. Executed: whatever happens is an outcome.
     worker.metrics.observe_step(Step::Claim, begun.elapsed());
     let expected = worker.recorder.expect();
     // A sitemap names more links than can be held for many at once: it keeps its turn until it is recorded.
     let mut sitemap_turn = None;
     let begun = Instant::now();
-    let (outcome, table) = match worker.company.fit(&page, leave).await {
-        Ok(leave) => {
-            let executed = execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await;
-            drop((slot, leave));
-            executed
-        }
-        Err(NeverAlone) => {
-            (PageOutcome::nothing(PageEnd::Released), Arc::new(NodeTable { nodes: Vec::new() }))
-        }
+    let leave = worker.company.fit(&page, leave).await;
+    let (outcome, table) = match &leave {
+        Ok(_) => execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await,
+        Err(NeverAlone) => (PageOutcome::nothing(PageEnd::Released), nothing()),
     };
+    drop((slot, leave));
     for skip in outcome.discovered.iter().filter_map(|link| link.skipped.as_ref()) {
         worker.metrics.observe_skipped_link(skip.reason);
     }
+    crash::reach(CrashPoint::AfterNodesBeforeRecord);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
@@ -65,6 +65,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
     drop((expected, sitemap_turn));
     worker.metrics.observe_step(Step::Record, begun.elapsed());
+    crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
     match recorded {
         Recorded::Settled => acknowledge(delivery).await,
@@ -82,7 +83,6 @@ async fn execute_within_lease(
     worker: &Shared,
 ) -> (PageOutcome, Arc<NodeTable>) {
     let released = PageOutcome::nothing(PageEnd::Released);
-    let nothing = || Arc::new(NodeTable { nodes: Vec::new() });
     let claimed_at = Instant::now();
     let start_at = claimed_at + page.start_in;
     let work = async {
@@ -161,6 +161,11 @@ async fn read_sitemap(
     let mut outcome = worker.sitemaps.read(page, workflow, Instant::now() + limits.page).await;
     outcome.contact.started_in = Some(started_in);
     outcome
+}
+
+/// The nodes of a page whose workflow nobody looked at.
+fn nothing() -> Arc<NodeTable> {
+    Arc::new(NodeTable { nodes: Vec::new() })
 }
 
 /// What becomes of the page's row: a failure that may pass is tried again, later each time.

@@ -19,6 +19,7 @@ use super::super::{BrokerError, PageMessage};
 use super::AmqpShared;
 use super::connection::{LinkError, Opened};
 use super::supervisor::{Link, Work};
+use crate::crash::{self, CrashPoint};
 
 const PERSISTENT: u8 = 2;
 
@@ -211,5 +212,7 @@ async fn publish_one(
         .with_content_type("application/json".into())
         .with_message_id(message.id.as_str().into());
     let queue = shared.queues.pages.as_str().into();
-    channel.basic_publish("".into(), queue, options, &message.body, properties).await?.await
+    let confirm = channel.basic_publish("".into(), queue, options, &message.body, properties).await?;
+    crash::reach(CrashPoint::AfterPublishBeforeConfirm);
+    confirm.await
 }

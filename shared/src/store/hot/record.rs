@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use super::HotStore;
 use super::known_links::Recorded;
 use super::record_columns::{Columns, Link};
+use crate::crash::{self, CrashPoint};
 use crate::domain::id::PageId;
 use crate::domain::page::FinishedPage;
 use crate::store::StoreError;
@@ -202,6 +203,7 @@ impl HotStore {
             let numbers = self.definitions(finished.page.execution_id, &finished.table).await?;
             columns.add(finished, &numbers);
         }
+        crash::reach(CrashPoint::AfterDefinitionsBeforeRecord);
         let mut links = columns.nearest_links();
         self.known_links.retain_news(&mut links, key);
         columns.set_links(&links);

@@ -12,7 +12,6 @@ mod fairness;
 mod fleet;
 mod frontier;
 mod politeness;
-mod role;
 mod site;
 mod throughput;
 mod verdict;
@@ -21,6 +20,7 @@ use std::io::Write;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use harness::role;
 
 use verdict::Verdicts;
 

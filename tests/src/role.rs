@@ -1,0 +1,113 @@
+//! One process of a fleet without browsers: a coordinator as it is, or a worker whose pages no browser executes. The
+//! program `bench-fleet role` is this; benchmarks and tests start it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use crawlify_shared::broker::Broker;
+use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
+use crawlify_shared::config::{LeaseTimes, SecretUrl};
+use crawlify_shared::signals::until_stopped;
+use crawlify_shared::store::{POOL_SIZE, Store};
+use crawlify_shared::telemetry;
+use crawlify_worker::egress::{Egress, EgressOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::synthetic::SyntheticDriver;
+
+/// What to be.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Coordinator or worker.
+    #[arg(value_enum)]
+    kind: Kind,
+    /// Pages executed at once.
+    #[arg(long, default_value_t = 32)]
+    slots: usize,
+    /// Ask for each page over HTTP.
+    #[arg(long)]
+    ask: bool,
+    /// No page links to one with a greater number.
+    #[arg(long, value_name = "N", default_value_t = u64::MAX)]
+    pages: u64,
+    /// A worker unheard of for so long has lost its pages; the other times of the lease follow.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 15_000)]
+    lost_after: u64,
+    #[arg(long)]
+    database_url: SecretUrl,
+    #[arg(long)]
+    amqp_url: SecretUrl,
+}
+
+/// Which process.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Kind {
+    Coordinator,
+    Worker,
+}
+
+/// Runs until SIGTERM.
+///
+/// # Errors
+/// It does not start.
+pub async fn run(options: Options) -> Result<()> {
+    telemetry::init_logging("info,sqlx=warn,lapin=off", telemetry::LogFormat::Json);
+    let stop = CancellationToken::new();
+    until_stopped(stop.clone(), be(options, stop)).await?.unwrap_or(Ok(()))
+}
+
+async fn be(options: Options, stop: CancellationToken) -> Result<()> {
+    let patience = AmqpOptions { first_connection_within: Duration::from_secs(60), ..Default::default() };
+    let broker: Arc<dyn Broker> = Arc::new(AmqpBroker::connect(&options.amqp_url, patience).await?);
+    let lost_after = Duration::from_millis(options.lost_after);
+    let lease = LeaseTimes {
+        heartbeat_every: lost_after / 3,
+        worker_lost_after: lost_after,
+        fence_after: lost_after * 2 / 3,
+        ..LeaseTimes::default()
+    };
+    match options.kind {
+        Kind::Coordinator => {
+            let store = Store::connect(&options.database_url, POOL_SIZE)?;
+            let config =
+                crawlify_coordinator::Config { listen: None, lease, only: None, broker_forgets: false };
+            let coordinator = crawlify_coordinator::start(
+                config,
+                store.clone(),
+                Arc::clone(&broker),
+                telemetry::registry(),
+                stop,
+            )
+            .await?;
+            tracing::info!("the coordinator is ready");
+            coordinator.stopped().await;
+            store.close().await;
+        }
+        Kind::Worker => {
+            let config = crawlify_worker::Config {
+                name: "synthetic".to_owned(),
+                slots: options.slots,
+                database_url: options.database_url,
+                admin: None,
+                lease,
+                drain_deadline: Duration::from_secs(5),
+                egress: Egress::start(EgressOptions::off())?,
+                recorded: Arc::default(),
+            };
+            let driver = SyntheticDriver::new(options.pages, options.ask);
+            let worker = crawlify_worker::start(
+                config,
+                Arc::clone(&broker),
+                Arc::new(driver),
+                telemetry::registry(),
+                stop,
+            )
+            .await?;
+            tracing::info!(worker.id = %worker.id, "the worker is ready");
+            worker.stopped().await;
+        }
+    }
+    broker.close().await;
+    Ok(())
+}

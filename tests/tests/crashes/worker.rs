@@ -1,0 +1,87 @@
+//! A worker that is killed with pages in its hands.
+
+use crawlify_shared::crash::CrashPoint;
+use harness::fleet::{died, stop};
+use rustix::process::Signal;
+
+use super::{assert_attempts_are_few, assert_untouched, completed, fleet, kill};
+
+/// The worker dies when it comes to a point for the `time`th time, in the middle of a crawl; another one ends the crawl.
+async fn dies_at(crash: String) {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let victim = fleet.start("worker", Some(&crash));
+    let execution = fleet.execute(&[1], None).await;
+    died(victim).await;
+    let before = completed(&fleet).await;
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    assert_untouched(&fleet, &before).await;
+    assert_attempts_are_few(&fleet).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_before_it_claims_a_page_loses_none() {
+    dies_at(kill(CrashPoint::AfterDeliveryBeforeClaim, 30)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_after_it_claimed_a_page_costs_an_attempt() {
+    dies_at(kill(CrashPoint::AfterClaimBeforeNavigate, 30)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_with_a_page_loaded_costs_an_attempt() {
+    dies_at(kill(CrashPoint::AfterNavigateBeforeNodes, 30)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_with_a_page_executed_costs_an_attempt() {
+    dies_at(kill(CrashPoint::AfterNodesBeforeRecord, 30)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_between_the_definitions_of_nodes_and_their_records_costs_an_attempt() {
+    dies_at(kill(CrashPoint::AfterDefinitionsBeforeRecord, 1)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_between_commit_and_acknowledgement_repeats_no_page() {
+    dies_at(kill(CrashPoint::AfterCommitBeforeAck, 30)).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_before_it_says_goodbye_keeps_nothing_from_the_others() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let mut victim = fleet.start("worker", Some(&kill(CrashPoint::AfterDrainBeforeRetire, 1)));
+    victim.says("the worker is ready", std::time::Duration::from_secs(60)).await;
+    let execution = fleet.execute(&[1], None).await;
+    fleet.wait("some pages are completed", "SELECT (count(*) > 200)::int::int8 FROM url_queue").await;
+    victim.signal(Signal::TERM);
+    died(victim).await;
+    let before = completed(&fleet).await;
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    assert_untouched(&fleet, &before).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_again_and_again_ends_the_crawl_all_the_same() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let execution = fleet.execute(&[1], None).await;
+    // Each of them gets on a little: no page is in more than a few hands.
+    for round in 1..=3 {
+        died(fleet.start("worker", Some(&kill(CrashPoint::AfterCommitBeforeAck, 15 * round)))).await;
+    }
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    stop([worker]).await;
+    fleet.close([coordinator], execution, Some(calm)).await;
+}
