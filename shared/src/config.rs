@@ -18,6 +18,11 @@ pub const EGRESS_ALLOW: &str = "CRAWLIFY_EGRESS_ALLOW";
 /// The environment variable that turns the egress guard on or off.
 pub const EGRESS_GUARD: &str = "CRAWLIFY_EGRESS_GUARD";
 
+/// The environment variable of the hashes of the API's keys.
+pub const API_KEY_HASHES: &str = "CRAWLIFY_API_KEY_HASHES";
+/// The environment variable that names a file of hashes of the API's keys.
+pub const API_KEY_FILE: &str = "CRAWLIFY_API_KEY_FILE";
+
 /// Reads a variable; an empty one counts as not set.
 pub fn variable(name: &str) -> Option<String> {
     #[allow(clippy::disallowed_methods, reason = "this is the config module")]

@@ -10,6 +10,7 @@ mod fleet;
 mod frontier;
 mod recorded;
 mod render;
+mod secrets;
 mod store;
 mod tidy;
 mod worker;

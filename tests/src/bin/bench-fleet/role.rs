@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use crawlify_coordinator::keys::KeyArgs;
 use crawlify_coordinator::role as coordinator;
 use crawlify_shared::broker::Broker;
 use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
@@ -56,6 +57,7 @@ async fn be(options: Options, stop: CancellationToken) -> Result<()> {
                 host: std::net::Ipv4Addr::LOCALHOST.into(),
                 database_url: options.database_url,
                 amqp_url: options.amqp_url,
+                keys: KeyArgs::default(),
             };
             coordinator::run(args, stop).await
         }
