@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use crawlify_coordinator::keys::{KeyArgs, Scope};
 use crawlify_shared::config::{AMQP_URL, DATABASE_URL, SecretUrl};
 use crawlify_shared::domain::workflow::Render;
 use crawlify_worker::egress::EgressArgs;
@@ -16,7 +17,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Say more: -v logs what happens, -vv every step.
+    /// Say more: -v logs what happens, -vv every step, -vvv whatever there is to tell.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Log one JSON object a line.
@@ -47,6 +48,20 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Check what this machine has and lacks.
     Doctor(DoctorArgs),
+    /// Make keys for the REST API.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+/// What is done about keys. They are listed and revoked where the coordinator reads them.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key: it goes to stdout and is kept nowhere; what the coordinator needs of it goes to stderr.
+    Create {
+        /// What the key is good for: `read` for dashboards and scrapers, `admin` for everything.
+        #[arg(long)]
+        scope: Scope,
+    },
 }
 
 /// Where the database and the broker are. Without them the process brings its own.
@@ -152,6 +167,9 @@ pub struct UpArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the flattened arguments have their own")]
     pub egress: EgressArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub keys: KeyArgs,
 }
 
 /// The arguments of `migrate`.

@@ -10,12 +10,16 @@ use crawlify_shared::store::StoreError;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Cli, Command, DoctorArgs, MigrateArgs, ValidateArgs};
+use crate::args::{Cli, Command, DoctorArgs, KeysCommand, MigrateArgs, ValidateArgs};
 use crate::exit::{Code, Failure, chain};
 use crate::run::read;
 use crate::system::open_store;
 use crate::validate::report;
-use crate::{demo, doctor, explain, run, site, up};
+use crate::{demo, doctor, explain, keys, run, site, up};
+
+/// With `-vvv`: everything, of our own crates.
+const TRACE: &str =
+    ",crawlify_cli=trace,crawlify_coordinator=trace,crawlify_shared=trace,crawlify_worker=trace";
 
 /// Runs the command. Data go to stdout, everything else to stderr.
 ///
@@ -34,7 +38,9 @@ pub async fn run(cli: Cli) -> Result<Code, Failure> {
         _ => "debug",
     };
     let format = if cli.log_json { LogFormat::Json } else { LogFormat::Text };
-    init_logging(&format!("{level},sqlx=warn,lapin=off,tokio_postgres=warn"), format);
+    // What libraries trace are bytes on the wire, passwords included.
+    let ours = if cli.verbose < 3 { "" } else { TRACE };
+    init_logging(&format!("{level},sqlx=warn,lapin=off,tokio_postgres=warn{ours}"), format);
     match cli.command {
         Command::Run(args) => show(run::run(&args).await?),
         Command::Demo(args) => show(demo::run(&args).await?),
@@ -46,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Validate(args) => validate(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => examine(args).await,
+        Command::Keys(KeysCommand::Create { scope }) => keys::create(scope),
     }
 }
 

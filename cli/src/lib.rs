@@ -10,6 +10,7 @@ mod egress;
 pub mod exit;
 mod explain;
 mod export;
+mod keys;
 pub mod printable;
 pub mod private_postgres;
 pub mod progress;

@@ -2,12 +2,11 @@
 //!
 //! Whatever is not given by URL is private to the process, and ends with it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crawlify_coordinator::Coordinator;
+use crawlify_coordinator::{Coordinator, Listen};
 use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
 use crawlify_shared::broker::in_process::InProcessBroker;
 use crawlify_shared::broker::{Broker, BrokerError};
@@ -135,7 +134,7 @@ impl Foundation {
     /// The address is taken.
     pub async fn run(
         self,
-        listen: Option<SocketAddr>,
+        listen: Option<Listen>,
         only: Option<ExecutionId>,
     ) -> Result<System, (Self, Failure)> {
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());

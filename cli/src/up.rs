@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use crawlify_coordinator::Listen;
+use crawlify_coordinator::keys::ApiKeys;
 use crawlify_shared::signals::StopSignals;
 
 use crate::args::UpArgs;
@@ -23,14 +25,15 @@ pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
         (None, true) => None,
         (None, false) => Some(default_data_dir()?),
     };
+    let keys = args.keys.read().map_err(|error| Failure::of(Code::Configuration, &error))?;
     let egress = open_egress(&args.egress, Vec::new())?;
     let foundation = tokio::select! {
         laid = Foundation::lay(&args.servers, data_dir, args.slots, egress) => laid?,
         () = signals.next() => return Ok(Code::Interrupted),
     };
-    let system = start(foundation, args.port).await?;
+    let system = start(foundation, args.port, &keys).await?;
     let mut stderr = std::io::stderr();
-    announce(&system, args.port, &mut stderr).map_err(cannot)?;
+    announce(&system, args.port, &keys, &mut stderr).map_err(cannot)?;
     signals.next().await;
     let patience = DRAIN_DEADLINE.as_secs();
     let _ =
@@ -42,12 +45,12 @@ pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
 }
 
 /// Starts on the wanted port, or on the next free one.
-async fn start(mut foundation: Foundation, port: u16) -> Result<System, Failure> {
+async fn start(mut foundation: Foundation, port: u16, keys: &ApiKeys) -> Result<System, Failure> {
     let tries = if port == 0 { 0 } else { PORTS_TRIED };
     let mut failure = None;
     for port in port..=port.saturating_add(tries) {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        match foundation.run(Some(address), None).await {
+        match foundation.run(Some(Listen { address, keys: keys.clone() }), None).await {
             Ok(system) => return Ok(system),
             Err((unharmed, next)) => {
                 foundation = unharmed;
@@ -59,7 +62,7 @@ async fn start(mut foundation: Foundation, port: u16) -> Result<System, Failure>
     Err(failure.unwrap_or_else(|| Failure::new(Code::Configuration, "no port is free")))
 }
 
-fn announce(system: &System, wanted_port: u16, to: &mut impl Write) -> std::io::Result<()> {
+fn announce(system: &System, wanted_port: u16, keys: &ApiKeys, to: &mut impl Write) -> std::io::Result<()> {
     writeln!(to, "Crawlify {}", env!("CARGO_PKG_VERSION"))?;
     for part in describe(&system.foundation) {
         writeln!(to, "{part}")?;
@@ -68,7 +71,8 @@ fn announce(system: &System, wanted_port: u16, to: &mut impl Write) -> std::io::
         if wanted_port != 0 && address.port() != wanted_port {
             writeln!(to, "port {wanted_port} is taken; using {}", address.port())?;
         }
-        writeln!(to, "REST API  http://{address}/api/v1")?;
+        let asked = if keys.is_empty() { "" } else { " · asks for a key" };
+        writeln!(to, "REST API  http://{address}/api/v1{asked}")?;
         writeln!(to, "API docs  http://{address}/api/v1/openapi.json · metrics http://{address}/metrics")?;
     }
     if let Some(postgres) = &system.foundation.postgres {

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod dispatcher;
 pub mod finisher;
+pub mod keys;
 mod metrics;
 pub mod rescuer;
 pub mod role;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use dispatcher::Dispatcher;
 use finisher::Finisher;
+use keys::ApiKeys;
 use metrics::Metrics;
 use rescuer::Rescuer;
 use scheduler::Scheduler;
@@ -35,8 +37,8 @@ use steps::repeat;
 /// How a coordinator runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the REST API listens; `None` runs without one. Port 0 takes any free port.
-    pub listen: Option<SocketAddr>,
+    /// The REST API; `None` runs without one.
+    pub listen: Option<Listen>,
     /// What leases are made of; the workers must use the same.
     pub lease: LeaseTimes,
     /// Dispatches pages of this execution only, and starts no others by schedules.
@@ -44,6 +46,36 @@ pub struct Config {
     /// Whether the broker's messages are gone when this process ends: then what is `queued` at the start is sent
     /// again at once.
     pub broker_forgets: bool,
+}
+
+/// Where the REST API listens, and who may ask.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Port 0 takes any free port. Without keys it must be a loopback address.
+    pub address: SocketAddr,
+    /// Without any, nobody is asked for one.
+    pub keys: ApiKeys,
+}
+
+impl Listen {
+    /// Looks whether others could reach the API without being asked who they are.
+    ///
+    /// # Errors
+    /// They could.
+    pub fn check(&self) -> Result<(), StartError> {
+        // An IPv4 address may be written as one of IPv6.
+        if self.keys.is_empty() && !self.address.ip().to_canonical().is_loopback() {
+            return Err(StartError::NoKeys { address: self.address });
+        }
+        Ok(())
+    }
+}
+
+/// Without keys.
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, keys: ApiKeys::default() }
+    }
 }
 
 /// A running coordinator.
@@ -67,6 +99,15 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Others could reach it, and would not be asked who they are.
+    #[error(
+        "will not listen on {address}, where others can reach it, without API keys: make one with `crawlify keys create \
+         --scope admin`, and give the hash that it shows with --api-key-hash or --api-key-file"
+    )]
+    NoKeys {
+        /// Which address.
+        address: SocketAddr,
+    },
     /// A metric is registered twice in the given registry.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -75,7 +116,7 @@ pub enum StartError {
 /// Starts a coordinator; it runs until `stop`. The database must be migrated.
 ///
 /// # Errors
-/// The address is taken, or the metrics are registered already.
+/// The address is taken, or not a loopback one while there are no keys; or the metrics are registered already.
 pub async fn start(
     config: Config,
     store: Store,
@@ -88,6 +129,8 @@ pub async fn start(
     let tasks = TaskTracker::new();
     let mut address = None;
     if let Some(wanted) = config.listen {
+        wanted.check()?;
+        let Listen { address: wanted, keys } = wanted;
         let listen = |source| StartError::Listen { address: wanted, source };
         let listener = TcpListener::bind(wanted).await.map_err(listen)?;
         address = Some(listener.local_addr().map_err(listen)?);
@@ -96,14 +139,9 @@ pub async fn start(
             frontier_changed: Arc::clone(&frontier_changed),
             version: env!("CARGO_PKG_VERSION"),
             metrics: registry.clone(),
+            keys,
         };
-        let router = api::router(state);
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
-                tracing::error!(%error, "the REST API ended");
-            }
-        });
+        tasks.spawn(api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone()));
     }
     let drained = Arc::new(Notify::new());
     let dispatcher = Dispatcher::new(

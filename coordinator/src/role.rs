@@ -12,7 +12,8 @@ use crawlify_shared::store::{POOL_SIZE, Store};
 use crawlify_shared::telemetry;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, StartError, start};
+use crate::keys::KeyArgs;
+use crate::{Config, Listen, StartError, start};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,7 +21,7 @@ pub struct Args {
     /// The port of the REST API; 0 takes any free one.
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// The address to listen on.
+    /// The address to listen on; other than loopback ones need API keys.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
     /// The Postgres that holds the frontier.
@@ -29,6 +30,9 @@ pub struct Args {
     /// The RabbitMQ that carries the pages.
     #[arg(long, env = AMQP_URL, hide_env_values = true, value_name = "URL")]
     pub amqp_url: SecretUrl,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the flattened arguments have their own")]
+    pub keys: KeyArgs,
 }
 
 /// How long the servers may take to come up at the start, after ours does.
@@ -37,8 +41,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs a coordinator until `stop`.
 ///
 /// # Errors
-/// The database or the broker cannot be reached within a minute, or the address is taken.
+/// The database or the broker cannot be reached within a minute, the API keys are not as they should be, or the address
+/// is taken.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    // Before anything is waited for: who forgot the keys is to hear it at once.
+    let listen = Listen { address: SocketAddr::new(args.host, args.port), keys: args.keys.read()? };
+    listen.check()?;
     let store = Store::connect(&args.database_url, POOL_SIZE).context("the database URL is not valid")?;
     migrate(&store, &args.database_url, &stop).await?;
     let broker = AmqpBroker::connect(
@@ -48,12 +56,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     .await
     .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
-    let config = Config {
-        listen: Some(SocketAddr::new(args.host, args.port)),
-        lease: LeaseTimes::default(),
-        only: None,
-        broker_forgets: false,
-    };
+    let config =
+        Config { listen: Some(listen), lease: LeaseTimes::default(), only: None, broker_forgets: false };
     let started =
         start(config, store.clone(), Arc::clone(&broker), telemetry::registry(), stop.clone()).await;
     if let Ok(coordinator) = &started {
@@ -67,7 +71,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     started.map(drop).map_err(|error| match error {
         StartError::Listen { .. } => anyhow::Error::new(error)
             .context("the REST API has no port: choose another with --port, or 0 for any free one"),
-        StartError::Metrics(_) => error.into(),
+        StartError::NoKeys { .. } | StartError::Metrics(_) => error.into(),
     })
 }
 

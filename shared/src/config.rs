@@ -20,6 +20,10 @@ pub const EGRESS_GUARD: &str = "CRAWLIFY_EGRESS_GUARD";
 
 /// The environment variable with the crash point that a test sets; see `crash`.
 pub const CRASH_POINT: &str = "CRAWLIFY_CRASH_POINT";
+/// The environment variable of the hashes of the API's keys.
+pub const API_KEY_HASHES: &str = "CRAWLIFY_API_KEY_HASHES";
+/// The environment variable that names a file of hashes of the API's keys.
+pub const API_KEY_FILE: &str = "CRAWLIFY_API_KEY_FILE";
 
 /// Reads a variable; an empty one counts as not set.
 pub fn variable(name: &str) -> Option<String> {

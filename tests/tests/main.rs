@@ -12,6 +12,7 @@ mod frontier;
 mod invariants;
 mod recorded;
 mod render;
+mod secrets;
 mod store;
 mod storm;
 mod tidy;

@@ -1,16 +1,26 @@
-//! What handlers take from a request, parsed: ids out of paths and JSON documents out of bodies.
+//! What handlers take from a request, parsed: ids out of paths and JSON documents out of bodies, within their limits.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use std::error::Error;
+use std::time::Duration;
+
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use crawlify_shared::domain::bounded::{ReadError, from_json};
 use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
+use http_body_util::LengthLimitError;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::MAX_BODY_BYTES;
 use super::problem::{ApiError, Mistake};
+
+/// The largest body of a request, in bytes.
+pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// The largest workflow, in bytes: it may bring very many start URLs.
+pub const MAX_WORKFLOW_BYTES: usize = 10 << 20;
+/// How long a body may be on its way.
+const BODY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The id in a path.
 pub(super) struct PathId<T>(pub(super) T);
@@ -66,18 +76,17 @@ impl<T: IdInPath, S: Send + Sync> FromRequestParts<S> for PathId<T> {
     }
 }
 
-/// A body that is a JSON document of any shape.
-pub(super) struct Document(pub(super) Value);
+/// A body that is a JSON document of any shape, of at most so many bytes.
+pub(super) struct Document<const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(super) Value);
 
-impl<S: Send + Sync> FromRequest<S> for Document {
+impl<const MAX_BYTES: usize, S: Send + Sync> FromRequest<S> for Document<MAX_BYTES> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(not_json());
         }
-        let body = Bytes::from_request(request, state).await.map_err(body_problem)?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| syntax_problem(&error))
+        parse(&body(request, MAX_BYTES).await?).map(Self)
     }
 }
 
@@ -87,17 +96,59 @@ pub(super) struct OptionalDocument(pub(super) Option<Value>);
 impl<S: Send + Sync> FromRequest<S> for OptionalDocument {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
-        let body = Bytes::from_request(request, state).await.map_err(body_problem)?;
+        let body = body(request, MAX_BODY_BYTES).await?;
         if body.is_empty() {
             Ok(Self(None))
         } else if is_json {
-            serde_json::from_slice(&body).map(Some).map(Self).map_err(|error| syntax_problem(&error))
+            parse(&body).map(Some).map(Self)
         } else {
             Err(not_json())
         }
     }
+}
+
+/// Reads a body, but no further than its limits.
+async fn body(request: Request, max_bytes: usize) -> Result<Bytes, ApiError> {
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > max_bytes) {
+        return Err(too_large(max_bytes));
+    }
+    match tokio::time::timeout(BODY_WITHIN, to_bytes(request.into_body(), max_bytes)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            Err(too_large(max_bytes))
+        }
+        Ok(Err(_)) => Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "body_unreadable",
+            "the body ended before it was complete",
+        )),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            format!("the body did not arrive within {} seconds", BODY_WITHIN.as_secs()),
+        )),
+    }
+}
+
+fn too_large(max_bytes: usize) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        format!("the body is larger than {max_bytes} bytes"),
+    )
+}
+
+fn parse(body: &[u8]) -> Result<Value, ApiError> {
+    from_json(body).map_err(|error| match error {
+        ReadError::Syntax(error) => syntax_problem(&error),
+        ReadError::Excess(excess) => {
+            ApiError::new(StatusCode::BAD_REQUEST, excess.code(), excess.to_string())
+        }
+    })
 }
 
 fn not_json() -> ApiError {
@@ -115,18 +166,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let media_type = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type == "application/json"
         || (media_type.starts_with("application/") && media_type.ends_with("+json"))
-}
-
-fn body_problem(rejection: BytesRejection) -> ApiError {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!("the body is larger than {MAX_BODY_BYTES} bytes"),
-        )
-    } else {
-        ApiError::new(StatusCode::BAD_REQUEST, "body_unreadable", "the body ended before it was complete")
-    }
 }
 
 fn syntax_problem(error: &serde_json::Error) -> ApiError {

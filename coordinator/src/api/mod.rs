@@ -3,6 +3,7 @@
 //! Reads and writes rows and never publishes a page: that something is new in the frontier is only hinted to the
 //! dispatcher. Sends no CORS headers: scripts of other sites cannot read answers, and cannot change anything.
 
+mod access;
 mod control;
 mod executions;
 mod extract;
@@ -14,13 +15,13 @@ mod openapi;
 mod problem;
 mod query;
 mod schedules;
+mod serve;
 mod versions;
 mod workflows;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use crawlify_shared::store::Store;
 use tokio::sync::Notify;
@@ -28,10 +29,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::keys::ApiKeys;
+pub use extract::{MAX_BODY_BYTES, MAX_WORKFLOW_BYTES};
 use problem::ApiError;
-
-/// The largest request body, in bytes.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+pub use serve::{HEAD_WITHIN, serve};
 
 /// What the handlers work with.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct ApiState {
     pub version: &'static str,
     /// What `/metrics` shows; the API's own metrics are registered in it.
     pub metrics: prometheus::Registry,
+    /// Who may ask.
+    pub keys: ApiKeys,
 }
 
 /// Builds the router: every route, then what surrounds them all.
@@ -77,16 +80,16 @@ pub fn router(state: ApiState) -> Router {
     let started = observe::Started::new(&state.metrics);
     let router =
         router.layer(axum::Extension(openapi::Served::new(document))).layer(axum::Extension(started));
-    surround(router, observer).with_state(state)
+    surround(router, observer, state.keys.clone()).with_state(state)
 }
 
 /// Puts around all routes what every request goes through; the last layer is the outermost.
-fn surround(router: Router<ApiState>, observer: observe::Observer) -> Router<ApiState> {
+fn surround(router: Router<ApiState>, observer: observe::Observer, keys: ApiKeys) -> Router<ApiState> {
     router
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(problem::of_panic))
+        .layer(from_fn_with_state(keys, access::admit))
         .layer(from_fn_with_state(observer, observe::observe))
 }
 

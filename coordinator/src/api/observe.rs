@@ -1,20 +1,24 @@
-//! What surrounds every request: its id, its deadline, its measurement, its log line, and the body of its problem.
+//! What surrounds every request: its id, its deadline, its measurement, its log line, the body of its problem, and the
+//! headers that tell a browser to make nothing of the answer.
 
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, Registry};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::access::KeyId;
 use super::problem::ApiError;
 use crate::metrics::executions_started;
 
-/// No request takes longer; the database's own limits are shorter.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// No request takes longer, the reading of its body included.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest path with its query, in bytes.
+const MAX_TARGET_BYTES: usize = 4096;
 /// Carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
 /// The route label of requests that match none, so that their paths make no series.
@@ -73,11 +77,11 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
     let request_id = request_id(request.headers());
 
-    let mut response = if is_foreign_write(&method, request.headers()) {
+    let mut response = if target_bytes(request.uri()) > MAX_TARGET_BYTES {
         ApiError::new(
-            StatusCode::FORBIDDEN,
-            "cross_origin",
-            "a web page of another origin may not change anything here",
+            StatusCode::URI_TOO_LONG,
+            "url_too_long",
+            format!("the path and the query have more than {MAX_TARGET_BYTES} bytes together"),
         )
         .into_response()
     } else {
@@ -100,6 +104,8 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    harden(response.headers_mut());
+    let key_id = response.extensions_mut().remove::<KeyId>().map(|KeyId(id)| id);
     let elapsed = started.elapsed();
     let route = route.as_deref().unwrap_or(UNMATCHED);
     let status = response.status();
@@ -109,6 +115,7 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
         .observe(elapsed.as_secs_f64());
     tracing::debug!(
         request.id = request_id,
+        key.id = key_id,
         method = %method,
         route,
         status = status.as_u16(),
@@ -116,6 +123,29 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
         "request served"
     );
     response
+}
+
+fn target_bytes(uri: &Uri) -> usize {
+    uri.path_and_query().map_or(0, |target| target.as_str().len())
+}
+
+/// Keeps browsers from taking an answer for anything else than it says, from showing it within another page, from
+/// running or loading what is in it, and from keeping it. What a handler says itself stays.
+fn harden(headers: &mut HeaderMap) {
+    let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|of| of.as_bytes().starts_with(b"text/html"));
+    let may_load = if is_page {
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'; sandbox"
+    };
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, may_load),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
 }
 
 /// Takes the client's id where it is harmless in logs, and makes one otherwise.
@@ -126,19 +156,6 @@ fn request_id(headers: &HeaderMap) -> String {
         .filter(|given| (1..=64).contains(&given.len()))
         .filter(|given| given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)))
         .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
-}
-
-/// Whether a browser sends this on behalf of another site's page. The API asks for no password on a loopback address,
-/// so that any page its owner visits could otherwise start crawls. Programs send no `Origin`.
-fn is_foreign_write(method: &Method, headers: &HeaderMap) -> bool {
-    if method.is_safe() {
-        return false;
-    }
-    let Some(origin) = headers.get(header::ORIGIN) else { return false };
-    let own = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let of_origin =
-        origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
-    of_origin.is_none() || of_origin != own
 }
 
 /// A bounded label: a client may invent methods.
@@ -183,15 +200,22 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_origins_may_read_but_not_write() {
-        let foreign = headers(&[("host", "127.0.0.1:8080"), ("origin", "https://example.com")]);
-        let own = headers(&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")]);
-        let program = headers(&[("host", "127.0.0.1:8080")]);
-        let sandboxed = headers(&[("host", "127.0.0.1:8080"), ("origin", "null")]);
-        assert!(is_foreign_write(&Method::POST, &foreign));
-        assert!(is_foreign_write(&Method::DELETE, &sandboxed));
-        assert!(!is_foreign_write(&Method::GET, &foreign));
-        assert!(!is_foreign_write(&Method::POST, &own));
-        assert!(!is_foreign_write(&Method::POST, &program));
+    fn a_page_may_load_its_own_parts_and_a_document_nothing() {
+        let policy = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = headers(pairs);
+            harden(&mut headers);
+            assert_eq!(headers["x-content-type-options"], "nosniff");
+            assert_eq!(headers["cache-control"], "no-store");
+            headers["content-security-policy"].to_str().unwrap().to_owned()
+        };
+        for (content_type, may_load) in [
+            ("application/json", "default-src 'none'"),
+            ("text/plain", "default-src 'none'"),
+            ("text/html; charset=utf-8", "default-src 'self'"),
+        ] {
+            let policy = policy(&[("content-type", content_type)]);
+            assert!(policy.starts_with(may_load) && policy.contains("frame-ancestors 'none'"), "{policy}");
+        }
+        assert_eq!(policy(&[("content-security-policy", "default-src data:")]), "default-src data:");
     }
 }

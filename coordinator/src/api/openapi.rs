@@ -2,11 +2,13 @@
 
 use axum::Extension;
 use axum::body::Bytes;
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder};
 
+use super::access::needed;
 use super::problem::{ApiError, ProblemBody};
 use super::query::Query;
 
@@ -28,10 +30,18 @@ use super::query::Query;
 )]
 struct Document;
 
+/// The name of the way in which requests say who asks.
+const KEY: &str = "api_key";
+
 /// Begins the description.
 pub(super) fn document(version: &str) -> Description {
     let mut document = Document::openapi();
     document.info.version = version.to_owned();
+    let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "An API key with the scope that an operation names; of a coordinator without keys, nothing",
+    ));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(KEY, SecurityScheme::Http(key.build()));
     document
 }
 
@@ -40,13 +50,22 @@ pub(super) fn document(version: &str) -> Description {
 pub(super) struct Served(Bytes);
 
 impl Served {
-    /// Adds the answer that every operation may give, and writes it all down.
+    /// Adds the answer that every operation may give, and the key that it needs, and writes it all down.
     pub(super) fn new(mut document: Description) -> Self {
-        for item in document.paths.paths.values_mut() {
-            let operations =
-                [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
-            for operation in operations.into_iter().flatten() {
+        for (path, item) in &mut document.paths.paths {
+            let operations = [
+                (Method::GET, &mut item.get),
+                (Method::PUT, &mut item.put),
+                (Method::POST, &mut item.post),
+                (Method::DELETE, &mut item.delete),
+                (Method::PATCH, &mut item.patch),
+            ];
+            for (method, operation) in operations {
+                let Some(operation) = operation else { continue };
                 operation.responses.responses.insert("default".to_owned(), problem_response());
+                let scope =
+                    needed(&method, path).map(|scope| SecurityRequirement::new(KEY, [scope.as_str()]));
+                operation.security = Some(scope.into_iter().collect());
             }
         }
         // The description is made of strings and maps, which always serialise.

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::WorkflowId;
-use crawlify_shared::domain::workflow::{Definition, parse_document};
+use crawlify_shared::domain::workflow::{Definition, hide_secrets, parse_document, restore_secrets};
 use crawlify_shared::store::workflows::{DeleteWorkflow, WorkflowRow, WorkflowStatus, WorkflowText};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::ApiState;
-use super::extract::{Document, PathId};
+use super::extract::{Document, MAX_WORKFLOW_BYTES, PathId};
 use super::problem::{ApiError, Mistake};
 use super::query::{Given, Parameters, Query};
 
@@ -38,7 +38,7 @@ pub(super) struct WorkflowBody {
     id: Uuid,
     name: String,
     description: String,
-    /// As its author wrote it.
+    /// As its author wrote it, but for secrets: `***` stands for each, and may be sent back, for the one that is stored.
     config: Value,
     status: &'static str,
     /// The number of the definition, from 1.
@@ -57,7 +57,8 @@ pub(super) struct Compat {
 }
 
 impl WorkflowBody {
-    fn new(row: WorkflowRow, compat: Option<Compat>) -> Self {
+    fn new(mut row: WorkflowRow, compat: Option<Compat>) -> Self {
+        hide_secrets(&mut row.config);
         Self {
             id: row.id,
             name: row.name,
@@ -83,9 +84,10 @@ impl WorkflowBody {
 pub(super) async fn create(
     State(state): State<ApiState>,
     _: Query<()>,
-    Document(document): Document,
+    Document(document): Document<MAX_WORKFLOW_BYTES>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
+    let mut definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
+    restore(&mut definition, &document, &Value::Null)?;
     let status = status(&definition).unwrap_or(WorkflowStatus::Draft);
     let row = state.store.create_workflow(text(&definition), status).await?;
     let location = format!("/api/v1/workflows/{}", row.id);
@@ -178,9 +180,11 @@ pub(super) async fn replace(
     State(state): State<ApiState>,
     PathId(id): PathId<WorkflowId>,
     _: Query<()>,
-    Document(document): Document,
+    Document(document): Document<MAX_WORKFLOW_BYTES>,
 ) -> Result<Json<WorkflowBody>, ApiError> {
-    let definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
+    let mut definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
+    let stored = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
+    restore(&mut definition, &document, &stored.config)?;
     let row = state.store.update_workflow(id, text(&definition), status(&definition)).await?;
     let row = row.ok_or_else(ApiError::no_workflow)?;
     Ok(Json(WorkflowBody::new(row, Some(compat(definition)))))
@@ -282,7 +286,7 @@ pub(super) struct ValidationBody {
 )]
 pub(super) async fn validate(
     _: Query<()>,
-    Document(document): Document,
+    Document(document): Document<MAX_WORKFLOW_BYTES>,
 ) -> Result<Json<ValidationBody>, ApiError> {
     Ok(Json(match parse_document(&document) {
         Ok(definition) => ValidationBody { valid: true, problems: Vec::new(), compat: compat(definition) },
@@ -292,6 +296,13 @@ pub(super) async fn validate(
             compat: Compat { warnings: Vec::new() },
         },
     }))
+}
+
+/// Puts the secrets of the stored configuration where the new document shows none.
+fn restore(definition: &mut Definition, document: &Value, stored: &Value) -> Result<(), ApiError> {
+    // A document may have its settings beside its name.
+    let at = if document.get("config").is_some_and(|config| !config.is_null()) { "/config" } else { "" };
+    restore_secrets(&mut definition.config, stored, at).map_err(ApiError::invalid_workflow)
 }
 
 /// What the store keeps of a definition.

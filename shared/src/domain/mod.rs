@@ -1,5 +1,6 @@
 //! What a crawl is, without any IO: workflows, their nodes, pages, outcomes, and the identity of URLs.
 
+pub mod bounded;
 pub mod fault;
 pub mod id;
 pub mod outcome;

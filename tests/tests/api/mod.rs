@@ -5,14 +5,18 @@ mod errors;
 mod executions;
 mod figures;
 mod hosts;
+mod keys;
+mod limits;
 mod quarantine;
 mod schedules;
+mod secrets;
 mod workflows;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crawlify_coordinator::api::{ApiState, router};
+use crawlify_coordinator::api::{ApiState, HEAD_WITHIN, router, serve};
+use crawlify_coordinator::keys::ApiKeys;
 use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
 use harness::postgres::TestDatabase;
@@ -22,6 +26,7 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// An API that serves until it is dropped.
@@ -37,7 +42,12 @@ struct Api {
 }
 
 impl Api {
+    /// One that is open, as on a loopback address without keys.
     async fn start() -> Self {
+        Self::with_keys(ApiKeys::default()).await
+    }
+
+    async fn with_keys(keys: ApiKeys) -> Self {
         let database = TestDatabase::create().await;
         let store = Store::connect(&database.url(), 4).unwrap();
         let frontier_changed = Arc::new(Notify::new());
@@ -46,11 +56,12 @@ impl Api {
             frontier_changed: frontier_changed.clone(),
             version: "0.0.0-test",
             metrics: telemetry::registry(),
+            keys,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let mut server = JoinSet::new();
-        server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        server.spawn(serve(listener, router, HEAD_WITHIN, CancellationToken::new()));
         let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
         let pool = PgPool::connect(database.url().expose()).await.unwrap();
         Self { base, client, frontier_changed, store, pool, _server: server, _database: database }

@@ -1,6 +1,8 @@
 //! The command line as a person meets it when something is wrong: messages, exit codes, and nothing left behind.
 
 mod explain;
+mod keys;
+mod memory;
 mod mistakes;
 mod places;
 mod stopping;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Block, Isolation, WaitUntil};
+use crawlify_shared::domain::workflow::{Block, Headers, Isolation, WaitUntil};
 use crawlify_worker::chrome::driver::{Driver, Session};
 use crawlify_worker::chrome::{ChromeDriver, ChromeOptions};
 use crawlify_worker::egress::{Egress, EgressOptions};
@@ -35,7 +35,7 @@ impl Browser {
         let driver = ChromeDriver::start(options).await.unwrap();
         let session = Session {
             execution_id: ExecutionId::generate(),
-            headers: Vec::new(),
+            headers: Headers::default(),
             block: Block::default(),
             isolation: Isolation::Execution,
             proxy: None,

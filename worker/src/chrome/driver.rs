@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Block, Field, Isolation, Proxy, Read, Selector, WaitFor, WaitUntil};
+use crawlify_shared::domain::workflow::{
+    Block, Field, Headers, Isolation, Proxy, Read, Selector, WaitFor, WaitUntil,
+};
 use serde_json::Value;
 use url::Url;
 
@@ -52,7 +54,7 @@ pub struct Session {
     /// Tabs of different executions never share cookies or caches.
     pub execution_id: ExecutionId,
     /// Sent with every request; `User-Agent` overrides the browser's own.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// What is not loaded with pages.
     pub block: Block,
     /// Whether the tabs of the execution share a browser context, or each has its own.

@@ -319,7 +319,7 @@ mod tests {
     use std::time::Duration;
 
     use crawlify_shared::domain::id::ExecutionId;
-    use crawlify_shared::domain::workflow::{Block, Isolation, Selector};
+    use crawlify_shared::domain::workflow::{Block, Headers, Isolation, Selector};
 
     use super::*;
     use crate::chrome::driver::DomOp;
@@ -327,7 +327,7 @@ mod tests {
     fn session() -> Session {
         Session {
             execution_id: ExecutionId::generate(),
-            headers: Vec::new(),
+            headers: Headers::default(),
             block: Block::default(),
             isolation: Isolation::Execution,
             proxy: None,

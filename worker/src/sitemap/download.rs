@@ -84,7 +84,7 @@ pub(super) fn broken_off(error: &Error) -> Failure {
 
 fn headers(workflow: &Workflow) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, value) in &workflow.headers {
+    for (name, value) in workflow.headers.iter() {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
         {
             headers.insert(name, value);

@@ -6,6 +6,7 @@
 mod action;
 mod definition;
 mod extract;
+mod headers;
 mod limits;
 mod loading;
 mod model;
@@ -15,14 +16,17 @@ mod problem;
 mod proxy;
 mod reader;
 mod robots;
+mod secrets;
 mod settings;
 pub mod suggest;
 mod text;
 
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
+pub use headers::Headers;
 pub use model::*;
 pub use problem::Problem;
 pub use proxy::{Proxy, ProxyCredentials, ProxyKind};
+pub use secrets::{HIDDEN, hide_secrets, restore_secrets};
 pub use settings::{MAX_NODES, parse_config};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Problem;
+use super::headers::Headers;
 use super::proxy::Proxy;
 use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::domain::transform::Transform;
@@ -28,7 +29,7 @@ pub struct Workflow {
     /// How far and how fast a crawl may go.
     pub limits: Limits,
     /// Request headers sent with every request; `User-Agent` overrides the browser's own.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// When a navigation counts as done.
     pub wait_until: WaitUntil,
     /// What is not loaded with a page.

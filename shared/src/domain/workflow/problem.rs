@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::secrets;
+
 /// More problems than this help nobody; the rest is counted.
 const MAX_PROBLEMS: usize = 100;
 
@@ -36,6 +38,11 @@ impl fmt::Display for Problem {
 pub(super) struct Pointer(String);
 
 impl Pointer {
+    /// Points at the same place below another.
+    pub(super) fn at(above: &str, within: &Self) -> Self {
+        Self(format!("{above}{}", within.0))
+    }
+
     /// Points at a member of the object here.
     pub(super) fn key(&self, key: &str) -> Self {
         Self(format!("{}/{}", self.0, key.replace('~', "~0").replace('/', "~1")))
@@ -44,6 +51,11 @@ impl Pointer {
     /// Points at an element of the array here.
     pub(super) fn index(&self, index: usize) -> Self {
         Self(format!("{}/{index}", self.0))
+    }
+
+    /// Whether it is within a setting that secrets are written into.
+    pub(super) fn may_hold_secrets(&self) -> bool {
+        self.0.split('/').any(|segment| secrets::SETTINGS.contains(&segment))
     }
 }
 

@@ -170,6 +170,8 @@ impl<'v> Object<'v> {
 /// Notes that a value has the wrong type.
 pub(super) fn wrong_type<T>(at: &Pointer, expected: &str, found: &Value, report: &mut Report) -> Option<T> {
     let found = match found {
+        // Whoever put a secret into the wrong place does not want to read it in a message.
+        Value::String(_) | Value::Number(_) if at.may_hold_secrets() => "something else".to_owned(),
         Value::Null => "null".to_owned(),
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => format!("the number {number}"),

@@ -5,21 +5,20 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::headers::read_headers;
 use super::limits::read_limits;
 use super::loading::{read_block, read_isolation, read_render, read_wait_until, warn_of_isolated_renders};
 use super::model::{Action, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::proxy::read_proxy;
-use super::reader::{Object, shorten, wrong_type};
+use super::reader::{Object, shorten};
 use super::robots::{read_robots, read_sitemaps};
 use super::text;
 use crate::domain::page_url::{PageUrl, PageUrlError};
 
 /// How many nodes a workflow may have, over all phases.
 pub const MAX_NODES: usize = 500;
-const MAX_HEADERS: usize = 100;
-const MAX_HEADER_BYTES: usize = 8192;
 
 /// The lists of nodes, each of which is a phase, in the order of execution.
 const LISTS: [(&str, PhaseKind); 2] =
@@ -114,7 +113,12 @@ fn read_start_urls(config: &mut Object<'_>, has_sitemaps: bool, report: &mut Rep
                     PageUrlError::Credentials => "; send them with `headers` instead",
                     _ => "",
                 };
-                let message = format!("`{}` cannot be crawled: {error}{advice}", shorten(text));
+                let told = match &error {
+                    // A password is not repeated.
+                    PageUrlError::Credentials => "the URL".to_owned(),
+                    _ => format!("`{}`", shorten(text)),
+                };
+                let message = format!("{told} cannot be crawled: {error}{advice}");
                 report.problem(&at, "bad_start_url", message);
             }
         }
@@ -128,67 +132,6 @@ fn read_start_urls(config: &mut Object<'_>, has_sitemaps: bool, report: &mut Rep
         report.problem(&config.at("start_urls"), "no_start_url", message);
     }
     urls
-}
-
-fn read_headers(config: &mut Object<'_>, report: &mut Report) -> Vec<(String, String)> {
-    let at = config.at("headers");
-    let Some(value) = config.value("headers") else { return Vec::new() };
-    let Value::Object(members) = value else {
-        return wrong_type(&at, "an object", value, report).unwrap_or_default();
-    };
-    if members.len() > MAX_HEADERS {
-        report.problem(&at, "out_of_range", format!("there are more than {MAX_HEADERS} headers"));
-    }
-    let mut headers: Vec<(String, String)> = Vec::new();
-    for (name, value) in members {
-        let at = at.key(name);
-        let Value::String(value) = value else {
-            wrong_type::<()>(&at, "a string", value, report);
-            continue;
-        };
-        if !is_header_name(name) {
-            report.problem(&at, "bad_header", format!("`{}` is no header's name (RFC 9110)", shorten(name)));
-        } else if value.len() > MAX_HEADER_BYTES || value.chars().any(|c| c.is_control() && c != '\t') {
-            // The value may be a secret: it is not repeated.
-            let message = format!(
-                "the value has a line break, a control character, or more than {MAX_HEADER_BYTES} bytes"
-            );
-            report.problem(&at, "bad_header", message);
-        } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
-            report.problem(
-                &at,
-                "bad_header",
-                format!("the header `{name}` is given twice, in different case"),
-            );
-        } else if is_the_browsers_own(name) {
-            report.warn(
-                &at,
-                "setting_not_applied",
-                format!("the header `{name}` is the browser's own and is not sent"),
-            );
-        } else if name.eq_ignore_ascii_case("accept") && value.trim_start().starts_with("text/html") {
-            // Chrome sends a header that it is given with pictures and styles too, and only while it reports each
-            // request and response, which costs a tenth of the speed.
-            let message =
-                "`Accept` asks for pages first, as the browser's own does: the browser's own is sent";
-            report.warn(&at, "left_to_browser", message);
-        } else {
-            headers.push((name.clone(), value.clone()));
-        }
-    }
-    headers
-}
-
-/// A token of RFC 9110, section 5.6.2.
-fn is_header_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-/// Framing and routing belong to the browser, which answers every request with an error if they are set.
-fn is_the_browsers_own(name: &str) -> bool {
-    ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"]
-        .iter()
-        .any(|own| name.eq_ignore_ascii_case(own))
 }
 
 fn warn_of_what_is_not_applied(config: &mut Object<'_>, report: &mut Report) {

@@ -5,18 +5,17 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::problem::{Pointer, Report};
-
-/// How deep a document may nest.
-const MAX_DEPTH: usize = 64;
+use crate::domain::bounded::{Excess, MAX_DEPTH, ReadError, from_json, from_yaml};
 
 /// Reads JSON or YAML; a syntax error is a problem at `at`.
 ///
 /// Text that begins as JSON does is judged as JSON alone: its author wants that error, not YAML's.
 pub(super) fn read(text: &str, at: &Pointer, report: &mut Report) -> Option<Value> {
     let text = text.trim_start_matches('\u{feff}');
-    let json_error = match serde_json::from_str(text) {
+    let json_error = match from_json(text.as_bytes()) {
         Ok(value) => return Some(value),
-        Err(error) => error,
+        Err(ReadError::Excess(excess)) => return too_much(excess, at, report),
+        Err(ReadError::Syntax(error)) => error,
     };
     if text.trim().is_empty() {
         report.problem(at, "syntax", "there is nothing: expected a JSON object at line 1 column 1");
@@ -26,13 +25,14 @@ pub(super) fn read(text: &str, at: &Pointer, report: &mut Report) -> Option<Valu
         report.problem(at, "syntax", format!("this is not JSON: {json_error}"));
         return None;
     }
-    match serde_yaml_ng::from_str::<Value>(text) {
+    match from_yaml(text) {
         Ok(value @ Value::Object(_)) => Some(value),
+        Err(ReadError::Excess(excess)) => too_much(excess, at, report),
         Ok(_) => {
             report.problem(at, "syntax", format!("this is neither JSON nor a YAML mapping: {json_error}"));
             None
         }
-        Err(error) => {
+        Err(ReadError::Syntax(error)) => {
             let mut message = format!("this is not JSON: {json_error}; nor is it YAML: {error}");
             if let (Some(place), false) = (error.location(), message.contains(" line ")) {
                 message += &format!(" at line {} column {}", place.line(), place.column());
@@ -41,6 +41,11 @@ pub(super) fn read(text: &str, at: &Pointer, report: &mut Report) -> Option<Valu
             None
         }
     }
+}
+
+fn too_much(excess: Excess, at: &Pointer, report: &mut Report) -> Option<Value> {
+    report.problem(at, excess.code(), excess.to_string());
+    None
 }
 
 /// The value itself, or what it says where it is a string that holds JSON or YAML.

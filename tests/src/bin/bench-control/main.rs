@@ -74,7 +74,7 @@ async fn measure(url: &SecretUrl, pages: i64) -> Result<()> {
 
     let broker = InProcessBroker::with_capacity(10_000);
     let config = Config {
-        listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
         lease: LeaseTimes::default(),
         only: None,
         broker_forgets: true,

@@ -45,7 +45,7 @@ pub(crate) async fn navigate(job: BareJob, mut line: Line) -> Result<()> {
         // It loads everything, whatever the crawls block: it is what they are measured against.
         session: Session {
             execution_id: ExecutionId::generate(),
-            headers: job.headers,
+            headers: job.headers.into_iter().collect(),
             block: Block::default(),
             isolation: Isolation::default(),
             proxy: None,

@@ -44,7 +44,7 @@ pub(crate) async fn crawl(job: CrawlJob, mut line: Line) -> Result<()> {
         .map_err(|failure| anyhow!("{failure}"))?;
     // The metrics are read where everybody reads them.
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let system = match foundation.run(Some(listen), None).await {
+    let system = match foundation.run(Some(listen.into()), None).await {
         Ok(system) => system,
         Err((foundation, failure)) => {
             foundation.clear().await;

@@ -183,7 +183,7 @@ fn bare_job(args: &Args, definition: &Definition, urls: &[String]) -> BareJob {
     BareJob {
         urls: urls.to_vec(),
         tabs: args.slots.into(),
-        headers: workflow.headers.clone(),
+        headers: workflow.headers.to_vec(),
         wait_until: workflow.wait_until.into(),
     }
 }

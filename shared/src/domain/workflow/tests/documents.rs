@@ -303,7 +303,7 @@ fn every_setting_without_effect_is_listed() {
         ]
     );
     let workflow = parsed(&document);
-    assert_eq!(workflow.headers, [("Accept".to_owned(), "y".to_owned())]);
+    assert_eq!(*workflow.headers, [("Accept".to_owned(), "y".to_owned())]);
     let unknown = workflow.warnings.iter().find(|warning| warning.pointer == "/config/max_page").unwrap();
     assert!(unknown.message.contains("did you mean `max_pages`"), "{}", unknown.message);
 }

@@ -1,0 +1,68 @@
+//! Requests that are too large, too deep, too long or too slow.
+
+use std::convert::Infallible;
+
+use crawlify_shared::domain::bounded::{MAX_DEPTH, MAX_VALUES};
+use futures_util::stream;
+
+use super::*;
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_a_problem_and_one_at_the_limit_is_read() {
+    for (path, limit, status) in [
+        ("/api/v1/workflows", MAX_WORKFLOW_BYTES, StatusCode::UNPROCESSABLE_ENTITY),
+        ("/api/v1/schedules", MAX_BODY_BYTES, StatusCode::UNPROCESSABLE_ENTITY),
+        ("/api/v1/workflows/validate", MAX_WORKFLOW_BYTES, StatusCode::OK),
+    ] {
+        let text = |size: usize| format!("\"{}\"", "x".repeat(size - 2));
+        let announced = request("POST", path).body(Body::from(text(limit + 1))).unwrap();
+        // Nothing says beforehand how much will come.
+        let chunks = stream::iter([text(limit + 1)].map(Ok::<_, Infallible>));
+        let streamed = request("POST", path).body(Body::from_stream(chunks)).unwrap();
+        for sent in [announced, streamed] {
+            let (response, body) = problem(sent).await;
+            assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE, "{path}");
+            assert_eq!(body["code"], "body_too_large");
+            assert!(body["detail"].as_str().unwrap().contains(&limit.to_string()), "{body}");
+        }
+        let at_limit = request("POST", path).body(Body::from(text(limit))).unwrap();
+        assert_eq!(send(router(state()), at_limit).await.0.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stands_for_too_much_is_a_problem_that_names_the_limit() {
+    for (text, code, limit) in [
+        ("[".repeat(1_000_000), "too_deep", MAX_DEPTH),
+        ("{\"a\":".repeat(1_000_000), "too_deep", MAX_DEPTH),
+        (format!("[{}0]", "0,".repeat(4_000_000)), "too_many_values", MAX_VALUES),
+    ] {
+        for path in ["/api/v1/workflows", "/api/v1/workflows/validate"] {
+            let sent = request("POST", path).body(Body::from(text.clone())).unwrap();
+            let (response, body) = problem(sent).await;
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{path}");
+            assert_eq!(body["code"], code, "{path}");
+            assert!(body["detail"].as_str().unwrap().contains(&limit.to_string()), "{body}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_waited_for_no_longer_than_its_time() {
+    let endless = stream::pending::<Result<String, Infallible>>();
+    let sent = request("POST", "/api/v1/workflows").body(Body::from_stream(endless)).unwrap();
+    let (response, body) = problem(sent).await;
+    assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(body["code"], "body_too_slow");
+    assert!(body["detail"].as_str().unwrap().contains("20 seconds"), "{body}");
+}
+
+#[tokio::test]
+async fn a_path_beyond_the_limit_is_a_problem() {
+    let (response, body) = problem(
+        request("GET", &format!("/api/v1/workflows?q={}", "x".repeat(4096))).body(Body::empty()).unwrap(),
+    )
+    .await;
+    assert_eq!(response.status(), StatusCode::URI_TOO_LONG);
+    assert!(body["detail"].as_str().unwrap().contains("4096 bytes"), "{body}");
+}

@@ -1,0 +1,283 @@
+//! The canary: a secret is planted wherever a workflow can hold one, pages are crawled with it and fail with it, and
+//! then everything that was written anywhere is searched for it.
+//!
+//! That the search would find it is shown by a second word, which is no secret and must turn up in the same places.
+
+mod places;
+mod proxy;
+
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use crawlify_coordinator::keys::{NewKey, Scope};
+use harness::postgres::TestDatabase;
+use harness::program::{Program, crawlify};
+use harness::rabbitmq::TestVhost;
+use harness::scratch::Scratch;
+use harness::wait::wait_for;
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::CRAWLIFY;
+use places::Found;
+use proxy::AskingProxy;
+
+const READY: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(150);
+const USER: &str = "crawler";
+
+/// A site whose pages are good, broken, or lack what is looked for. It notes the headers that it is asked with.
+struct Site {
+    url: String,
+    /// Written by requests, read by the test.
+    asked: Arc<Mutex<Vec<HeaderMap>>>,
+    _server: JoinSet<()>,
+}
+
+impl Site {
+    async fn start(control: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, control) = (Arc::<Mutex<Vec<HeaderMap>>>::default(), control.to_owned());
+        let noted = Arc::clone(&asked);
+        let answer = move |request: Request| {
+            noted.lock().unwrap().push(request.headers().clone());
+            std::future::ready(page(request.uri().path(), &control))
+        };
+        let mut server = JoinSet::new();
+        server
+            .spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await.unwrap() });
+        Self { url, asked, _server: server }
+    }
+
+    /// How many requests brought `text` in some header.
+    fn saw(&self, text: &str) -> usize {
+        let brought = |headers: &&HeaderMap| {
+            headers.values().any(|value| String::from_utf8_lossy(value.as_bytes()).contains(text))
+        };
+        self.asked.lock().unwrap().iter().filter(brought).count()
+    }
+}
+
+fn page(path: &str, control: &str) -> Response {
+    let links = "<a href=/fails>1</a><a href=/without>2</a><a href=/gone>3</a>";
+    match path {
+        "/" => Html(format!("<!doctype html><title>shop</title><h1>{control}</h1>{links}")).into_response(),
+        "/without" => Html("<!doctype html><title>no heading</title>").into_response(),
+        "/fails" => (StatusCode::INTERNAL_SERVER_ERROR, "it broke").into_response(),
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// The secrets. All begin alike, so that one word finds every one of them.
+struct Canary(String);
+
+impl Canary {
+    fn at(&self, place: &str) -> String {
+        format!("{}-{place}", self.0)
+    }
+
+    fn password(&self) -> String {
+        self.at("proxy")
+    }
+
+    /// The word itself, and the shapes in which it travels or is stored.
+    fn shapes(&self) -> Vec<String> {
+        let hexadecimal: String = self.0.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let wrong = self.at("wrong");
+        let credentials = |password: &str| STANDARD.encode(format!("{USER}:{password}"));
+        vec![self.0.clone(), hexadecimal, credentials(&self.password()), credentials(&wrong)]
+    }
+
+    fn workflow(
+        &self,
+        site: &Site,
+        control: &str,
+        proxy: &AskingProxy,
+        password: &str,
+        render: &str,
+    ) -> Value {
+        json!({
+            "name": "Canary", "status": "active",
+            "config": {
+                "start_urls": [format!("{}/?{control}", site.url)],
+                "max_depth": 2, "render": render,
+                "headers": {
+                    "Authorization": format!("Bearer {}", self.at("authorization")),
+                    "Cookie": format!("session={}", self.at("cookie")),
+                    "X-Api-Key": self.at("key"),
+                },
+                "cookies": [{"name": "session", "value": self.at("cookies")}],
+                "authentication": {"type": "bearer", "token": self.at("token")},
+                "proxy_config": {"server": proxy.url(), "username": USER, "password": password},
+                "storage": {"type": "webhook", "webhook_url": format!("https://hook.test/{}", self.at("hook"))},
+                "url_discovery": [{"id": "links", "type": "extract_links", "params": {"selector": "a"}}],
+                "data_extraction": [
+                    {"id": "title", "type": "extract", "params": {"selector": "h1"}, "output_key": "title"}
+                ],
+            }
+        })
+    }
+}
+
+/// The API of the coordinator under test, with an admin's key.
+struct Admin {
+    base: String,
+    key: String,
+    client: reqwest::Client,
+}
+
+impl Admin {
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
+        let request =
+            self.client.request(method.clone(), format!("{}{path}", self.base)).bearer_auth(&self.key);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert!(status.is_success(), "{method} {path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    }
+
+    /// Makes a workflow and starts it. Answers both ids.
+    async fn execute(&self, document: &Value) -> (Uuid, Uuid) {
+        let id = |body: &Value, key: &str| body[key].as_str().unwrap().parse().unwrap();
+        let made = self.send(Method::POST, "/api/v1/workflows", Some(document)).await;
+        let workflow: Uuid = id(&made, "id");
+        let started = self.send(Method::POST, &format!("/api/v1/workflows/{workflow}/execute"), None).await;
+        (workflow, id(&started, "execution_id"))
+    }
+}
+
+#[tokio::test]
+async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_nowhere_else() {
+    let (canary, control) =
+        (Canary(format!("CANARY-{}", Uuid::new_v4())), format!("CONTROL-{}", Uuid::new_v4()));
+    let (scratch, database, vhost) =
+        (Scratch::create(), TestDatabase::create().await, TestVhost::create().await);
+    let site = Site::start(&control).await;
+    let proxy = AskingProxy::start(USER, &canary.password()).await;
+    let key = NewKey::generate(Scope::Admin).unwrap();
+    let start = |arguments: &[&str]| {
+        let mut command = crawlify(CRAWLIFY, &scratch);
+        command.args(arguments).arg("-vvv");
+        command.arg("--database-url").arg(database.url().expose());
+        Program::start({
+            command.arg("--amqp-url").arg(vhost.url().expose());
+            command
+        })
+    };
+    let mut coordinator = start(&["coordinator", "--port", "0", "--api-key-hash", &key.hash.to_string()]);
+    let ready = coordinator.says("the coordinator is ready", READY).await;
+    let admin = Admin {
+        base: format!("http://{}", field(&ready, "address")),
+        key: key.text,
+        client: reqwest::Client::new(),
+    };
+
+    // With nobody there to take them, the messages can be looked at.
+    let good = canary.password();
+    let mut ids = Vec::new();
+    for (password, render) in
+        [(good.as_str(), "full"), (good.as_str(), "static"), (&canary.at("wrong"), "full")]
+    {
+        ids.push(admin.execute(&canary.workflow(&site, &control, &proxy, password, render)).await);
+    }
+    let mut found = Found::default();
+    places::messages(&mut found, &vhost.url(), ids.len()).await;
+
+    let mut worker = start(&["worker", "--slots", "1", "--admin-port", "0"]);
+    let ready = worker.says("the worker is ready", READY).await;
+    let metrics = format!("http://{}/metrics", field(&ready, "admin"));
+    for (_, execution) in &ids {
+        wait_for("the execution ends", LONG, async || {
+            let execution = admin.send(Method::GET, &format!("/api/v1/executions/{execution}"), None).await;
+            !["pending", "running"].contains(&execution["status"].as_str().unwrap())
+        })
+        .await;
+    }
+    // It was really used: by the site's requests, and by the proxy that asks.
+    for place in ["authorization", "cookie", "key"] {
+        assert!(site.saw(&canary.at(place)) >= 4, "the site was not asked with the {place}");
+    }
+    assert!(proxy.admitted() >= 4 && proxy.refused() >= 1, "{} {}", proxy.admitted(), proxy.refused());
+
+    // Where a key does not belong.
+    let misplaced = format!("{}/api/v1/workflows?api_key={}", admin.base, admin.key);
+    assert_eq!(admin.client.get(misplaced).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    assert_ends(&pool).await;
+    places::tables(&mut found, &pool).await;
+    places::answers(&mut found, &admin, &ids).await;
+    found.add("metrics of the worker", reqwest::get(&metrics).await.unwrap().text().await.unwrap());
+    for process in worker.children() {
+        let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        found.add("command lines", String::from_utf8_lossy(&line).into_owned());
+    }
+    for (name, program) in [("coordinator", coordinator), ("worker", worker)] {
+        program.signal(Signal::TERM);
+        let ended = program.end(Duration::from_secs(30)).await.with_code(0);
+        found.add(&format!("log of the {name}"), ended.stderr + &ended.stdout);
+    }
+
+    // What is no secret is found in each of them.
+    for place in ["messages", "table url_queue", "table extracted_items", "GET /api/v1/executions/{id}/data"]
+    {
+        assert!(
+            found.places_of(&control).contains(&place.to_owned()),
+            "{place}: {:?}",
+            found.places_of(&control)
+        );
+    }
+    let execution = ids[0].1.to_string();
+    assert!(found.places_of(&execution).contains(&"log of the coordinator".to_owned()));
+    for told in ["log of the coordinator", "log of the worker"] {
+        assert!(
+            found.text(told).contains("TRACE") || found.text(told).contains("DEBUG"),
+            "{told} says little"
+        );
+    }
+    // The definition as its author gave it is where a worker takes it from, and nowhere else.
+    let definitions = ["definitions in workflow_versions".to_owned(), "definitions in workflows".to_owned()];
+    for shape in canary.shapes() {
+        let places = found.places_of(&shape);
+        let expected: &[String] = if shape == canary.0 { &definitions } else { &[] };
+        assert_eq!(places, expected, "{shape}");
+    }
+    assert_eq!(found.places_of(&admin.key), [""; 0], "the API's key");
+}
+
+/// The pages ended in all the ways that they should have: otherwise no failure was written down.
+async fn assert_ends(pool: &PgPool) {
+    let ends: Vec<String> =
+        sqlx::query_scalar("SELECT DISTINCT concat_ws(' ', status, error_class) FROM url_queue ORDER BY 1")
+            .fetch_all(pool)
+            .await
+            .unwrap();
+    assert!(ends.iter().any(|end| end == "completed"), "{ends:?}");
+    assert!(ends.iter().filter(|end| end.starts_with("failed ")).count() >= 3, "{ends:?}");
+    let failed: i64 = sqlx::query_scalar("SELECT count(*) FROM node_executions WHERE status = 'failed'")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert!(failed >= 2);
+}
+
+/// The value of a field of a log line.
+fn field(line: &str, name: &str) -> String {
+    let (_, rest) = line.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("no {name} in {line}"));
+    rest.split_whitespace().next().unwrap_or_default().to_owned()
+}
