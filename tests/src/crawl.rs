@@ -125,14 +125,15 @@ const RECOUNT: &str = "
 WITH wrong AS (
     SELECT 'pages of ' || e.id AS what,
         ARRAY[sum(c.completed), sum(c.failed), sum(c.items), sum(c.urls_found), sum(c.nodes_executed),
-            sum(c.nodes_failed), sum(c.static_pages)]::int8[] AS counted,
+            sum(c.nodes_failed), sum(c.static_pages), sum(c.bytes)]::int8[] AS counted,
         ARRAY[(SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'completed'),
             (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'failed'),
             (SELECT count(*) FROM extracted_items i WHERE i.execution_id = e.id),
             (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.parent_id IS NOT NULL),
             (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status <> 'cancelled'),
             (SELECT count(*) FROM node_executions n WHERE n.execution_id = e.id AND n.status = 'failed'),
-            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.rendered = 'static')]::int8[]
+            (SELECT count(*) FROM url_queue q WHERE q.execution_id = e.id AND q.rendered = 'static'),
+            (SELECT sum(bytes) FROM url_queue q WHERE q.execution_id = e.id)]::int8[]
             AS found
     FROM workflow_executions e JOIN page_counters c ON c.execution_id = e.id GROUP BY e.id
     UNION ALL
@@ -221,6 +222,8 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
             final_url: Some(page.url.as_str().to_owned()),
             rendered: Rendered::Full,
             contact: HostContact::default(),
+            bytes: 0,
+            received: None,
         },
         next: NextStatus::Completed,
     }

@@ -13,4 +13,5 @@ pub mod rabbitmq;
 pub mod scratch;
 pub mod servers;
 pub mod synthetic;
+pub mod trap_site;
 pub mod wait;

@@ -12,6 +12,7 @@ mod recorded;
 mod render;
 mod store;
 mod tidy;
+mod traps;
 mod worker;
 
 /// The program `crawlify`, as this build has it.

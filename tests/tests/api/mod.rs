@@ -6,6 +6,7 @@ mod executions;
 mod figures;
 mod hosts;
 mod schedules;
+mod skipped;
 mod workflows;
 
 use std::sync::Arc;

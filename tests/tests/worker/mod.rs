@@ -8,6 +8,7 @@ mod outage;
 mod render;
 mod robots;
 mod sitemaps;
+mod skips;
 mod storing;
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 mod body;
 mod render;
-mod skipped;
+pub(super) mod skipped;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};

@@ -4,6 +4,7 @@
 //! is valid by construction: parsing reports every problem at once, each with a JSON pointer (RFC 6901).
 
 mod action;
+mod budgets;
 mod definition;
 mod extract;
 mod limits;
@@ -18,12 +19,15 @@ mod robots;
 mod settings;
 pub mod suggest;
 mod text;
+mod traps;
 
+pub use budgets::{Budgets, PathBudget};
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use model::*;
 pub use problem::Problem;
 pub use proxy::{Proxy, ProxyCredentials, ProxyKind};
 pub use settings::{MAX_NODES, parse_config};
+pub use traps::Traps;
 
 #[cfg(test)]
 mod tests;
