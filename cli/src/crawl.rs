@@ -19,7 +19,7 @@ use crate::egress::{notes_on, open_egress, private_start_urls};
 use crate::exit::{Code, Failure};
 use crate::export::Export;
 use crate::progress::{ProgressDisplay, ProgressSnapshot};
-use crate::summary::{ErrorGroup, NodeTiming, OutputFile, RenderRow, Renders, RunSummary, render};
+use crate::summary::{ErrorGroup, NodeTiming, OutputFile, RenderRow, Renders, RunSummary, SkipRow, render};
 use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
 
 /// How often the progress is read.
@@ -291,6 +291,10 @@ fn run_summary(
     let skipped_for = |reason: SkipReason| summary.skips.iter().any(|skip| skip.reason == reason.as_str());
     let finish_reason = match summary.status {
         _ if interrupted => "interrupted".to_owned(),
+        ExecutionStatus::Completed if skipped_for(SkipReason::TimeBudget) => "its time was over".to_owned(),
+        ExecutionStatus::Completed if skipped_for(SkipReason::ByteBudget) => {
+            "its bytes were used up".to_owned()
+        }
         ExecutionStatus::Completed if skipped_for(SkipReason::Limit) => {
             "the page limit was reached".to_owned()
         }
@@ -311,7 +315,16 @@ fn run_summary(
             ("cancelled".to_owned(), count(pages.cancelled)),
             ("open".to_owned(), count(pages.pending + pages.processing)),
         ],
-        skipped: summary.skips.iter().map(|skip| (skip.reason.clone(), count(skip.count))).collect(),
+        skips: summary
+            .skips
+            .into_iter()
+            .map(|skip| SkipRow {
+                reason: skip.reason,
+                urls: count(skip.count),
+                sample_url: skip.sample_url,
+                sample_detail: skip.sample_detail,
+            })
+            .collect(),
         items: count(summary.totals.items),
         attempts: summary
             .attempts

@@ -1,13 +1,14 @@
 //! `crawlify explain`: shows how a workflow will be executed. What that is, the worker says; here it becomes text.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 use crawlify_shared::domain::workflow::parse_text;
 use crawlify_worker::explain::{
-    ExplainedLimits, ExplainedLoading, ExplainedNode, ExplainedPage, ExplainedPhase, ExplainedRun,
-    Explanation, explain,
+    ExplainedBudgets, ExplainedLimits, ExplainedLoading, ExplainedNode, ExplainedPage, ExplainedPhase,
+    ExplainedRun, Explanation, explain,
 };
 
 use crate::args::ExplainArgs;
@@ -49,6 +50,8 @@ fn show(explanation: &Explanation) -> String {
     let mut head = table();
     head.add_row(["start".to_owned(), listed(&explanation.start_urls)]);
     head.add_row(["limits".to_owned(), limits(&explanation.limits)]);
+    head.add_row(["budgets".to_owned(), budgets(&explanation.budgets)]);
+    head.add_row(["traps".to_owned(), traps(&explanation.traps)]);
     head.add_row(["loading".to_owned(), loading(&explanation.loading)]);
     push(&mut text, &head);
     for phase in &explanation.phases {
@@ -74,6 +77,22 @@ fn limits(limits: &ExplainedLimits) -> String {
         delay => format!("{delay} ms between pages of a host"),
     };
     format!("{depth} · {pages} · {delay}")
+}
+
+fn budgets(budgets: &ExplainedBudgets) -> String {
+    let time = budgets.time_seconds.map(|seconds| format!("{seconds} s"));
+    let bytes = budgets.bytes.map(|bytes| format!("{bytes} bytes"));
+    let prefixes = budgets.path_prefixes.iter().map(|budget| {
+        format!("{} pages below {}", budget.max_pages, one_line(&budget.prefix, CELL_CHARACTERS))
+    });
+    let all: Vec<String> = time.into_iter().chain(bytes).chain(prefixes).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(" · ") }
+}
+
+fn traps(rules: &BTreeMap<&'static str, Option<u32>>) -> String {
+    let on = rules.iter().filter_map(|(name, number)| Some(format!("{name} {}", (*number)?)));
+    let on: Vec<String> = on.collect();
+    if on.is_empty() { "links are followed without looking for traps".to_owned() } else { on.join(" · ") }
 }
 
 fn loading(loading: &ExplainedLoading) -> String {

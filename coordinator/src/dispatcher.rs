@@ -118,7 +118,7 @@ impl Dispatcher {
         let mut shares = Shares::of((slots * WINDOW_PER_SLOT).max(MIN_WINDOW), executions);
         let mut failed = None;
         while let Some((execution, room)) = shares.next() {
-            let pages = match self.store.reserve_pages(execution.id, room).await {
+            let pages = match self.reserve(&execution, room).await {
                 Ok(pages) => pages,
                 // One execution's trouble must not keep the younger ones waiting.
                 Err(error) => {
@@ -136,6 +136,15 @@ impl Dispatcher {
             }
         }
         failed.map_or(Ok(dispatched), |error| Err(error.into()))
+    }
+
+    async fn reserve(
+        &self,
+        execution: &RunningExecution,
+        room: i64,
+    ) -> Result<Vec<ReservedPage>, StoreError> {
+        let pages = self.store.reserve_pages(execution.id, room).await?;
+        if execution.has_budgets { self.store.within_budgets(execution.id, pages).await } else { Ok(pages) }
     }
 
     async fn publish(&self, pages: Vec<ReservedPage>) -> Result<Dispatched, DispatchError> {

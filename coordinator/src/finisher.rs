@@ -45,12 +45,12 @@ impl Finisher {
         self.finish().await
     }
 
-    /// Puts back what a raised limit or a retry wants, skips what a page limit left over, cancels what belongs to
-    /// cancelled executions; answers how many pages these were.
+    /// Puts back what a raised limit or a retry wants, skips what a page limit or a budget left over, cancels what
+    /// belongs to cancelled executions; answers how many pages these were.
     async fn sweep(&self) -> Result<u64, StoreError> {
         let put_back = self.store.put_pages_back(None).await?;
         crash::reach(CrashPoint::AfterPutBackBeforeSweep);
-        let swept = self.store.sweep_leftover_pages().await?;
+        let swept = self.store.sweep_leftover_pages().await? + self.store.sweep_over_budget().await?;
         if put_back + swept > 0 {
             tracing::info!(put_back, swept, "swept pages");
         }

@@ -185,6 +185,8 @@ pub fn finished(page: &ClaimedPage, table: &Arc<NodeTable>, links: &[String]) ->
             final_url: Some(page.url.as_str().to_owned()),
             rendered: Rendered::Full,
             contact: HostContact::default(),
+            bytes: 0,
+            received: None,
         },
         next: NextStatus::Completed,
     }

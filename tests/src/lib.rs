@@ -18,4 +18,5 @@ pub mod scratch;
 pub mod servers;
 pub mod storm;
 pub mod synthetic;
+pub mod trap_site;
 pub mod wait;

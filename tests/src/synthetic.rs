@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::Utc;
+use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{Read, WaitUntil};
@@ -63,6 +64,10 @@ impl Driver for SyntheticDriver {
         Static::NeedsFull("there is no browser".to_owned())
     }
 
+    fn take_received(&self, _: ExecutionId) -> Option<u64> {
+        None
+    }
+
     fn is_ready(&self) -> bool {
         true
     }
@@ -81,7 +86,7 @@ impl Tab for SyntheticTab {
         _first: Option<&DomProgram>,
         deadline: Instant,
     ) -> Result<Document, TabError> {
-        let mut status = 200;
+        let (mut status, mut bytes) = (200, 0);
         if let Some(client) = &self.client {
             let asked = client.get(url.as_str()).timeout(deadline - Instant::now()).send().await;
             let failed = |error: reqwest::Error| TabError {
@@ -90,11 +95,11 @@ impl Tab for SyntheticTab {
             };
             let response = asked.map_err(failed)?;
             status = response.status().as_u16();
-            response.bytes().await.map_err(failed)?;
+            bytes = response.bytes().await.map_err(failed)?.len() as u64;
         }
         self.page = Some(url.clone());
         let (final_url, base_url) = (url.as_url().clone(), url.as_url().clone());
-        Ok(Document { final_url, base_url, status: Some(status), retry_after: None })
+        Ok(Document { final_url, base_url, status: Some(status), retry_after: None, bytes })
     }
 
     async fn run(

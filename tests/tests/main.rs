@@ -16,6 +16,7 @@ mod secrets;
 mod store;
 mod storm;
 mod tidy;
+mod traps;
 mod worker;
 
 /// The program `crawlify`, as this build has it.

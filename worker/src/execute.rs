@@ -100,15 +100,17 @@ pub(crate) async fn execute(
                 if matches!(read, Err(NotRead::TooFar)) {
                     return released();
                 }
-                let outcome = visit.load(slot, None).await;
+                let mut outcome = visit.load(slot, None).await;
                 // What was loaded is what counts; a page that was not is no measure for anything.
                 if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
                     let verdicts = compare(program, &visit.plan.phases, &outcome, read);
                     means.renders.were_compared(page.execution_id, &shape, verdicts);
                 }
+                outcome.bytes += read.as_ref().map_or(0, |read| read.bytes);
                 outcome
             }
         };
+    visit.note_received(&mut outcome);
     outcome.contact.started_in = visit.started_in.get().copied();
     outcome
 }
@@ -199,15 +201,23 @@ impl Visit<'_> {
         self.means.metrics.observe_step(Step::Open, begun.elapsed());
         let turn = self.turn(turn).await;
         let deadline = Instant::now() + self.limits.page;
-        let (outcome, tab_usable) = match turn {
+        let (mut outcome, tab_usable) = match turn {
             Ok(()) => self.on_tab(tab.as_mut(), deadline).await,
             Err(TooFar) => (released(), true),
         };
+        // Before the tab may go, and what counts with it.
+        self.note_received(&mut outcome);
         // A tab that is not given back is destroyed.
         if tab_usable {
             tab.release().await;
         }
         outcome
+    }
+
+    fn note_received(&self, outcome: &mut PageOutcome) {
+        if let Some(bytes) = self.means.driver.take_received(self.page.execution_id) {
+            *outcome.received.get_or_insert(0) += bytes;
+        }
     }
 
     /// Waits for this turn on the host, or for another one where there is none.
@@ -320,5 +330,6 @@ fn http_failure(document: &Document) -> Option<PageOutcome> {
         outcome.contact.back_off = Some(document.retry_after.unwrap_or_default());
     }
     outcome.final_url = Some(document.final_url.to_string());
+    outcome.bytes = document.bytes;
     Some(outcome)
 }

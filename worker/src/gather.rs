@@ -9,6 +9,7 @@ use crawlify_shared::domain::outcome::{
 };
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::skip::{Skip, SkipReason};
 use crawlify_shared::domain::storable::storable_json;
 use crawlify_shared::domain::transform::{Transform, apply_all};
 use crawlify_shared::domain::workflow::{Extract, Field};
@@ -34,18 +35,19 @@ pub(crate) struct Gathered<'p> {
     hosts: [String; 2],
     nodes: Vec<NodeRecord>,
     item: Map<String, Value>,
-    links: Vec<FoundLink>,
+    links: Vec<FoundLink<'p>>,
     /// For each phase, why its further nodes do not run.
     ended: Vec<Option<String>>,
 }
 
 /// A link that a node found; a filter may drop it.
 #[derive(Debug)]
-struct FoundLink {
+struct FoundLink<'p> {
     found_by: At,
     node_id: String,
     url: PageUrl,
-    dropped: bool,
+    /// The filter that dropped it.
+    dropped_by: Option<&'p str>,
 }
 
 impl<'p> Gathered<'p> {
@@ -140,7 +142,7 @@ impl<'p> Gathered<'p> {
                     // A link that leads to no page (mailto:, javascript: ...) is recorded as output, and goes no further.
                     if let Ok(url) = PageUrl::resolve(&self.base_url, link) {
                         let node_id = definition.id.clone();
-                        self.links.push(FoundLink { found_by: at, node_id, url, dropped: false });
+                        self.links.push(FoundLink { found_by: at, node_id, url, dropped_by: None });
                     }
                 }
                 raw
@@ -174,10 +176,9 @@ impl<'p> Gathered<'p> {
     /// Runs a filter node over the links that are its business.
     fn apply_filter(&mut self, at: At) -> Value {
         const SHOWN: usize = 20;
-        let ResultOf::Filter { filter, sources } = &self.program.phases[at.phase].nodes[at.node].result
-        else {
-            return Value::Null;
-        };
+        let program = self.program;
+        let NodeProgram { id, result, .. } = &program.phases[at.phase].nodes[at.node];
+        let ResultOf::Filter { filter, sources } = result else { return Value::Null };
         let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
         let (mut kept, mut dropped) = (0, Vec::new());
         for link in self.links.iter_mut().filter(|link| {
@@ -186,7 +187,7 @@ impl<'p> Gathered<'p> {
             if filter.keeps(&link.url, &hosts) {
                 kept += 1;
             } else {
-                link.dropped = true;
+                link.dropped_by.get_or_insert(id);
                 dropped.push(link.url.as_str());
             }
         }
@@ -234,18 +235,7 @@ impl<'p> Gathered<'p> {
 
     /// Ends the page.
     pub(crate) fn into_outcome(self, end: PageEnd, document: &Document, rendered: Rendered) -> PageOutcome {
-        let mut seen = HashSet::new();
-        let discovered = self
-            .links
-            .into_iter()
-            .filter(|link| !link.dropped && seen.insert(link.url.hash()))
-            .map(|link| DiscoveredUrl {
-                url: link.url,
-                discovered_by: link.node_id,
-                skipped: None,
-                is_sitemap: false,
-            })
-            .collect();
+        let discovered = judged(self.links, self.page.depth, self.program.workflow.limits.max_depth);
         let item = (!self.item.is_empty()).then(|| storable_json(Value::Object(self.item), MAX_ITEM_BYTES));
         debug_assert!(self.nodes.len() <= self.program.table.nodes.len());
         PageOutcome {
@@ -256,8 +246,32 @@ impl<'p> Gathered<'p> {
             final_url: Some(document.final_url.to_string()),
             rendered,
             contact: HostContact::default(),
+            bytes: document.bytes,
+            received: None,
         }
     }
+}
+
+/// Each link once: followed where any node found it whose filters let it pass. Beyond the depth limit none is followed;
+/// those that a phase of extraction found are known nevertheless.
+fn judged(links: Vec<FoundLink<'_>>, depth: u32, max_depth: Option<u32>) -> Vec<DiscoveredUrl> {
+    let (kept, dropped): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.dropped_by.is_none());
+    let too_deep = max_depth.filter(|limit| depth >= *limit).map(|limit| {
+        let detail = format!("it lies at depth {}, and links are followed to depth {limit}", depth + 1);
+        Skip::new(SkipReason::Depth, detail)
+    });
+    let mut seen = HashSet::new();
+    let links = kept.into_iter().chain(dropped).filter(|link| seen.insert(link.url.hash()));
+    let judged = links.map(|link| DiscoveredUrl {
+        url: link.url,
+        discovered_by: link.node_id,
+        is_sitemap: false,
+        skipped: match link.dropped_by {
+            Some(filter) => Some(Skip::new(SkipReason::Scope, format!("the filter `{filter}` dropped it"))),
+            None => too_deep.clone(),
+        },
+    });
+    judged.collect()
 }
 
 fn refine_extract(extract: &Extract, raw: Value) -> Value {

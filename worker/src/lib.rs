@@ -23,6 +23,8 @@ mod render;
 mod robots;
 pub mod role;
 mod sitemap;
+mod skips;
+mod traps;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,6 +56,8 @@ use recorder::decisions::write_decisions;
 use render::Renders;
 use robots::Robots;
 use sitemap::Sitemaps;
+use skips::Skips;
+use traps::Traps;
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -124,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) robots: Robots,
     pub(crate) sitemaps: Sitemaps,
     pub(crate) leases: Leases,
+    pub(crate) traps: Traps,
+    pub(crate) skips: Skips,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     /// Take no more pages.
@@ -183,6 +189,8 @@ pub async fn start(
         robots: Robots::new(store.clone(), Arc::clone(&http)),
         sitemaps: Sitemaps::new(http),
         leases,
+        traps: Traps::new(),
+        skips: Skips::new(),
         metrics,
         registry,
         draining: stop.clone(),

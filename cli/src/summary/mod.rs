@@ -1,6 +1,7 @@
 //! The last words of `crawlify run`: what the execution did, as text. It reads nothing and measures nothing.
 
 mod renders;
+mod skips;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::printable::one_line;
 use crate::progress::clock;
 pub use renders::{RenderRow, Renders};
+pub use skips::SkipRow;
 
 const SLOWEST_NODES: usize = 5;
 const ERROR_GROUPS: usize = 3;
@@ -28,8 +30,8 @@ pub struct RunSummary {
     pub duration: Duration,
     /// Pages by result, such as `completed`; those with a count of 0 are not shown.
     pub pages: Vec<(String, u64)>,
-    /// URLs that are known and were not visited, by reason: (reason, URLs).
-    pub skipped: Vec<(String, u64)>,
+    /// URLs that are known and were not visited, by reason.
+    pub skips: Vec<SkipRow>,
     /// Items extracted.
     pub items: u64,
     /// How many pages took so many attempts: (attempts, pages).
@@ -96,6 +98,7 @@ pub fn render(summary: &RunSummary) -> String {
     figures(&mut text, summary);
     slowest_nodes(&mut text, &summary.nodes);
     renders::renders(&mut text, &summary.renders);
+    skips::skips(&mut text, &summary.skips);
     frequent_errors(&mut text, &summary.errors);
     if !summary.look_further.is_empty() {
         text.push_str("\n  look further\n");
@@ -111,10 +114,6 @@ fn figures(text: &mut String, summary: &RunSummary) {
     let mut table = table();
     table.add_row(["pages".to_owned(), pages(summary)]);
     table.add_row(["items".to_owned(), summary.items.to_string()]);
-    if !summary.skipped.is_empty() {
-        let counts = summary.skipped.iter().map(|(reason, urls)| format!("{urls} {}", skip_reason(reason)));
-        table.add_row(["not visited".to_owned(), counts.collect::<Vec<_>>().join(" · ")]);
-    }
     if !summary.attempts.is_empty() {
         table.add_row(["attempts".to_owned(), attempts(&summary.attempts)]);
     }
@@ -145,19 +144,6 @@ fn pages(summary: &RunSummary) -> String {
         String::new()
     };
     format!("{}{rate}", shown.join(" · "))
-}
-
-/// A reason as it is in rows, in words that follow a number.
-fn skip_reason(reason: &str) -> String {
-    match reason {
-        "depth" => "too deep".to_owned(),
-        "scope" => "dropped by filters".to_owned(),
-        "robots" => "forbidden by robots.txt".to_owned(),
-        "trap" => "in traps".to_owned(),
-        "budget" => "over a budget".to_owned(),
-        "limit" => "over the page limit".to_owned(),
-        other => one_line(other, NAME_CHARACTERS),
-    }
 }
 
 /// `997 pages took 1 · 2 took 2 · 1 took 4`
@@ -283,7 +269,7 @@ mod tests {
             finish_reason: "every page has ended".to_owned(),
             duration: Duration::from_secs(65),
             pages: vec![("completed".to_owned(), 712), ("failed".to_owned(), 3), ("skipped".to_owned(), 0)],
-            skipped: vec![("scope".to_owned(), 41), ("trap".to_owned(), 5)],
+            skips: vec![],
             items: 712,
             attempts: vec![(1, 710), (2, 2), (4, 3)],
             nodes: vec![
@@ -302,11 +288,10 @@ mod tests {
         let expected = "\
 completed in 1:05: every page has ended
 
-  pages        712 completed · 3 failed · 660 p/min
-  items        712
-  not visited  41 dropped by filters · 5 in traps
-  attempts     710 pages took 1 · 2 took 2 · 3 took 4
-  output       books.jsonl (1.2 MB)
+  pages     712 completed · 3 failed · 660 p/min
+  items     712
+  attempts  710 pages took 1 · 2 took 2 · 3 took 4
+  output    books.jsonl (1.2 MB)
 
   slowest nodes       type     runs  failed    mean      p95
   e                   extract   715       0   1.5 s    3.0 s

@@ -67,6 +67,7 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(executions::stats))
         .routes(routes!(executions::data))
         .routes(routes!(executions::quarantine::quarantine))
+        .routes(routes!(executions::skipped::list_skipped))
         .routes(routes!(schedules::create, schedules::list))
         .routes(routes!(schedules::get, schedules::change, schedules::delete))
         .routes(routes!(schedules::run))

@@ -187,7 +187,7 @@ pub struct NodeRecord {
     pub retries: u16,
 }
 
-/// A link that a page gave to the frontier, or that is not followed.
+/// A link that a page gave to the frontier, or that is reported as skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveredUrl {
     /// The normalised URL.
@@ -230,6 +230,11 @@ pub struct PageOutcome {
     pub rendered: Rendered,
     /// What there is to know of its host.
     pub contact: HostContact,
+    /// How many bytes its document has, as far as that is known.
+    pub bytes: u64,
+    /// How many bytes the execution received until now since another page of it told: all that pages load, not only
+    /// documents. Pages that run at the same time cannot be told apart; their sum is right. `None` where nobody counts.
+    pub received: Option<u64>,
 }
 
 /// What an attempt of a page showed of its host.
@@ -282,6 +287,8 @@ impl PageOutcome {
             final_url: None,
             rendered: Rendered::Full,
             contact: HostContact::default(),
+            bytes: 0,
+            received: None,
         }
     }
 }

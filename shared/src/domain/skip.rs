@@ -16,16 +16,28 @@ pub enum SkipReason {
     Robots,
     /// It belongs to a part of the site that seems to have no end.
     Trap,
-    /// A budget of the workflow was used up.
-    Budget,
+    /// The execution's time was over (`budgets.time`).
+    TimeBudget,
+    /// The execution had received its bytes (`budgets.bytes`).
+    ByteBudget,
+    /// The pages below its path were used up (`budgets.path_prefixes`).
+    PathBudget,
     /// `max_pages` was reached.
     Limit,
 }
 
 impl SkipReason {
     /// Every reason, for metrics that export each label beforehand.
-    pub const ALL: [Self; 6] =
-        [Self::Depth, Self::Scope, Self::Robots, Self::Trap, Self::Budget, Self::Limit];
+    pub const ALL: [Self; 8] = [
+        Self::Depth,
+        Self::Scope,
+        Self::Robots,
+        Self::Trap,
+        Self::TimeBudget,
+        Self::ByteBudget,
+        Self::PathBudget,
+        Self::Limit,
+    ];
 
     /// The name in rows, documents and metrics.
     pub fn as_str(self) -> &'static str {
@@ -34,7 +46,9 @@ impl SkipReason {
             Self::Scope => "scope",
             Self::Robots => "robots",
             Self::Trap => "trap",
-            Self::Budget => "budget",
+            Self::TimeBudget => "time_budget",
+            Self::ByteBudget => "byte_budget",
+            Self::PathBudget => "path_budget",
             Self::Limit => "limit",
         }
     }

@@ -20,6 +20,8 @@ pub struct RunningExecution {
     pub weight: i32,
     /// Executions with a higher one go first.
     pub priority: i32,
+    /// Whether what it may spend is limited ([`Store::within_budgets`]).
+    pub has_budgets: bool,
 }
 
 /// A page that a dispatcher has made `queued`, and publishes.
@@ -44,11 +46,13 @@ impl Store {
         &self,
         only: Option<ExecutionId>,
     ) -> Result<Vec<RunningExecution>, StoreError> {
-        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx.
+        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx and of
+        // execution_budgets_pkey.
         let rows = sqlx::query!(
             r#"SELECT e.id, e.weight, e.priority,
                 (SELECT count(*) FROM url_queue q
-                 WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing')) AS "in_flight!"
+                 WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing')) AS "in_flight!",
+                EXISTS (SELECT FROM execution_budgets b WHERE b.execution_id = e.id) AS "has_budgets!"
              FROM workflow_executions e
              WHERE e.status = 'running' AND ($1::uuid IS NULL OR e.id = $1)
              ORDER BY e.started_at LIMIT 1000"#,
@@ -63,6 +67,7 @@ impl Store {
                 in_flight: row.in_flight,
                 weight: row.weight,
                 priority: row.priority,
+                has_budgets: row.has_budgets,
             })
             .collect())
     }

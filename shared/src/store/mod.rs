@@ -3,6 +3,7 @@
 //! Two libraries, each with one job. sqlx runs the migrations and every query that a person may read, checked at
 //! compile time. deadpool-postgres carries the worker's hot path ([`hot`]): claim and record.
 
+pub mod budgets;
 pub mod control;
 pub mod counters;
 pub mod dispatch;

@@ -1,4 +1,4 @@
-//! How an execution begins: its row, its first pages and their lanes.
+//! How an execution begins: its row, its budgets, its first pages and their lanes.
 //!
 //! Decides nothing: whether an execution may start is looked up by whoever starts it, in the same transaction.
 
@@ -6,9 +6,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
+use super::budgets::BudgetRows;
 use crate::domain::id::{ExecutionId, PageId, ScheduleId, WorkflowId};
 use crate::domain::page_url::{HostUnit, PageUrl};
-use crate::domain::workflow::{Limits, Robots, Workflow};
+use crate::domain::workflow::{Budgets, Limits, Robots, Workflow};
 
 /// What an execution begins with.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,8 @@ pub struct Beginning<'a> {
     pub version: i32,
     /// How far and how fast it may go.
     pub limits: Limits,
+    /// What it may spend.
+    pub budgets: &'a Budgets,
     /// Whether it obeys robots files.
     pub robots: Robots,
     /// Its first pages.
@@ -31,13 +34,14 @@ impl<'a> Beginning<'a> {
         Self {
             version,
             limits: workflow.limits,
+            budgets: &workflow.budgets,
             robots: workflow.robots,
             start_urls: &workflow.start_urls,
             sitemaps: &workflow.sitemaps.urls,
         }
     }
 
-    /// Writes an execution that runs: its row, its start pages and its sitemaps, each URL once, and their lanes.
+    /// Writes an execution that runs: its row, its budgets, its start pages and its sitemaps, each URL once, and their lanes.
     pub(super) async fn write(
         &self,
         connection: &mut PgConnection,
@@ -53,6 +57,7 @@ impl<'a> Beginning<'a> {
         let hashes: Vec<Vec<u8>> = all().map(|url| url.hash().to_vec()).collect();
         let hosts: Vec<String> = all().map(|url| url.unit_of_politeness(host_unit).to_owned()).collect();
         let are_sitemaps: Vec<bool> = (0..pages.len()).map(|place| place >= self.start_urls.len()).collect();
+        let budgets = BudgetRows::of(self.budgets);
         // Depth 0 and priority 100 are what users of the old system know.
         sqlx::query!(
             "WITH execution AS (
@@ -69,6 +74,10 @@ impl<'a> Beginning<'a> {
             ), new_hosts AS (
                 INSERT INTO hosts (host) SELECT DISTINCT host FROM UNNEST($14::text[]) AS host ORDER BY host
                 ON CONFLICT (host) DO NOTHING
+            ), budgets AS (
+                INSERT INTO execution_budgets (execution_id, kind, prefix, max)
+                SELECT execution.id, budget.kind, budget.prefix, budget.max
+                FROM execution, UNNEST($16::text[], $17::text[], $18::int8[]) AS budget (kind, prefix, max)
             )
             INSERT INTO lanes (execution_id, host)
             SELECT DISTINCT execution.id, host FROM execution, UNNEST($14::text[]) AS host",
@@ -87,6 +96,9 @@ impl<'a> Beginning<'a> {
             &hashes,
             &hosts,
             &are_sitemaps,
+            &budgets.kinds,
+            &budgets.prefixes,
+            &budgets.most,
         )
         .execute(connection)
         .await?;

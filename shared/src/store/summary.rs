@@ -60,6 +60,8 @@ pub struct Totals {
     pub nodes_failed: i64,
     /// Of the completed and the failed pages, those that were read as they came; the others were loaded in a tab.
     pub static_pages: i64,
+    /// Received by its pages, as far as workers know.
+    pub bytes: i64,
     /// When a worker last counted something.
     pub updated_at: Option<DateTime<Utc>>,
 }
@@ -164,6 +166,7 @@ impl Store {
                 COALESCE(SUM(nodes_executed), 0)::bigint AS "nodes_executed!",
                 COALESCE(SUM(nodes_failed), 0)::bigint AS "nodes_failed!",
                 COALESCE(SUM(static_pages), 0)::bigint AS "static_pages!",
+                COALESCE(SUM(bytes), 0)::bigint AS "bytes!",
                 MAX(updated_at) AS updated_at
             FROM page_counters
             WHERE execution_id = $1

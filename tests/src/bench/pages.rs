@@ -101,6 +101,8 @@ pub fn finished_page(
         final_url: Some(page.url.as_str().to_owned()),
         rendered: Rendered::Full,
         contact: HostContact::default(),
+        bytes: 0,
+        received: None,
     };
     Ok(FinishedPage { page, table: Arc::clone(table), outcome, next: NextStatus::Completed })
 }

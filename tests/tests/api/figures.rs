@@ -227,6 +227,8 @@ async fn pages_that_were_not_to_be_visited_are_counted_by_reason() {
     api.change(skip, id).await;
     let stats = api.get(&format!("{execution}/stats")).await;
     assert_eq!(stats["stats"]["skipped"], 1);
-    assert_eq!(stats["skipped_by_reason"], json!([{"reason": "robots", "urls": 1}]));
+    let counts = json!([{"reason": "robots", "urls": 1, "sample_url": "http://shop.test/sale",
+        "sample_detail": "robots.txt disallows it"}]);
+    assert_eq!(stats["skipped_by_reason"], counts);
     assert_eq!(stats["page_errors"], json!([]));
 }

@@ -10,6 +10,7 @@ mod limits;
 mod quarantine;
 mod schedules;
 mod secrets;
+mod skipped;
 mod workflows;
 
 use std::sync::Arc;

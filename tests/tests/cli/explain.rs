@@ -13,6 +13,8 @@ const WORKFLOW: &str = r#"{
     "max_depth": 2,
     "max_pages": 50,
     "rate_limit_delay": 250,
+    "budgets": {"time": 3600, "path_prefixes": [{"prefix": "/sale/", "max_pages": 5}]},
+    "traps": {"days_back": false, "session_ids": 7},
     "block": ["image", "*.example.com/*"],
     "headers": {"X-Key": "planted-secret"},
     "render": {"url_discovery": "static", "data_extraction": "full"},
@@ -36,6 +38,9 @@ async fn the_json_has_phases_order_and_runs() {
     assert_eq!(end.code, 0, "{}{}", end.stdout, end.stderr);
     let plan: Value = serde_json::from_str(&end.stdout).unwrap();
     assert_eq!(plan["limits"], json!({"max_depth": 2, "max_pages": 50, "rate_limit_delay_ms": 250}));
+    let sale = json!([{"prefix": "/sale/", "max_pages": 5}]);
+    assert_eq!(plan["budgets"], json!({"time_seconds": 3600, "bytes": null, "path_prefixes": sale}));
+    assert_eq!((&plan["traps"]["days_back"], &plan["traps"]["session_ids"]), (&Value::Null, &json!(7)));
     assert_eq!(plan["loading"]["blocked_kinds"], json!(["image"]));
     assert_eq!(plan["loading"]["blocked_patterns"], json!(["*.example.com/*"]));
     assert_eq!(plan["loading"]["headers"], json!(["X-Key"]));
@@ -71,6 +76,8 @@ async fn the_text_says_what_runs_where_and_why_a_page_is_loaded() {
     for said in [
         "a shop",
         "links are followed to depth 2 · at most 50 pages · 250 ms between pages of a host",
+        "3600 s · 5 pages below /sale/",
+        "session_ids 7",
         "blocked: image, *.example.com/*",
         "headers: X-Key",
         "extract_links",

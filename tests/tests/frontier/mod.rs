@@ -1,6 +1,7 @@
 //! The coordinator's side of the store against a real Postgres: what is dispatched, when an execution has ended, what is
 //! rescued, what people change on the way, and what schedules start.
 
+mod budgets;
 mod control;
 mod dispatch;
 mod finish;

@@ -1,9 +1,11 @@
 //! Schedules that are due start executions, each run once, and do what they say of runs that overlap.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
 use crawlify_shared::domain::schedule::OverlapPolicy;
-use crawlify_shared::domain::workflow::Robots;
+use crawlify_shared::domain::workflow::{Budgets, Robots};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::ExecutionStatus;
@@ -38,9 +40,11 @@ async fn row(crawl: &Crawl, schedule: ScheduleId) -> ScheduleRow {
 /// Fires the schedule as a coordinator does that has read it at this version.
 async fn fire(store: &Store, schedule: ScheduleId, version: i32, occasion: Occasion) -> Option<Fired> {
     let start_urls = [page_url("http://shop.test/"), page_url("http://shop.test/sale")];
+    let budgets = Budgets { time: Some(Duration::from_secs(60)), ..Budgets::default() };
     let run = Beginning {
         version: 1,
         limits: NO_LIMITS,
+        budgets: &budgets,
         robots: Robots::Ignore,
         start_urls: &start_urls,
         sitemaps: &[page_url("http://shop.test/sitemap.xml")],
@@ -159,4 +163,13 @@ async fn a_run_by_hand_keeps_the_next_time_and_one_that_cannot_start_leaves_no_t
     assert_eq!(after.last_outcome.as_deref(), Some("started"));
     crawl.change(DUE).await;
     assert!(crawl.store.due_schedules(10).await.unwrap().is_empty(), "it is not enabled");
+}
+
+#[tokio::test]
+async fn a_run_has_the_budgets_of_its_workflow() {
+    let (crawl, schedule) = scheduled(OverlapPolicy::Skip).await;
+    let fired = fire(&crawl.store, schedule, 0, Occasion::Asked).await;
+    let execution = fired.and_then(Fired::execution).unwrap();
+    let budgets = crawl.texts("SELECT concat_ws(' ', execution_id, kind, max) FROM execution_budgets").await;
+    assert_eq!(budgets, [format!("{execution} time 60")]);
 }

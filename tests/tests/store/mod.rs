@@ -6,3 +6,4 @@ mod decisions;
 mod hostile;
 mod record;
 mod robots;
+mod skips;

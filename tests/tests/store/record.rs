@@ -250,3 +250,21 @@ async fn a_page_that_must_not_be_loaded_is_skipped_with_the_reason() {
     assert_eq!(crawl.texts(rows).await, ["skipped 1 robots robots.txt disallows it"]);
     crawl.assert_counters_are_a_recount().await;
 }
+
+#[tokio::test]
+async fn a_page_keeps_the_bytes_of_its_documents_and_its_execution_all_that_was_received() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGE).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    let mut group = [finished(&page, &small_table(), &[])];
+    group[0].next = NextStatus::Retry(Failure::new(ErrorClass::Http5xx, "later"), Duration::ZERO);
+    (group[0].outcome.bytes, group[0].outcome.received) = (1_000, Some(70_000));
+    worker.record(&group).await.unwrap();
+    let page = crawl.claim(&worker).await.remove(0);
+    let mut group = [finished(&page, &small_table(), &[])];
+    (group[0].outcome.bytes, group[0].outcome.received) = (300, None);
+    worker.record(&group).await.unwrap();
+    assert_eq!(crawl.number("SELECT bytes FROM url_queue").await, 1_300, "both attempts");
+    assert_eq!(crawl.number("SELECT bytes FROM page_counters").await, 70_300);
+    assert_eq!(crawl.store.totals(crawl.execution).await.unwrap().bytes, 70_300);
+}

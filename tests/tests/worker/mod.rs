@@ -10,6 +10,7 @@ mod refusals;
 mod render;
 mod robots;
 mod sitemaps;
+mod skips;
 mod storing;
 
 use std::sync::Arc;

@@ -50,11 +50,16 @@ async fn what_robots_txt_disallows_is_skipped_with_the_reason() {
     let skipped = "SELECT concat_ws(' ', regexp_replace(url, '^http://[^/]*', ''), reason, detail)
         FROM skipped_urls ORDER BY 1";
     let sentence = "robots.txt disallows it for `crawlify` (`Disallow: /private`)";
-    assert_eq!(crawl.texts(skipped).await, [format!("/private/start robots {sentence}")]);
+    let expected = ["/private/1", "/private/start"].map(|path| format!("{path} robots {sentence}"));
+    assert_eq!(crawl.texts(skipped).await, expected, "the link too");
     assert_eq!(crawl.number("SELECT count(*) FROM node_executions").await, 4, "none of the skipped page");
     assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE rendered IS NULL").await, 1);
     let summary = crawl.store.summary(crawl.execution).await.unwrap().unwrap();
-    assert_eq!(summary.skips, [SkipCount { reason: "robots".to_owned(), count: 1 }]);
+    let (sample_url, sample_detail) = (starts[1].clone(), sentence.to_owned());
+    assert_eq!(
+        summary.skips,
+        [SkipCount { reason: "robots".to_owned(), count: 2, sample_url, sample_detail }]
+    );
 }
 
 #[tokio::test]

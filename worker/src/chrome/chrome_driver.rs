@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crawlify_shared::config;
+use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page_url::PageUrl;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -77,6 +78,7 @@ pub struct ChromeDriver {
     /// Written by the supervisor.
     current: Arc<Current>,
     description: String,
+    egress: Option<Arc<Egress>>,
     stop: CancellationToken,
     /// The supervisor's task.
     tasks: TaskTracker,
@@ -133,7 +135,7 @@ impl ChromeDriver {
                 extra_flags: options.extra_flags,
                 proxy_server: options.egress.as_ref().and_then(|egress| egress.browser_proxy()),
             },
-            egress: options.egress,
+            egress: options.egress.clone(),
             tabs: TabLimits { idle: options.idle_tabs, static_tabs: options.static_tabs },
             upkeep: Upkeep {
                 pages: options.pages_per_browser,
@@ -156,7 +158,7 @@ impl ChromeDriver {
         let tasks = TaskTracker::new();
         tasks.spawn(supervisor.run(first));
         tasks.close();
-        Ok(Arc::new(Self { current, description, stop, tasks }))
+        Ok(Arc::new(Self { current, description, egress: options.egress, stop, tasks }))
     }
 
     /// What runs, for people: `Chromium 156.0.8078.79 headless shell, sandbox on (as nobody)`.
@@ -202,6 +204,10 @@ impl Driver for ChromeDriver {
         browser.count_read();
         let read = browser.tabs.read_static(session, url, program, fresh, deadline).await;
         read.unwrap_or_else(|error| Static::Lost(error.to_string()))
+    }
+
+    fn take_received(&self, execution: ExecutionId) -> Option<u64> {
+        self.egress.as_ref()?.take_received(execution)
     }
 
     fn is_ready(&self) -> bool {

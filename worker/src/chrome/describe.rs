@@ -36,7 +36,7 @@ const DESCRIBE: &str = r#"() => {
 pub(super) struct Description {
     status: u16,
     /// Of the body, as it was sent.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// What an answer of the egress guard says in the page's place.
     instead: String,
     url: String,
@@ -79,6 +79,6 @@ impl Description {
             }
         }
         let base_url = Url::parse(&self.base).unwrap_or_else(|_| final_url.clone());
-        Ok(Document { final_url, base_url, status: self.status(), retry_after: None })
+        Ok(Document { final_url, base_url, status: self.status(), retry_after: None, bytes: self.bytes })
     }
 }

@@ -38,6 +38,10 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         deadline: tokio::time::Instant,
     ) -> Static;
 
+    /// How many bytes an execution has received since this was asked last: all that its pages load, not only documents.
+    /// `None` where nobody counts, or where it has no tabs now.
+    fn take_received(&self, execution: ExecutionId) -> Option<u64>;
+
     /// Whether a browser is running and answers, so that pages may be taken.
     fn is_ready(&self) -> bool;
 
@@ -108,6 +112,8 @@ pub struct Document {
     pub status: Option<u16>,
     /// How long the server asks to be left alone (`Retry-After`, RFC 9110), where that was seen.
     pub retry_after: Option<Duration>,
+    /// How many bytes its body has, where that is known; 0 where it is not.
+    pub bytes: u64,
 }
 
 /// A page that was read without being rendered, or why it could not be.
@@ -116,7 +122,7 @@ pub enum Static {
     /// It was read.
     Read {
         /// What was fetched. With an HTTP status of 400 or more, no step was run.
-        document: Document,
+        document: Box<Document>,
         /// As [`Tab::run`] answers.
         results: Vec<Option<StepResult>>,
     },

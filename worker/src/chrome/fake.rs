@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use chrono::Utc;
+use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::WaitUntil;
@@ -168,11 +169,15 @@ impl Driver for FakeDriver {
         state.static_reads += 1;
         match state.statics.get(url.as_str()) {
             Some(FakePage::Loads { answer, .. }) => Static::Read {
-                document: document(url.as_url(), 200),
+                document: Box::new(document(url.as_url(), 200)),
                 results: run(program.steps(), &[], answer),
             },
             _ => Static::NeedsFull("the test wants a tab for it".to_owned()),
         }
+    }
+
+    fn take_received(&self, _: ExecutionId) -> Option<u64> {
+        None
     }
 
     fn is_ready(&self) -> bool {
@@ -287,7 +292,13 @@ impl fmt::Debug for FakePage {
 }
 
 fn document(url: &Url, status: u16) -> Document {
-    Document { final_url: url.clone(), base_url: url.clone(), status: Some(status), retry_after: None }
+    Document {
+        final_url: url.clone(),
+        base_url: url.clone(),
+        status: Some(status),
+        retry_after: None,
+        bytes: 0,
+    }
 }
 
 fn run(steps: &[DomStep], ended: &[usize], answer: &Answer) -> Vec<Option<StepResult>> {

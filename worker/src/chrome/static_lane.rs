@@ -93,6 +93,8 @@ struct Fetched {
     status: u16,
     /// Of a page that was refused.
     retry_after: Option<String>,
+    #[serde(default)]
+    bytes: u64,
 }
 
 impl StaticLane {
@@ -223,8 +225,12 @@ impl StaticTab {
         let final_url = Url::parse(&fetched.url).unwrap_or_else(|_| page.url.as_url().clone());
         let base_url = Url::parse(&fetched.base).unwrap_or_else(|_| final_url.clone());
         let retry_after = fetched.retry_after.and_then(|text| retry_after(&text, ended));
-        let document = Document { final_url, base_url, status: Some(fetched.status), retry_after };
-        Ok(Static::Read { document, results: run::results(&reading.results, began, ended)? })
+        let (status, bytes) = (Some(fetched.status), fetched.bytes);
+        let document = Document { final_url, base_url, status, retry_after, bytes };
+        Ok(Static::Read {
+            document: Box::new(document),
+            results: run::results(&reading.results, began, ended)?,
+        })
     }
 
     /// A crash of the tab ends the wait for its answer.

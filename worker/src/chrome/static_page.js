@@ -163,6 +163,7 @@
     if (parsed === null) return { needs_full: "it has a `noscript` that is no element, or has no end" };
     if (sendsOn(parsed)) return { needs_full: "the page sends the browser on" };
     document.base = baseOf(parsed, response.url);
+    document.bytes = bytes.length;
     return { document, results: await run(program, [], parsed) };
   }
 

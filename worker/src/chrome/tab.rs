@@ -136,6 +136,7 @@ impl ChromeTab {
                     final_url: url,
                     status: description.status(),
                     retry_after: None,
+                    bytes: description.bytes,
                 });
             }
             let is_download = navigated.is_download.unwrap_or(false);

@@ -123,6 +123,10 @@ impl Gate {
     pub(super) fn traffic(&self) -> Traffic {
         self.core.counters.traffic()
     }
+
+    pub(super) fn take_received(&self) -> u64 {
+        self.core.counters.take_received()
+    }
 }
 
 async fn accept(listener: TcpListener, core: Arc<Core>, tasks: TaskTracker, open: CancellationToken) {

@@ -164,6 +164,12 @@ impl Egress {
         Some(gates.get(&execution)?.upgrade()?.traffic())
     }
 
+    /// How many bytes an execution has received since this was asked last; `None` where it has no gate now.
+    pub(crate) fn take_received(&self, execution: ExecutionId) -> Option<u64> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(gates.get(&execution)?.upgrade()?.take_received())
+    }
+
     /// Closes every gate, and waits until the connections through them have ended.
     pub async fn close(&self) {
         self.stop.cancel();

@@ -157,6 +157,8 @@ async fn requests_of_one_connection_share_one_connection_to_their_server() {
     let traffic = egress.bytes(execution).unwrap();
     assert_eq!(traffic.requests, 3);
     assert!(traffic.bytes_received >= 3 * 40 && traffic.bytes_sent >= 3 * 30, "{traffic:?}");
+    assert_eq!(egress.take_received(execution), Some(traffic.bytes_received));
+    assert_eq!(egress.take_received(execution), Some(0), "what was taken is not told twice");
     let registry = Registry::new();
     egress.register(&registry).unwrap();
     let text = crawlify_shared::telemetry::encode(&registry).unwrap();
@@ -259,7 +261,7 @@ async fn a_gate_goes_with_its_last_holder() {
     assert!(Arc::ptr_eq(&gate, &again));
     let url = gate.proxy_url();
     drop((gate, again));
-    assert_eq!(egress.bytes(execution), None);
+    assert_eq!((egress.bytes(execution), egress.take_received(execution)), (None, None));
     let gone = async { while TcpStream::connect(url.trim_start_matches("http://")).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, gone).await.unwrap();
 }

@@ -21,6 +21,8 @@ pub(super) struct Counters {
     requests: AtomicU64,
     bytes_sent: AtomicU64,
     bytes_received: AtomicU64,
+    /// Of the bytes received, those that nobody has taken yet.
+    untaken: AtomicU64,
 }
 
 /// The counters of the process.
@@ -64,6 +66,11 @@ impl Counters {
 
     pub(super) fn count_received(&self, bytes: usize) {
         self.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.untaken.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_received(&self) -> u64 {
+        self.untaken.swap(0, Ordering::Relaxed)
     }
 
     pub(super) fn traffic(&self) -> Traffic {

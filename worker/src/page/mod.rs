@@ -49,26 +49,31 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     let mut sitemap_turn = None;
     let begun = Instant::now();
     let leave = worker.company.fit(&page, leave).await;
-    let (outcome, table) = match &leave {
+    let (mut outcome, table) = match &leave {
         Ok(_) => execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await,
         Err(NeverAlone) => (PageOutcome::nothing(PageEnd::Released), nothing()),
     };
     drop((slot, leave));
-    for skip in outcome.discovered.iter().filter_map(|link| link.skipped.as_ref()) {
-        worker.metrics.observe_skipped_link(skip.reason);
-    }
+    let count = |reason| worker.metrics.observe_skipped_link(reason);
+    let skipped = worker.skips.select(page.execution_id, &mut outcome.discovered, count);
     crash::reach(CrashPoint::AfterNodesBeforeRecord);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
     let begun = Instant::now();
+    let (execution, has_completed) = (page.execution_id, next == NextStatus::Completed);
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
     drop((expected, sitemap_turn));
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
     match recorded {
-        Recorded::Settled => acknowledge(delivery).await,
+        Recorded::Settled => {
+            if has_completed {
+                worker.skips.were_written(execution, skipped);
+            }
+            acknowledge(delivery).await;
+        }
         Recorded::Unknown => delivery.requeue().await,
     }
 }
@@ -94,7 +99,7 @@ async fn execute_within_lease(
         let visited = AssertUnwindSafe(visit(page, &program, slot, sitemap_turn, limits, worker));
         // Every call on the driver has a deadline; this one is for what lies between them.
         let deadline = start_at + Robots::LONGEST + limits.longest();
-        let outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
+        let mut outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
                 ErrorClass::Internal,
@@ -105,6 +110,7 @@ async fn execute_within_lease(
                 format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),
             )),
         };
+        worker.traps.judge(page, &program, &mut outcome);
         (outcome, Arc::clone(&program.table))
     };
     tokio::select! {
@@ -160,6 +166,10 @@ async fn read_sitemap(
     let started_in = limits.claimed_at.elapsed();
     let mut outcome = worker.sitemaps.read(page, workflow, Instant::now() + limits.page).await;
     outcome.contact.started_in = Some(started_in);
+    if workflow.proxy.is_some() {
+        // Its bytes came the way of the execution's pages, where they are counted.
+        outcome.received = worker.driver.take_received(page.execution_id);
+    }
     outcome
 }
 

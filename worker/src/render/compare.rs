@@ -60,7 +60,7 @@ fn compare_phase(
         outcome
             .discovered
             .iter()
-            .filter(|link| of_phase(&link.discovered_by))
+            .filter(|link| link.skipped.is_none() && of_phase(&link.discovered_by))
             .map(|link| link.url.hash())
             .collect::<Vec<_>>()
     };

@@ -101,7 +101,7 @@ fn bare(host: &str) -> &str {
 }
 
 fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOutcome {
-    let (found, unusable) = (named.pages.len() + named.sitemaps.len(), named.unusable);
+    let (found, unusable, bytes) = (named.pages.len() + named.sitemaps.len(), named.unusable, named.bytes);
     let is_too_deep = page.depth >= MAX_INDEXES && !named.sitemaps.is_empty();
     let mut seen = HashSet::new();
     let (mut foreign, mut discovered) = (0, Vec::with_capacity(found.min(MAX_URLS)));
@@ -136,7 +136,7 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
         None
     };
     let end = failure.map_or(PageEnd::Completed, PageEnd::Failed);
-    PageOutcome { discovered, ..PageOutcome::nothing(end) }
+    PageOutcome { discovered, bytes, ..PageOutcome::nothing(end) }
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ pub(in crate::api) struct Figures {
     completed: i64,
     /// Pages that were given up.
     failed: i64,
-    /// Pages that were not to be visited: beyond a limit, or disallowed by robots.txt.
+    /// Pages that were not to be visited: beyond a limit or a budget, or disallowed by robots.txt.
     skipped: i64,
     /// Pages that were stopped with their execution.
     cancelled: i64,
@@ -133,7 +133,8 @@ pub(in crate::api) struct Figures {
     /// The same as `failed`.
     urls_failed: i64,
     items_extracted: i64,
-    /// Not measured yet: always null.
+    /// What its pages received, all that they load included where the egress guard counts it, else their documents; null
+    /// where nothing was counted.
     bytes_downloaded: Option<i64>,
     /// How long it took, or has taken so far, in milliseconds.
     duration: i64,
@@ -164,7 +165,7 @@ impl Figures {
             urls_processed: pages.completed,
             urls_failed: pages.failed,
             items_extracted: totals.items,
-            bytes_downloaded: None,
+            bytes_downloaded: Some(totals.bytes).filter(|bytes| *bytes > 0),
             duration: elapsed.num_milliseconds().max(0),
             nodes_executed: totals.nodes_executed,
             nodes_failed: totals.nodes_failed,

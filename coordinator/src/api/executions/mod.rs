@@ -3,7 +3,7 @@
 mod body;
 pub(super) mod quarantine;
 mod render;
-mod skipped;
+pub(super) mod skipped;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};

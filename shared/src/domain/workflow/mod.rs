@@ -4,6 +4,7 @@
 //! is valid by construction: parsing reports every problem at once, each with a JSON pointer (RFC 6901).
 
 mod action;
+mod budgets;
 mod definition;
 mod extract;
 mod headers;
@@ -20,7 +21,9 @@ mod secrets;
 mod settings;
 pub mod suggest;
 mod text;
+mod traps;
 
+pub use budgets::{Budgets, PathBudget};
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use headers::Headers;
 pub use model::*;
@@ -28,6 +31,7 @@ pub use problem::Problem;
 pub use proxy::{Proxy, ProxyCredentials, ProxyKind};
 pub use secrets::{HIDDEN, hide_secrets, restore_secrets};
 pub use settings::{MAX_NODES, parse_config};
+pub use traps::Traps;
 
 #[cfg(test)]
 mod tests;

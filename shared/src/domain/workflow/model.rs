@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Problem;
+use super::budgets::Budgets;
 use super::headers::Headers;
 use super::proxy::Proxy;
+use super::traps::Traps;
 use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::domain::transform::Transform;
 use crate::domain::url_filter::UrlFilter;
@@ -28,6 +30,10 @@ pub struct Workflow {
     pub robots: Robots,
     /// How far and how fast a crawl may go.
     pub limits: Limits,
+    /// What it may spend.
+    pub budgets: Budgets,
+    /// Which links are not followed because there may be no end of them.
+    pub traps: Traps,
     /// Request headers sent with every request; `User-Agent` overrides the browser's own.
     pub headers: Headers,
     /// When a navigation counts as done.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::budgets::read_budgets;
 use super::headers::read_headers;
 use super::limits::read_limits;
 use super::loading::{read_block, read_isolation, read_render, read_wait_until, warn_of_isolated_renders};
@@ -15,6 +16,7 @@ use super::proxy::read_proxy;
 use super::reader::{Object, shorten};
 use super::robots::{read_robots, read_sitemaps};
 use super::text;
+use super::traps::read_traps;
 use crate::domain::page_url::{PageUrl, PageUrlError};
 
 /// How many nodes a workflow may have, over all phases.
@@ -25,7 +27,7 @@ const LISTS: [(&str, PhaseKind); 2] =
     [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
 
 /// Every setting that a configuration may have.
-pub(super) const CONFIG_KEYS: [&str; 21] = [
+pub(super) const CONFIG_KEYS: [&str; 23] = [
     "start_urls",
     "sitemaps",
     "max_depth",
@@ -33,6 +35,8 @@ pub(super) const CONFIG_KEYS: [&str; 21] = [
     "rate_limit_delay",
     "politeness",
     "robots",
+    "budgets",
+    "traps",
     "headers",
     "wait_until",
     "render",
@@ -71,6 +75,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let sitemaps = read_sitemaps(&mut config, robots, report);
     let start_urls = read_start_urls(&mut config, !sitemaps.urls.is_empty(), report);
     let limits = read_limits(&mut config, report);
+    let budgets = read_budgets(&mut config, report);
+    let traps = read_traps(&mut config, report);
     let headers = read_headers(&mut config, report);
     let wait_until = read_wait_until(&mut config, report);
     let block = read_block(&mut config, report);
@@ -87,6 +93,8 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         sitemaps,
         robots,
         limits,
+        budgets,
+        traps,
         headers,
         wait_until,
         block,

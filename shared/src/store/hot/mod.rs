@@ -12,6 +12,7 @@ mod lease;
 mod record;
 mod record_columns;
 mod robots;
+mod skipped_columns;
 mod starts;
 
 use std::str::FromStr;

@@ -24,14 +24,16 @@ const LEASE_LOST: &str = "CL001";
 const RECORD: &str = "
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[], $11::text[], $60::text[])
-        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, fault)
+        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[])
+        AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, bytes,
+            fault)
 ), done AS (
     -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
     -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
     UPDATE url_queue q
     SET status = p.status, error = p.error, error_class = p.error_class, failed_nodes = p.failed_nodes,
-        final_url = p.final_url, rendered = p.rendered, locked_at = NULL, locked_by = NULL, locked_until = NULL,
+        final_url = p.final_url, rendered = p.rendered, bytes = q.bytes + p.bytes,
+        locked_at = NULL, locked_by = NULL, locked_until = NULL,
         attempt = CASE WHEN p.released THEN q.attempt - 1 ELSE q.attempt END,
         -- A page that goes back must not be claimed by a message of its earlier dispatch.
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
@@ -85,6 +87,14 @@ WITH page AS (
     ORDER BY execution_id, url_hash
     ON CONFLICT (execution_id, url_hash) DO NOTHING
     RETURNING execution_id, host
+), skipped AS (
+    -- Sorted as the links are. Most groups have none. One that the frontier knows, or will know, is not skipped: the
+    -- view `skipped_urls` sees to that.
+    INSERT INTO skipped_links (id, execution_id, url, url_hash, reason, detail, parent_id, discovered_by)
+    SELECT * FROM unnest($62::uuid[], $63::uuid[], $64::text[], $65::bytea[], $66::text[], $67::text[], $68::uuid[],
+        $69::text[]) AS s (id, execution_id, url, url_hash, reason, detail, parent_id, discovered_by)
+    ORDER BY execution_id, url_hash
+    ON CONFLICT (execution_id, url_hash) DO NOTHING
 ), lane AS (
     SELECT DISTINCT execution_id, host FROM links
 ), new_hosts AS (
@@ -134,18 +144,19 @@ WITH page AS (
     WHERE h.host = host.host
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
-        nodes_executed, nodes_failed, static_pages)
+        nodes_executed, nodes_failed, static_pages, bytes)
     SELECT t.execution_id, $1, t.completed, t.failed, t.retried, t.items,
         (SELECT count(*) FROM links l WHERE l.execution_id = t.execution_id),
-        t.nodes_executed, t.nodes_failed, t.static_pages
-    FROM unnest($40::uuid[], $41::int8[], $42::int8[], $43::int8[], $44::int8[], $45::int8[], $46::int8[], $47::int8[])
-        AS t (execution_id, completed, failed, retried, items, nodes_executed, nodes_failed, static_pages)
+        t.nodes_executed, t.nodes_failed, t.static_pages, t.bytes
+    FROM unnest($40::uuid[], $41::int8[], $42::int8[], $43::int8[], $44::int8[], $45::int8[], $46::int8[], $47::int8[],
+        $61::int8[])
+        AS t (execution_id, completed, failed, retried, items, nodes_executed, nodes_failed, static_pages, bytes)
     ON CONFLICT (execution_id, worker_id) DO UPDATE SET
         completed = c.completed + excluded.completed, failed = c.failed + excluded.failed,
         retried = c.retried + excluded.retried, items = c.items + excluded.items,
         urls_found = c.urls_found + excluded.urls_found, nodes_executed = c.nodes_executed + excluded.nodes_executed,
         nodes_failed = c.nodes_failed + excluded.nodes_failed,
-        static_pages = c.static_pages + excluded.static_pages, updated_at = now()
+        static_pages = c.static_pages + excluded.static_pages, bytes = c.bytes + excluded.bytes, updated_at = now()
 ), node_totals AS (
     INSERT INTO node_counters AS c (execution_id, worker_id, phase, node_id, node_type, completed, failed, cancelled,
         retries, duration_us, durations)

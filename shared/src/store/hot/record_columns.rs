@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
+use super::skipped_columns::SkippedColumns;
 use crate::domain::id::{ExecutionId, ItemId, PageId};
 use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
 use crate::domain::page::{FinishedPage, NextStatus};
@@ -45,6 +46,7 @@ pub(super) struct Columns<'a> {
     page_released: Vec<bool>,
     page_rendered: Vec<Option<&'static str>>,
     page_fault: Vec<&'static str>,
+    page_bytes: Vec<i64>,
     node_started_at: Vec<DateTime<Utc>>,
     node_page: Vec<Uuid>,
     node_definition: Vec<i32>,
@@ -74,6 +76,7 @@ pub(super) struct Columns<'a> {
     contact_started_at: Vec<Option<DateTime<Utc>>>,
     contact_back_off_ms: Vec<Option<i64>>,
     contact_answered_in_ms: Vec<Option<i32>>,
+    skipped: SkippedColumns<'a>,
     totals: BTreeMap<ExecutionId, PageTotals>,
     node_totals: BTreeMap<(ExecutionId, &'a str, &'a str), NodeTotals>,
     total: TotalColumns<'a>,
@@ -89,6 +92,7 @@ struct PageTotals {
     nodes_executed: i64,
     nodes_failed: i64,
     static_pages: i64,
+    bytes: i64,
 }
 
 /// What the runs of a node add to its counters.
@@ -108,6 +112,7 @@ struct NodeTotals {
 struct TotalColumns<'a> {
     page_keys: Vec<Uuid>,
     pages: [Vec<i64>; 7],
+    bytes: Vec<i64>,
     node_executions: Vec<Uuid>,
     node_phases: Vec<&'a str>,
     node_ids: Vec<&'a str>,
@@ -117,16 +122,15 @@ struct TotalColumns<'a> {
     buckets: i64,
 }
 
-/// Whether a page gives a link to the frontier. The links of an attempt that will be repeated belong to the attempt that
+/// Whether a page gives a link, to the frontier or to the report of skipped URLs. The links of an attempt that will be repeated belong to the attempt that
 /// ends. Of a page that was not loaded what concerns sitemaps counts: what one named before it broke off, and those
 /// that the robots file of a start page names.
-fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
-    let is_over = match parent.next {
+pub(super) fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
+    match parent.next {
         NextStatus::Completed => true,
         NextStatus::Failed(_) | NextStatus::Skipped(_) => parent.page.is_sitemap || found.is_sitemap,
         NextStatus::Retry(..) | NextStatus::Released => false,
-    };
-    is_over && found.skipped.is_none()
+    }
 }
 
 /// Whose fault it is that a page failed, also where it gets another attempt; nothing where it did not.
@@ -145,6 +149,7 @@ impl<'a> Columns<'a> {
         self.pages.push(finished);
         self.add_page(finished);
         self.add_contact(finished);
+        self.skipped.add(finished);
         for node in &finished.outcome.nodes {
             // Without a number the execution is gone, and the guard lets nothing pass.
             if let Some(number) = numbers.get(usize::from(node.position)) {
@@ -186,6 +191,9 @@ impl<'a> Columns<'a> {
         // Of a page that goes back nothing is known yet, and one that is skipped was not loaded.
         let rendered = (!matches!(status, "pending" | "skipped")).then_some(outcome.rendered);
         totals.static_pages += i64::from(rendered == Some(Rendered::Static));
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        // What its documents have is the least that was received.
+        totals.bytes = totals.bytes.saturating_add(bytes(outcome.received.unwrap_or(outcome.bytes)));
         let failed_nodes = outcome.nodes.iter().filter(|node| matches!(node.end, NodeEnd::Failed(_))).count();
         self.page_id.push(page.page_id.0);
         self.page_attempt.push(page.attempt);
@@ -198,6 +206,7 @@ impl<'a> Columns<'a> {
         self.page_released.push(*next == NextStatus::Released);
         self.page_rendered.push(rendered.map(Rendered::as_str));
         self.page_fault.push(fault(finished));
+        self.page_bytes.push(bytes(outcome.bytes));
     }
 
     /// What is to be known of the page's host. Most pages have nothing to say.
@@ -264,7 +273,7 @@ impl<'a> Columns<'a> {
             let page = &parent.page;
             let given =
                 parent.outcome.discovered.iter().enumerate().filter(|(_, found)| gives(parent, found));
-            for (place, found) in given {
+            for (place, found) in given.filter(|(_, found)| found.skipped.is_none()) {
                 // What a sitemap names is where the crawl begins, and so are sitemaps; the depth of one counts the
                 // indexes above it.
                 let depth =
@@ -311,6 +320,7 @@ impl<'a> Columns<'a> {
         let mut total = TotalColumns { buckets: DURATION_BUCKETS as i64, ..TotalColumns::default() };
         for (execution, sums) in &self.totals {
             total.page_keys.push(execution.0);
+            let bytes = sums.bytes;
             let sums = [
                 sums.completed,
                 sums.failed,
@@ -321,6 +331,7 @@ impl<'a> Columns<'a> {
                 sums.static_pages,
             ];
             total.pages.iter_mut().zip(sums).for_each(|(column, sum)| column.push(sum));
+            total.bytes.push(bytes);
         }
         for ((execution, phase, node_id), sums) in &self.node_totals {
             total.node_executions.push(execution.0);
@@ -387,12 +398,10 @@ impl<'a> Columns<'a> {
             &total.node_types,
         ]);
         parameters.extend(total.nodes.iter().map(|column| column as &(dyn ToSql + Sync)));
-        parameters.extend([
-            &total.durations as &(dyn ToSql + Sync),
-            &total.buckets,
-            &self.link_is_sitemap,
-            &self.page_fault,
-        ]);
+        parameters.extend([&total.durations as &(dyn ToSql + Sync), &total.buckets, &self.link_is_sitemap]);
+        parameters.extend([&self.page_bytes as &(dyn ToSql + Sync), &total.bytes]);
+        parameters.extend(self.skipped.parameters());
+        parameters.push(&self.page_fault);
         parameters
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::bench::{Bench, one, options, read_all, soon, wait_for};
 use crate::chrome::ChromeOptions;
+use crate::chrome::driver::Driver;
 use crate::egress::{Egress, EgressOptions};
 
 #[tokio::test]
@@ -20,6 +21,7 @@ async fn a_document_says_where_it_is_and_what_its_status_was() {
     assert_eq!(document.final_url.path(), "/deep/based");
     assert_eq!(document.base_url.path(), "/other/");
     assert_eq!(document.status, Some(200));
+    assert_eq!(document.bytes, "<base href='/other/'><h1>based</h1>".len() as u64);
     for (path, status) in
         [("/missing", 404), ("/missing-empty", 404), ("/broken-empty", 500), ("/password", 401)]
     {
@@ -67,6 +69,23 @@ async fn a_document_that_is_too_large_fails_for_good_and_the_tab_goes_on() {
         assert!(error.tab_usable && !error.failure.class.is_transient());
         bench.load(&mut tab, "/plain").await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn all_that_a_page_loads_is_counted_once_behind_the_guard() {
+    let bench = Bench::start().await;
+    let execution = bench.session.execution_id;
+    assert_eq!(bench.driver.take_received(execution), None, "it has no tabs");
+    let mut tab = bench.open().await;
+    let document = bench.load(&mut tab, "/with-parts").await.unwrap();
+    // The document, a script, a style and a picture, each with a head of more than 100 bytes.
+    let received = bench.driver.take_received(execution).unwrap();
+    assert!(received > document.bytes + 400, "{received} of a document of {}", document.bytes);
+    assert_eq!(bench.driver.take_received(execution), Some(0));
+    let bare = Bench::with(ChromeOptions { egress: None, ..options() }).await;
+    let mut tab = bare.open().await;
+    assert!(bare.load(&mut tab, "/plain").await.unwrap().bytes > 0);
+    assert_eq!(bare.driver.take_received(bare.session.execution_id), None, "nobody counts");
 }
 
 #[tokio::test]

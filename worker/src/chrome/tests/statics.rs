@@ -123,7 +123,7 @@ impl Bench {
     async fn statically(&self, path: &str, steps: Vec<DomStep>) -> (Document, Vec<Value>) {
         match self.read_static(&self.session, path, steps).await {
             Static::Read { document, results } => {
-                (document, results.into_iter().map(|result| result.unwrap().output.unwrap()).collect())
+                (*document, results.into_iter().map(|result| result.unwrap().output.unwrap()).collect())
             }
             other => panic!("{path}: {other:?}"),
         }

@@ -6,6 +6,7 @@ mod anything;
 mod documents;
 mod nodes;
 mod robots;
+mod spending;
 
 use super::*;
 

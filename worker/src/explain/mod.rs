@@ -1,11 +1,16 @@
 //! How a workflow will be executed, for its author: what is compiled of it, in words and numbers. Executes nothing.
 
+mod budgets;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crawlify_shared::domain::workflow::{
     Action, ElementState, Isolation, Node, Phase, Render, Selector, WaitUntil, Workflow,
 };
 use serde::Serialize;
+
+pub use budgets::{ExplainedBudgets, ExplainedPathBudget};
 
 use crate::program::{At, PageRun, Plan, Program, Run};
 
@@ -18,6 +23,10 @@ pub struct Explanation {
     pub start_urls: Vec<String>,
     /// How far and how fast it may go.
     pub limits: ExplainedLimits,
+    /// What it may spend.
+    pub budgets: ExplainedBudgets,
+    /// What counts as a trap: each rule by its setting, and its number; `null` is off.
+    pub traps: BTreeMap<&'static str, Option<u32>>,
     /// How pages are loaded.
     pub loading: ExplainedLoading,
     /// The phases, in the order of execution.
@@ -144,6 +153,8 @@ pub fn explain(workflow: Workflow) -> Explanation {
             max_pages: workflow.limits.max_pages,
             rate_limit_delay_ms: milliseconds(workflow.limits.rate_limit_delay),
         },
+        budgets: ExplainedBudgets::of(&workflow.budgets),
+        traps: workflow.traps.rules().into_iter().collect(),
         loading: ExplainedLoading {
             wait_until: match workflow.wait_until {
                 WaitUntil::DomContentLoaded => "domcontentloaded",

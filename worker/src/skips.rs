@@ -1,0 +1,125 @@
+//! Which skipped links are reported: each URL of an execution about once, so many of a page at the most. All of them are
+//! counted in the metrics.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::DiscoveredUrl;
+use crawlify_shared::domain::skip::{MAX_REPORTED_PER_PAGE, SkipReason};
+use lru::LruCache;
+
+/// Executions that are remembered.
+const EXECUTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+/// Reported URLs of one execution that are remembered. A site has the same menu on every page; what is forgotten is
+/// sent once more, and the store knows it.
+const URLS: NonZeroUsize = NonZeroUsize::new(10_000).expect("it is not zero");
+
+type Hash = [u8; 16];
+
+/// What this worker has reported of its executions.
+#[derive(Debug)]
+pub(crate) struct Skips {
+    /// Locked for moments only, by pages that have ended.
+    reported: Mutex<LruCache<ExecutionId, LruCache<Hash, ()>>>,
+}
+
+impl Skips {
+    pub(crate) fn new() -> Self {
+        Self { reported: Mutex::new(LruCache::new(EXECUTIONS)) }
+    }
+
+    /// Leaves those of a page's skipped links that are to be reported, and answers their hashes. Tells `count` of every
+    /// skipped one.
+    pub(crate) fn select(
+        &self,
+        execution: ExecutionId,
+        links: &mut Vec<DiscoveredUrl>,
+        mut count: impl FnMut(SkipReason),
+    ) -> Vec<Hash> {
+        let mut selected = Vec::new();
+        if links.iter().all(|link| link.skipped.is_none()) {
+            return selected;
+        }
+        let mut executions = self.lock();
+        let reported = of(&mut executions, execution);
+        links.retain(|link| {
+            let Some(skip) = &link.skipped else { return true };
+            count(skip.reason);
+            let hash = link.url.hash();
+            let is_new = selected.len() < MAX_REPORTED_PER_PAGE && reported.get(&hash).is_none();
+            if is_new {
+                selected.push(hash);
+            }
+            is_new
+        });
+        selected
+    }
+
+    /// Notes that links were written. Before that they count as not reported, as the page may be executed once more.
+    pub(crate) fn were_written(&self, execution: ExecutionId, hashes: Vec<Hash>) {
+        if hashes.is_empty() {
+            return;
+        }
+        let mut executions = self.lock();
+        let reported = of(&mut executions, execution);
+        for hash in hashes {
+            reported.put(hash, ());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<ExecutionId, LruCache<Hash, ()>>> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn of(
+    executions: &mut LruCache<ExecutionId, LruCache<Hash, ()>>,
+    execution: ExecutionId,
+) -> &mut LruCache<Hash, ()> {
+    // Not `LruCache::new`, which takes the memory for all of it at once.
+    executions.get_or_insert_mut(execution, || {
+        let mut urls = LruCache::unbounded();
+        urls.resize(URLS);
+        urls
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crawlify_shared::domain::page_url::PageUrl;
+    use crawlify_shared::domain::skip::Skip;
+
+    use super::*;
+
+    fn links(count: usize) -> Vec<DiscoveredUrl> {
+        let link = |number| DiscoveredUrl {
+            url: PageUrl::parse(&format!("https://other.test/{number}")).unwrap(),
+            discovered_by: "links".to_owned(),
+            is_sitemap: false,
+            skipped: (number > 0).then(|| Skip::new(SkipReason::Scope, "a filter dropped it")),
+        };
+        (0..count).map(link).collect()
+    }
+
+    #[test]
+    fn a_page_reports_so_many_at_the_most_and_all_are_counted() {
+        let (skips, execution) = (Skips::new(), ExecutionId::generate());
+        let (mut found, mut counted) = (links(1_501), 0);
+        let selected = skips.select(execution, &mut found, |_| counted += 1);
+        assert_eq!((selected.len(), found.len(), counted), (1_000, 1_001, 1_500));
+    }
+
+    #[test]
+    fn what_was_written_is_not_reported_again_and_what_was_not_is() {
+        let (skips, execution) = (Skips::new(), ExecutionId::generate());
+        let select = || skips.select(execution, &mut links(5), |_| ());
+        assert_eq!(select().len(), 4);
+        let selected = select();
+        assert_eq!(selected.len(), 4, "nothing was written");
+        skips.were_written(execution, selected);
+        assert!(select().is_empty());
+        let another = skips.select(ExecutionId::generate(), &mut links(5), |_| ());
+        assert_eq!(another.len(), 4, "another execution");
+    }
+}

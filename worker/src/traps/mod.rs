@@ -1,0 +1,163 @@
+//! Traps: parts of a site that have no end. Judges the links that pages give, by what this worker has seen of their
+//! execution; a link that leads into a trap is skipped, with a sentence that says why.
+//!
+//! Knows nothing about stores and brokers. What it remembers is bounded, and each worker remembers for itself, so a
+//! trap is found once by each. The numbers are the workflow's ([`Rules`]).
+
+mod calendar;
+mod content;
+mod distinct;
+mod path;
+mod query;
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{NaiveDate, Utc};
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::{NodeEnd, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::skip::{Skip, SkipReason};
+use crawlify_shared::domain::url_shape::shape;
+use crawlify_shared::domain::workflow::Traps as Rules;
+use lru::LruCache;
+use serde_json::Value;
+
+use crate::program::Program;
+use calendar::Calendars;
+use content::Contents;
+use query::Queries;
+
+/// Executions that are remembered; an older one starts anew.
+const EXECUTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+
+/// What this worker has seen of its executions.
+#[derive(Debug)]
+pub(crate) struct Traps {
+    /// Locked for moments only, by the page that has ended.
+    executions: Mutex<LruCache<ExecutionId, Seen>>,
+}
+
+/// What was seen of one execution.
+#[derive(Debug)]
+struct Seen {
+    calendars: Calendars,
+    queries: Queries,
+    contents: Contents,
+}
+
+impl Traps {
+    pub(crate) fn new() -> Self {
+        Self { executions: Mutex::new(LruCache::new(EXECUTIONS)) }
+    }
+
+    /// Takes a page in, and marks those of its links as skipped that lead into a trap. What a sitemap names has an end, and
+    /// the site has listed it to be crawled.
+    pub(crate) fn judge(&self, page: &ClaimedPage, program: &Program, outcome: &mut PageOutcome) {
+        let rules = &program.workflow.traps;
+        if outcome.end != PageEnd::Completed || page.is_sitemap || *rules == Rules::OFF {
+            return;
+        }
+        // What does not need the lock comes before it: a page may have thousands of links.
+        let fingerprint = rules.identical_pages.and_then(|_| content::fingerprint(values(program, outcome)));
+        let page_shape = shape(&page.url);
+        let today = Utc::now().date_naive();
+        let mut executions = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = executions.get_or_insert_mut(page.execution_id, Seen::new);
+        if rules.identical_pages.is_some() {
+            seen.contents.see(&page_shape, fingerprint);
+        }
+        for link in outcome.discovered.iter_mut().filter(|link| link.skipped.is_none()) {
+            link.skipped = seen.judge(&link.url, rules, today).map(|why| Skip::new(SkipReason::Trap, why));
+        }
+    }
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { calendars: Calendars::new(), queries: Queries::new(), contents: Contents::new() }
+    }
+
+    /// Takes a link in, and says why it leads into a trap, if it does.
+    fn judge(&mut self, url: &PageUrl, rules: &Rules, today: NaiveDate) -> Option<String> {
+        let overlong = rules.max_url_length.and_then(|most| path::overlong(url, most));
+        overlong
+            .or_else(|| rules.repeated_segments.and_then(|most| path::repeated(url, most)))
+            .or_else(|| self.calendars.judge(url, rules, today))
+            .or_else(|| self.queries.judge(url, rules))
+            .or_else(|| rules.identical_pages.and_then(|most| self.contents.judge(&shape(url), most)))
+    }
+}
+
+/// What the page's `extract` nodes gave. Links are left out: menus are the same everywhere.
+fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<Item = &'o Value> {
+    outcome.nodes.iter().filter_map(|record| {
+        let definition = program.table.nodes.get(usize::from(record.position))?;
+        match &record.end {
+            NodeEnd::Completed(output) if definition.node_type == "extract" => Some(output),
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Why which of the URLs are traps by the default rules.
+    fn traps(urls: impl IntoIterator<Item = String>) -> Vec<String> {
+        let (mut seen, rules) = (Seen::new(), Rules::default());
+        let today = NaiveDate::from_ymd_opt(2026, 6, 15).unwrap();
+        let judged = urls.into_iter().filter_map(|url| {
+            let parsed = PageUrl::parse(&url).unwrap();
+            seen.judge(&parsed, &rules, today).map(|why| format!("{url}: {why}"))
+        });
+        judged.collect()
+    }
+
+    #[test]
+    fn the_urls_of_ordinary_sites_are_no_traps() {
+        let books = (1..=1_000)
+            .map(|n| format!("https://books.toscrape.com/catalogue/a-book-of-{n}-pages_{n}/index.html"))
+            .chain((1..=50).map(|n| format!("https://books.toscrape.com/catalogue/page-{n}.html")))
+            .chain((2..=51).map(|n| {
+                format!("https://books.toscrape.com/catalogue/category/books/genre-{n}_{n}/page-2.html")
+            }));
+        assert_eq!(traps(books), [""; 0], "a book shop");
+        let shop = (0..10_000)
+            .map(|n| format!("https://shop.test/de/damen/schuhe/p{n}?farbe={}&groesse={}", n % 7, n % 12));
+        let lists =
+            (0..10_000).map(|n| format!("https://shop.test/de/damen/schuhe/?page={n}&utm_source=menu"));
+        assert_eq!(traps(shop.chain(lists)), [""; 0], "a shop");
+        let news = (0..10_000).map(|n| {
+            let (year, month, day) = (2010 + n / 700, n % 12 + 1, n % 28 + 1);
+            format!("https://news.test/politics/{year}/{month:02}/{day:02}/a-headline-of-the-day-{n}.html")
+        });
+        assert_eq!(traps(news), [""; 0], "a newspaper");
+        let forum = (0..10_000).flat_map(|n| {
+            [
+                format!(
+                    "https://forum.test/viewtopic.php?f={}&t={n}&sid=0123456789abcdef0123456789abcdef",
+                    n % 40
+                ),
+                format!("https://forum.test/threads/a-question-about-{n}.{n}/page-{}", n % 30 + 2),
+                format!("https://forum.test/topic/{n}/{}", n % 13 + 1),
+                format!("https://forum.test/memberlist.php?mode=viewprofile&u={n}"),
+            ]
+        });
+        assert_eq!(traps(forum), [""; 0], "a forum");
+        let wiki = (0..10_000).map(|n| format!("https://wiki.test/wiki/Category:Towns/Towns_of_{n}/Towns"));
+        assert_eq!(traps(wiki), [""; 0], "a wiki");
+    }
+
+    #[test]
+    fn endless_urls_are_traps() {
+        assert_eq!(traps(["https://site.test/a/news/news/news".to_owned()]).len(), 1);
+        assert_eq!(traps([format!("https://site.test/{}", "x".repeat(3_000))]).len(), 1);
+        let calendar = (2026..2126).map(|year| format!("https://site.test/calendar/{year}/05"));
+        assert_eq!(traps(calendar).len(), 97, "two years ahead are no trap");
+        let sessions = (0..150).map(|n| format!("https://site.test/?sid=0123456789abcdef{n:016x}"));
+        assert_eq!(traps(sessions).len(), 100);
+    }
+}
