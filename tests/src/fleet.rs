@@ -90,6 +90,8 @@ impl Fleet {
         let mut document: Value = serde_json::from_str(WORKFLOW).expect("the demo's workflow is JSON");
         let urls: Vec<_> = pages.iter().map(|page| page_address("site.test", *page)).collect();
         document["config"]["start_urls"] = json!(urls);
+        // Its pages are nobody's: there is no site that could be asked.
+        document["config"]["politeness"] = json!({"robots": "ignore"});
         let definition = parse_document(&document).expect("the demo's workflow is valid");
         let limits = Limits { max_pages, ..NO_LIMITS };
         start_execution(&self.store, &definition, limits).await.expect("it starts")

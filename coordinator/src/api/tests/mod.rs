@@ -267,6 +267,7 @@ async fn the_description_names_every_route_and_the_problem_that_each_may_answer(
         "GET /api/v1/executions",
         "GET /api/v1/executions/{id}",
         "GET /api/v1/executions/{id}/data",
+        "GET /api/v1/executions/{id}/quarantine",
         "GET /api/v1/executions/{id}/skipped",
         "GET /api/v1/executions/{id}/stats",
         "GET /api/v1/hosts",
