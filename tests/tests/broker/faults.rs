@@ -7,26 +7,25 @@ use std::time::Duration;
 use crawlify_shared::broker::{AmqpBroker, AmqpOptions, Broker, BrokerError, MAX_MESSAGE_BYTES};
 use crawlify_shared::config::SecretUrl;
 use harness::rabbitmq::{PrivateRabbitMq, TestVhost};
-use harness::wait::wait_for;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-use super::{SOON, connect, connect_with, ids_of, page, pages, take, take_many};
+use super::{SOON, connect, connect_with, ids_of, page, pages, take, take_many, wait_for};
 
-const QUEUE: &str = "crawlify.pages";
+pub(super) const QUEUE: &str = "crawlify.pages";
 const DEAD_QUEUE: &str = "crawlify.pages.dead";
 /// Longer than the last delay between two connections, with the server's own start.
 const AFTER_A_CRASH: Duration = Duration::from_secs(120);
 
 /// An operator's connection.
-async fn operator(url: &SecretUrl) -> (Connection, Channel) {
+pub(super) async fn operator(url: &SecretUrl) -> (Connection, Channel) {
     let connection = Connection::connect(url.expose(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     (connection, channel)
 }
 
-async fn depth(channel: &Channel, queue: &str) -> u32 {
+pub(super) async fn depth(channel: &Channel, queue: &str) -> u32 {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
 }

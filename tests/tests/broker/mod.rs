@@ -1,7 +1,8 @@
-//! The broker: one contract for both implementations, and what RabbitMQ can do to us.
+//! The broker: one contract for both implementations, and what RabbitMQ can do to us and to a fleet.
 
 mod contract;
 mod faults;
+mod fleet;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::{ExecutionId, PageId};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::telemetry::{self, LogFormat};
+use harness::wait::wait_for;
 
 /// How long anything may take on a busy machine.
 const SOON: Duration = Duration::from_secs(30);

@@ -1,0 +1,129 @@
+//! A fleet of real processes whose broker is cut off, loses its queue or the messages in it, or answers in vain: the crawl
+//! ends as if nothing had happened. Its pages cost nothing (`harness::synthetic`).
+
+use harness::fault_proxy::{FaultProxy, Mode};
+use harness::fleet::{Fleet, stop};
+use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
+
+use super::faults::{QUEUE, depth, operator};
+use super::{SOON, wait_for};
+
+const PAGES: u64 = 400;
+
+async fn fleet() -> Fleet {
+    Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await
+}
+
+/// No page was tried twice: a broker's trouble is not the page's.
+async fn assert_no_attempt_was_wasted(fleet: &Fleet) {
+    assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt <> 1").await, 0);
+}
+
+/// Waits until so many pages of the execution that runs are completed.
+async fn completed(fleet: &Fleet, pages: i64) {
+    wait_for(&format!("{pages} pages are completed"), SOON, async || {
+        let of_this_one =
+            "SELECT count(*) FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
+            WHERE q.status = 'completed' AND e.status = 'running'";
+        fleet.number(of_this_one).await >= pages
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_to_the_broker_that_are_cut_again_and_again_cost_nothing() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
+    let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &broker);
+    let worker = fleet.start_at("worker", None, &fleet.database_url(), &broker);
+    let execution = fleet.execute(&[1], None).await;
+    for pages in [20, 60, 100, 150, 200] {
+        completed(&fleet, pages).await;
+        proxy.cut();
+    }
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_confirm_that_is_lost_has_the_page_published_twice_and_executed_once() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
+    let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &broker);
+    let worker = fleet.start("worker", None);
+    proxy.drop_reply_to("site.test/book/77/");
+    let execution = fleet.execute(&[1], None).await;
+    fleet.ended(execution).await;
+    assert!(proxy.has_sprung());
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
+    let coordinator = fleet.start("coordinator", None);
+    let deaf = fleet.start_at("worker", None, &fleet.database_url(), &broker);
+    let execution = fleet.execute(&[1], None).await;
+    completed(&fleet, 20).await;
+    proxy.set(Mode::BlackHole);
+    // The broker gives its deliveries to others when it has missed two heartbeats.
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    proxy.set(Mode::Pass);
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([deaf, worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn messages_that_a_broker_lost_are_published_again() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let execution = fleet.execute(&(1..=12).collect::<Vec<_>>(), None).await;
+    fleet
+        .wait(
+            "pages are published",
+            "SELECT (count(*) = 12)::int::int8 FROM url_queue WHERE status = 'queued'",
+        )
+        .await;
+    let (_connection, channel) = operator(&fleet.vhost.url()).await;
+    wait_for("their messages are in the queue", SOON, async || depth(&channel, QUEUE).await == 12).await;
+    channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await.unwrap();
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_deleted_in_the_middle_is_made_again() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let (coordinator, worker) = (fleet.start("coordinator", None), fleet.start("worker", None));
+    let execution = fleet.execute(&[1], None).await;
+    completed(&fleet, 40).await;
+    let (_connection, channel) = operator(&fleet.vhost.url()).await;
+    channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn three_coordinators_at_once_repeat_nothing() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinators = [(); 3].map(|()| fleet.start("coordinator", None));
+    let workers = [(); 2].map(|()| fleet.start("worker", None));
+    let execution = fleet.execute(&[1], None).await;
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    stop(workers).await;
+    fleet.close(coordinators, execution, Some(calm)).await;
+}
