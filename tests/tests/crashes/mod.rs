@@ -39,10 +39,11 @@ async fn assert_untouched(fleet: &Fleet, before: &[(Uuid, i32, chrono::DateTime<
     assert_eq!(touched, None, "a completed page was executed again");
 }
 
-/// One death costs an attempt of the pages in hand, and no more: as many as there are slots, and those claimed ahead.
+/// One death costs an attempt of the pages in hand, and no more: as many as there are slots, those claimed ahead, and those
+/// that wait to be recorded together.
 async fn assert_attempts_are_few(fleet: &Fleet) {
     let wasted = fleet.number("SELECT sum(greatest(attempt - 1, 0)) FROM url_queue").await;
-    assert!(wasted <= 2 * SLOTS as i64, "{wasted} attempts were wasted");
+    assert!(wasted <= 3 * SLOTS as i64, "{wasted} attempts were wasted");
 }
 
 #[test]
