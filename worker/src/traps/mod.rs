@@ -103,7 +103,53 @@ fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<I
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use crawlify_shared::domain::id::PageId;
+    use crawlify_shared::domain::outcome::DiscoveredUrl;
+    use crawlify_shared::domain::page_url::HostUnit;
+    use crawlify_shared::domain::workflow::parse_config;
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn links_of_pages_are_judged_and_what_a_sitemap_names_is_not() {
+        let url = |text: &str| PageUrl::parse(text).unwrap();
+        let workflow = parse_config(&json!({
+            "start_urls": ["https://site.test/"],
+            "url_discovery": [{"id": "links", "type": "extract_links", "params": {"selector": "a"}}],
+        }));
+        let program = Program::compile(workflow.unwrap());
+        for is_sitemap in [false, true] {
+            let page = ClaimedPage {
+                page_id: PageId::generate(),
+                execution_id: ExecutionId::generate(),
+                url: url("https://site.test/"),
+                depth: 0,
+                priority: 100,
+                attempt: 1,
+                created_at: Utc::now(),
+                claimed_at: Utc::now(),
+                start_in: Duration::ZERO,
+                host: "site.test".to_owned(),
+                host_unit: HostUnit::Host,
+                host_delay: Duration::ZERO,
+                is_sitemap,
+            };
+            let links = ["https://site.test/a", "https://site.test/a/a/a"].map(|link| DiscoveredUrl {
+                url: url(link),
+                discovered_by: "links".to_owned(),
+                skipped: None,
+                is_sitemap: false,
+            });
+            let mut outcome =
+                PageOutcome { discovered: links.to_vec(), ..PageOutcome::nothing(PageEnd::Completed) };
+            Traps::new().judge(&page, &program, &mut outcome);
+            let skipped: Vec<_> = outcome.discovered.iter().map(|link| link.skipped.is_some()).collect();
+            assert_eq!(skipped, [false, !is_sitemap]);
+        }
+    }
 
     /// Why which of the URLs are traps by the default rules.
     fn traps(urls: impl IntoIterator<Item = String>) -> Vec<String> {
