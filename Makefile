@@ -8,7 +8,11 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos
+=======
+.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet
+>>>>>>> h-keys
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -38,10 +42,16 @@ doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # Where shellcheck is not installed, the shell's own parser must do.
-SCRIPTS := deploy/local/setup deploy/local/with-postgres deploy/local/sqlx-data .ci/run
+SCRIPTS := deploy/local/setup deploy/local/with-postgres deploy/local/sqlx-data deploy/local/deny .ci/run
 check-scripts:
 	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); fi
+
+deny: ## Judge the crates that are built in: their licences, their sources, what is banned
+	deploy/local/deny
+
+advisories: ## Look for known vulnerabilities in them; needs github.com, and fails where that cannot be reached
+	deploy/local/deny advisories
 
 sqlx: ## Write .sqlx/ anew, after a query or a migration has changed
 	deploy/local/sqlx-data

@@ -105,6 +105,7 @@ fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<I
 mod tests {
     use std::time::Duration;
 
+    use crawlify_shared::domain::fault::Faults;
     use crawlify_shared::domain::id::PageId;
     use crawlify_shared::domain::outcome::DiscoveredUrl;
     use crawlify_shared::domain::page_url::HostUnit;
@@ -129,6 +130,7 @@ mod tests {
                 depth: 0,
                 priority: 100,
                 attempt: 1,
+                faults: Faults::default(),
                 created_at: Utc::now(),
                 claimed_at: Utc::now(),
                 start_in: Duration::ZERO,
