@@ -8,11 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo test check fmt clippy doc sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos
-=======
-.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet
->>>>>>> h-keys
+.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22

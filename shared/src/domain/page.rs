@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::fault::Faults;
+use super::fault::{FaultDomain, Faults};
 use super::id::{ExecutionId, PageId};
-use super::outcome::{Failure, PageOutcome, Rendered};
+use super::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
 use super::page_url::{HostUnit, PageUrl};
 
 /// A page that is ours until its lease ends.
@@ -77,6 +77,18 @@ pub enum NextStatus {
     Retry(Failure, Duration),
     /// Given back unharmed: the attempt is not charged.
     Released,
+}
+
+impl NextStatus {
+    /// Whose fault it is that the page failed, also where it gets another attempt.
+    pub fn fault(&self) -> Option<FaultDomain> {
+        match self {
+            // Of what a worker sees, only browsers make a page poison.
+            Self::Failed(failure) if failure.class == ErrorClass::Poison => Some(FaultDomain::Browser),
+            Self::Failed(failure) | Self::Retry(failure, _) => Some(failure.class.domain()),
+            Self::Completed | Self::Skipped(_) | Self::Released => None,
+        }
+    }
 }
 
 /// A page to record.

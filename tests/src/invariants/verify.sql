@@ -122,10 +122,11 @@ SELECT format('item of %s, whose page is %s', i.url, COALESCE(q.status, 'not the
 FROM extracted_items i LEFT JOIN url_queue q ON q.id = i.page_id AND q.execution_id = i.execution_id
 WHERE i.execution_id = $1 AND q.status IS DISTINCT FROM 'completed';
 
--- I6: a page that was found was found by one that is completed
+-- I6: a page that was found was found by one that is completed; what sitemaps and robots files name counts all the same
 SELECT format('%s, whose parent is %s', q.url, COALESCE(parent.status, 'not there'))
 FROM url_queue q LEFT JOIN url_queue parent ON parent.id = q.parent_id AND parent.execution_id = q.execution_id
-WHERE q.execution_id = $1 AND q.parent_id IS NOT NULL AND parent.status IS DISTINCT FROM 'completed';
+WHERE q.execution_id = $1 AND q.parent_id IS NOT NULL AND parent.status IS DISTINCT FROM 'completed'
+    AND NOT (q.is_sitemap OR COALESCE(parent.is_sitemap, false));
 
 -- I6: a node's row belongs to a page
 SELECT DISTINCT format('nodes of page %s, which is not there', n.page_id)

@@ -10,8 +10,9 @@ use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
 use super::skipped_columns::SkippedColumns;
+use crate::domain::fault::FaultDomain;
 use crate::domain::id::{ExecutionId, ItemId, PageId};
-use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered};
+use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageOutcome, Rendered};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::storable::storable_text;
 use crate::store::counters::{DURATION_BUCKETS, bucket};
@@ -133,16 +134,6 @@ pub(super) fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
     }
 }
 
-/// Whose fault it is that a page failed, also where it gets another attempt; nothing where it did not.
-fn fault(finished: &FinishedPage) -> &'static str {
-    match (&finished.next, &finished.outcome.end) {
-        (NextStatus::Retry(..) | NextStatus::Failed(_), PageEnd::Failed(failure)) => {
-            failure.class.domain().as_str()
-        }
-        _ => "",
-    }
-}
-
 impl<'a> Columns<'a> {
     /// Adds a page; `numbers` are those of its execution's definitions, by position.
     pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32]) {
@@ -205,7 +196,7 @@ impl<'a> Columns<'a> {
         self.page_final_url.push(outcome.final_url.as_deref());
         self.page_released.push(*next == NextStatus::Released);
         self.page_rendered.push(rendered.map(Rendered::as_str));
-        self.page_fault.push(fault(finished));
+        self.page_fault.push(next.fault().map_or("", FaultDomain::as_str));
         self.page_bytes.push(bytes(outcome.bytes));
     }
 
