@@ -192,7 +192,7 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
     })
     .await;
     let crawl = running.stop().await;
-    let given_up = "SELECT error_class FROM url_queue WHERE status = 'failed' AND attempt = 4";
+    let given_up = "SELECT error_class FROM url_queue WHERE status = 'failed' AND charged = 4";
     assert_eq!(crawl.texts(given_up).await, ["robots_unreachable"]);
 }
 
