@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use axum::response::{Html, IntoResponse};
 use crawlify_cli::demo_site::{Content, DemoSite, Shop, WORKFLOW};
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
+use harness::answering_site::{AnsweringSite, status, text};
 use harness::chain_site::ChainSite;
 use harness::invariants;
 use harness::postgres::TestDatabase;
@@ -129,6 +131,35 @@ async fn a_page_limit_is_kept_to_the_page_and_items_can_go_to_stdout() {
     recorded.assert_is_sound().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
     site.stop().await;
+}
+
+#[tokio::test]
+async fn a_crawl_may_begin_with_sitemaps_and_says_what_robots_txt_kept_it_from() {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    let site = AnsweringSite::start(|own, path| match path {
+        "/robots.txt" => text("User-agent: *\nDisallow: /private\n"),
+        "/sitemap.xml" => text(format!("<urlset><url><loc>{own}/1</loc></url></urlset>")),
+        "/1" => Html("<h1>One</h1><a href=\"/private/2\">two</a>").into_response(),
+        _ => status(404),
+    })
+    .await;
+    let workflow = chain_workflow(&scratch);
+    let mut document: Value = serde_json::from_slice(&std::fs::read(&workflow).unwrap()).unwrap();
+    document["config"]["sitemaps"] = json!([site.url("/sitemap.xml")]);
+    document["config"]["politeness"] = json!({});
+    std::fs::write(&workflow, document.to_string()).unwrap();
+    let command = run(&scratch, &workflow, &site.url("/private/start"), &database);
+    let ended = Program::start(command).end(SHORT).await.with_code(0);
+    let _ = ended.saying(&[
+        "every page has ended",
+        "2 completed",
+        "1 skipped",
+        "not visited",
+        "1 forbidden by robots.txt",
+    ]);
+    let asked: BTreeSet<String> = site.requests().into_iter().map(|(path, _)| path).collect();
+    assert!(asked.iter().all(|path| !path.starts_with("/private")), "{asked:?}");
+    assert_eq!(site.asked_for("/robots.txt"), 1);
 }
 
 #[tokio::test]

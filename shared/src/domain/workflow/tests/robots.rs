@@ -57,12 +57,18 @@ fn what_is_neither_obey_nor_ignore_is_a_problem_in_its_place() {
 #[test]
 fn sitemaps_stand_in_for_start_urls() {
     let urls = json!(["https://shop.example/sitemap.xml", "https://shop.example/sitemap.xml#again"]);
-    let workflow = parsed(&with(json!({"start_urls": null, "sitemaps": urls})));
+    let workflow = parsed(&with(json!({"start_urls": null, "sitemaps": urls.clone()})));
     assert!(workflow.start_urls.is_empty() && workflow.sitemaps.urls.len() == 1);
     assert_eq!(
         problems(&with(json!({"start_urls": null, "sitemaps": []}))),
         ["no_start_url /config/start_urls"]
     );
+    let beside_the_name = json!({
+        "name": "n", "sitemaps": urls, "max_depth": 1, "wait_until": "load", "robots": "ignore",
+        "data_extraction": [extract("title", json!({}))],
+    });
+    assert_eq!(parsed(&beside_the_name).sitemaps, workflow.sitemaps);
+    assert_eq!(warnings(&beside_the_name), [""; 0]);
     let named = parsed(&with(json!({"politeness": {}, "sitemaps": "robots"}))).sitemaps;
     assert!(named.from_robots && named.urls.is_empty());
     for (changes, problem) in [
