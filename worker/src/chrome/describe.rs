@@ -13,6 +13,10 @@ use crate::egress::{Gate, META, Reason};
 /// Where the browser is when it shows an error of its own.
 const ERROR_SCHEME: &str = "chrome-error";
 
+/// A page with more elements than this fails: each selector would look at all of them. The largest pages that people read
+/// have some tens of thousands. As in `static_page.js`, which leaves such pages to a tab.
+const MAX_ELEMENTS: u64 = 500_000;
+
 /// Reads what the document says of itself. The getters are taken from prototypes because a form or a picture with such
 /// a name would hide those of `document`.
 const DESCRIBE: &str = r#"() => {
@@ -24,6 +28,7 @@ const DESCRIBE: &str = r#"() => {
   return {
     status,
     bytes,
+    elements: Document.prototype.getElementsByTagName.call(document, "*").length,
     instead,
     url: location.href.toWellFormed(),
     base: read(Node.prototype, "baseURI").toWellFormed(),
@@ -37,6 +42,8 @@ pub(super) struct Description {
     status: u16,
     /// Of the body, as it was sent.
     pub(super) bytes: u64,
+    /// How many elements it has by now.
+    elements: u64,
     /// What an answer of the egress guard says in the page's place.
     instead: String,
     url: String,
@@ -65,6 +72,9 @@ impl Description {
         let bad = |failure| Err(TabError { failure, tab_usable: true });
         if self.kind == "application/pdf" {
             return bad(Failure::new(ErrorClass::NotAPage, "the response is a PDF, not a page"));
+        }
+        if self.elements > MAX_ELEMENTS {
+            return bad(failure::too_many_elements(MAX_ELEMENTS));
         }
         let final_url = Url::parse(&self.url).unwrap_or_else(|_| requested.as_url().clone());
         if !matches!(final_url.scheme(), "http" | "https") {

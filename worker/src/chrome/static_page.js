@@ -6,6 +6,7 @@
 (run) => {
   const HTML = /^(text\/html|application\/xhtml\+xml)$/;
   const PRESCANNED_BYTES = 1024;
+  const MOST_ELEMENTS = 500000;
 
   // The character set as https://encoding.spec.whatwg.org/ and the prescan of HTML determine it; null where only a
   // guess would.
@@ -93,6 +94,7 @@
       });
     }
     const parsed = new DOMParser().parseFromString(text, type);
+    if (Document.prototype.getElementsByTagName.call(parsed, "*").length > MOST_ELEMENTS) return null;
     const found = all(parsed, "noscript");
     if (type === "text/html" && (found.length !== texts.length || /<noscript(?![^>]* data-crawlify-noscript=)/i.test(text))) {
       return null;

@@ -243,6 +243,9 @@ async fn answer(request: Request) -> Response {
              document.createElement('b'), { textContent: 'y'.repeat(1000) }));</script>",
         )
         .into_response(),
+        "/many-elements" => {
+            Html("<script>document.write('<br>'.repeat(600000))</script>").into_response()
+        }
         "/hungry" => Html(
             "<script>const kept = []; for (let i = 0; i < 24; i++) kept.push(new Uint8Array(16 << 20).fill(i + 1))\
              </script><h1>full</h1>",

@@ -72,6 +72,16 @@ async fn a_document_that_is_too_large_fails_for_good_and_the_tab_goes_on() {
 }
 
 #[tokio::test]
+async fn a_document_with_too_many_elements_fails_for_good_and_the_tab_goes_on() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    let error = bench.load(&mut tab, "/many-elements").await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::TooLarge, "{}", error.failure.message);
+    assert!(error.tab_usable && error.failure.message.contains("500000 elements"));
+    bench.load(&mut tab, "/plain").await.unwrap();
+}
+
+#[tokio::test]
 async fn all_that_a_page_loads_is_counted_once_behind_the_guard() {
     let bench = Bench::start().await;
     let execution = bench.session.execution_id;
