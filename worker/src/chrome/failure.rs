@@ -58,11 +58,12 @@ pub(super) fn is_of_tunnel(error_text: &str) -> bool {
     error_text == "net::ERR_TUNNEL_CONNECTION_FAILED"
 }
 
-/// The document is larger than `limit` bytes.
+/// The document has more than `limit` elements.
 pub(super) fn too_many_elements(limit: u64) -> Failure {
     Failure::new(ErrorClass::TooLarge, format!("the document has more than {limit} elements"))
 }
 
+/// The document is larger than `limit` bytes.
 pub(super) fn too_large(limit: u64) -> Failure {
     Failure::new(ErrorClass::TooLarge, format!("the document has more than {limit} bytes"))
 }
