@@ -9,8 +9,11 @@ use crawlify_shared::telemetry::chain;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Longest pause after failures in a row.
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// The pause after a failure; it doubles with each further one in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(400);
+/// Longest pause after failures in a row. A step that fails costs hardly anything, and whatever was away is used again
+/// at once when it is back.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a loop repeats.
 pub(crate) trait Step: Send {
@@ -41,7 +44,7 @@ pub(crate) async fn repeat(
             Err(error) => {
                 failures += 1;
                 tracing::warn!(step = name, error = %chain(&error), failures, "the step failed");
-                (Duration::from_millis(200) * 2_u32.pow(failures.min(6))).min(MAX_BACKOFF)
+                pause_after(failures)
             }
         };
         tokio::select! {
@@ -49,5 +52,21 @@ pub(crate) async fn repeat(
             () = wake.notified(), if failures == 0 => {}
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    (FIRST_PAUSE * 2_u32.pow(failures.saturating_sub(1).min(16))).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_something_was_away_it_is_used_again_within_two_seconds() {
+        let pauses: Vec<_> =
+            [1, 2, 3, 4, 100, u32::MAX].map(|failures| pause_after(failures).as_millis()).to_vec();
+        assert_eq!(pauses, [400, 800, 1_600, 2_000, 2_000, 2_000]);
     }
 }

@@ -108,7 +108,14 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     broken.extend(invariants::around::machine(&processes, &scratch));
     site.stop().await;
     servers.stop().await;
-    let figures = Figures { calm, begun, storm: options.storm, executions: executions.len(), page_ends };
+    let figures = Figures {
+        calm,
+        begun,
+        storm: options.storm,
+        every: options.every,
+        executions: executions.len(),
+        page_ends,
+    };
     Ok(Report::new(options.seed, &figures, &faults, broken))
 }
 
@@ -136,7 +143,8 @@ async fn strike(
         });
         if let Some((victim, comes_back)) = hit {
             say(&format!("kill -9 {victim}"));
-            under_way.spawn(async move { comes_back.await.map(|()| Fault::ended_now(victim)) });
+            let struck = chrono::Utc::now();
+            under_way.spawn(async move { comes_back.await.map(|()| Fault::ended_now(victim, struck)) });
         }
         while let Some(fault) = under_way.try_join_next() {
             faults.push(fault??);

@@ -14,8 +14,19 @@ use crate::invariants::Violation;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
     victim: Victim,
+    struck: DateTime<Utc>,
     /// When it was started again; of a browser, which nobody but its worker starts again, when it was killed.
     ended: DateTime<Utc>,
+}
+
+/// What the faults of one kind did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kind {
+    faults: usize,
+    /// How long the victims were away, added up.
+    away: Duration,
+    /// How many pages were completed until the next fault, added up.
+    pages_until_next: usize,
 }
 
 /// What was measured.
@@ -24,6 +35,8 @@ pub(super) struct Figures {
     /// When the storm began, and how long it lasted.
     pub(super) begun: DateTime<Utc>,
     pub(super) storm: Duration,
+    /// From one fault to the next one.
+    pub(super) every: Duration,
     pub(super) executions: usize,
     /// When each page of the storm was completed, in order.
     pub(super) page_ends: Vec<DateTime<Utc>>,
@@ -34,8 +47,8 @@ pub(super) struct Figures {
 pub struct Report {
     seed: u64,
     storm: Duration,
-    /// How many of each kind.
-    faults: BTreeMap<&'static str, usize>,
+    every: Duration,
+    kinds: BTreeMap<&'static str, Kind>,
     executions: usize,
     pages: usize,
     /// From the end of each fault to the next page that was completed, sorted.
@@ -47,20 +60,24 @@ pub struct Report {
 }
 
 impl Fault {
-    pub(super) fn ended_now(victim: Victim) -> Self {
-        Self { victim, ended: Utc::now() }
+    pub(super) fn ended_now(victim: Victim, struck: DateTime<Utc>) -> Self {
+        Self { victim, struck, ended: Utc::now() }
     }
 }
 
 impl Report {
     pub(super) fn new(seed: u64, figures: &Figures, faults: &[Fault], broken: Vec<Violation>) -> Self {
-        let mut kinds = BTreeMap::new();
-        for fault in faults {
-            *kinds.entry(fault.victim.kind()).or_default() += 1;
-        }
         let ends = &figures.page_ends;
+        let before = |moment: DateTime<Utc>| ends.partition_point(|end| *end < moment);
+        let mut kinds: BTreeMap<_, Kind> = BTreeMap::new();
+        for fault in faults {
+            let kind = kinds.entry(fault.victim.kind()).or_default();
+            kind.faults += 1;
+            kind.away += (fault.ended - fault.struck).to_std().unwrap_or_default();
+            kind.pages_until_next += before(fault.struck + figures.every) - before(fault.struck);
+        }
         // After the last page of all there is none to wait for.
-        let next = |fault: &Fault| ends.get(ends.partition_point(|end| *end < fault.ended));
+        let next = |fault: &Fault| ends.get(before(fault.ended));
         let recovery = |fault: &Fault| (*next(fault)? - fault.ended).to_std().ok();
         let mut recoveries: Vec<_> = faults.iter().filter_map(recovery).collect();
         recoveries.sort();
@@ -69,7 +86,8 @@ impl Report {
         Self {
             seed,
             storm: figures.storm,
-            faults: kinds,
+            every: figures.every,
+            kinds,
             executions: figures.executions,
             pages: ends.len(),
             recoveries,
@@ -90,9 +108,23 @@ impl Report {
         self.recoveries.get(place.saturating_sub(1)).copied().unwrap_or_default()
     }
 
-    /// How many faults of each kind there were.
-    pub fn faults(&self) -> &BTreeMap<&'static str, usize> {
-        &self.faults
+    /// The kinds of faults that there were.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        self.kinds.keys().copied().collect()
+    }
+
+    /// A line on each kind of fault: how long its victims were away, and what the fleet did until the next fault.
+    pub fn costs(&self) -> Vec<String> {
+        let line = |(name, kind): (&&str, &Kind)| {
+            let faults = kind.faults as f64;
+            let away = kind.away.as_secs_f64() / faults;
+            let rate = kind.pages_until_next as f64 / (faults * self.every.as_secs_f64());
+            let share = 100.0 * rate / self.calm_pages_a_second;
+            format!(
+                "{name}: back after {away:.1} s on average; {rate:.1} pages/s until the next fault, {share:.0} % of calm"
+            )
+        };
+        self.kinds.iter().map(line).collect()
     }
 }
 
@@ -100,14 +132,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |id: fn(&Violation) -> bool| self.broken.iter().filter(|violation| id(violation)).count();
         let (lost, twice) = (count(Violation::is_loss), count(Violation::is_surplus));
-        let kinds: Vec<_> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let kinds: Vec<_> = self.kinds.iter().map(|(name, kind)| format!("{name} {}", kind.faults)).collect();
         write!(
             f,
             "chaos: seed {}, {:.0} s, {} faults ({}), {} executions, {} pages, {lost} lost, {twice} twice, {} other \
              violations, recovery p95 {:.1} s (longest {:.1} s), {:.0} % of the calm throughput ({:.1} of {:.1} pages/s)",
             self.seed,
             self.storm.as_secs_f64(),
-            self.faults.values().sum::<usize>(),
+            self.kinds.values().map(|kind| kind.faults).sum::<usize>(),
             kinds.join(", "),
             self.executions,
             self.pages,
@@ -131,21 +163,33 @@ mod tests {
     fn a_recovery_is_the_time_from_a_faults_end_to_the_next_page() {
         let begun = Utc::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
-        let fault = |victim, seconds| Fault { victim, ended: at(seconds) };
+        let fault = |victim, struck, ended| Fault { victim, struck: at(struck), ended: at(ended) };
         let took = Duration::from_secs(10);
         let figures = Figures {
             calm: Calm { execution: ExecutionId::generate(), pages: 100, took },
             begun,
             storm: Duration::from_secs(60),
+            every: Duration::from_secs(10),
             executions: 1,
             page_ends: [5, 14, 30, 61].map(at).to_vec(),
         };
-        let faults = [fault(Victim::Broker, 10), fault(Victim::Worker(1), 29), fault(Victim::Worker(2), 70)];
+        let faults = [
+            fault(Victim::Broker, 4, 10),
+            fault(Victim::Worker(1), 29, 29),
+            fault(Victim::Worker(2), 69, 70),
+        ];
         let lost = Violation { id: "I3", sentence: "", row: "lost: an item".to_owned() };
         let report = Report::new(7, &figures, &faults, vec![lost]);
         assert_eq!(report.recoveries, [1, 4].map(Duration::from_secs));
         assert_eq!(report.recovery_p95(), Duration::from_secs(4));
         assert!(!report.is_sound());
+        assert_eq!(
+            report.costs(),
+            [
+                "broker: back after 6.0 s on average; 0.1 pages/s until the next fault, 1 % of calm",
+                "worker: back after 0.5 s on average; 0.1 pages/s until the next fault, 0 % of calm",
+            ]
+        );
         let line = report.to_string();
         for part in [
             "seed 7, 60 s, 3 faults (broker 1, worker 2), 1 executions, 4 pages, 1 lost, 0 twice, 0 other",

@@ -1,6 +1,8 @@
 //! A fleet of real processes whose broker is cut off, loses its queue or the messages in it, or answers in vain: the crawl
 //! ends as if nothing had happened. Its pages cost nothing (`harness::synthetic`).
 
+use std::time::Duration;
+
 use harness::fault_proxy::{FaultProxy, Mode};
 use harness::fleet::{Fleet, stop};
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
@@ -43,6 +45,27 @@ async fn connections_to_the_broker_that_are_cut_again_and_again_cost_nothing() {
         proxy.cut();
     }
     fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_was_away_for_long_is_used_again_within_seconds() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
+    let mut coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &broker);
+    let worker = fleet.start_at("worker", None, &fleet.database_url(), &broker);
+    let execution = fleet.execute(&[1], None).await;
+    completed(&fleet, 20).await;
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    // By then every pause between two tries is as long as it gets.
+    coordinator.says("\"failures\":8", SOON).await;
+    proxy.set(Mode::Pass);
+    let back = std::time::Instant::now();
+    fleet.ended(execution).await;
+    assert!(back.elapsed() < Duration::from_secs(12), "the crawl took {:?} more", back.elapsed());
     assert_no_attempt_was_wasted(&fleet).await;
     fleet.close([worker, coordinator], execution, Some(calm)).await;
 }

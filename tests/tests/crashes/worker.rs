@@ -71,6 +71,28 @@ async fn a_worker_killed_before_it_says_goodbye_keeps_nothing_from_the_others() 
 }
 
 #[tokio::test]
+async fn a_worker_killed_while_its_record_is_being_written_neither_loses_nor_doubles_it() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let slow = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON extracted_items
+            FOR EACH ROW WHEN (NEW.url LIKE '%/book/40/') EXECUTE FUNCTION wait();";
+    sqlx::raw_sql(slow).execute(&fleet.pool).await.unwrap();
+    let coordinator = fleet.start("coordinator", None);
+    let victim = fleet.start("worker", None);
+    let execution = fleet.execute(&[1], None).await;
+    let writing = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    fleet.wait("a record is being written", writing).await;
+    victim.signal(Signal::KILL);
+    died(victim).await;
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_is_killed_again_and_again_ends_the_crawl_all_the_same() {
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;

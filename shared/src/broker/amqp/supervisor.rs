@@ -11,7 +11,8 @@ use super::super::BrokerError;
 use super::connection::LinkError;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LAST_DELAY: Duration = Duration::from_secs(15);
+/// Everybody waits for pages while a broker is away: it should not take long to notice that it is back.
+const LAST_DELAY: Duration = Duration::from_secs(5);
 /// A connection that held this long was a good one: the next failure is a new story.
 const HELD_WELL: Duration = Duration::from_secs(5);
 
@@ -80,7 +81,7 @@ impl Link {
     }
 }
 
-/// Doubles from 0.2 s to 15 s; each delay is a random one between half and all of it, so that a fleet does not come
+/// Doubles from 0.2 s to 5 s; each delay is a random one between half and all of it, so that a fleet does not come
 /// back in step.
 #[derive(Debug)]
 struct Backoff {
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_fifteen_seconds_and_never_end() {
+    fn delays_grow_to_five_seconds_and_never_end() {
         let mut backoff = Backoff::default();
         let delays: Vec<_> = (0..1_000).map(|_| backoff.next_delay()).collect();
         assert_eq!(delays[0], FIRST_DELAY);

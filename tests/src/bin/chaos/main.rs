@@ -80,6 +80,9 @@ async fn main() -> Result<ExitCode> {
     };
     say(&format!("seed {seed}; {}", Machine::look()));
     let report = run(&options, &say).await?;
+    for line in report.costs() {
+        say(&line);
+    }
     for violation in report.broken.iter().take(SHOWN) {
         say(&violation.to_string());
     }
