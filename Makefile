@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos
+.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos soak
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -91,6 +91,13 @@ chaos: ## Crawl while processes, browsers and servers are killed, and compare wi
 	cargo build --locked --package crawlify-tests --bin chaos --bin crawlify-under-test
 	@$(BUILT)/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(SITE),--site $(SITE) --workflow $(WORKFLOW))
+
+# WAVES=6, PAGES=200 of each, REST=15 seconds after each before it is looked. A debug build leaks what a release would, and
+# the time of a crawl is Chrome's.
+soak: ## Crawl wave after wave with one process, and fail when something in it grows
+	@deploy/local/setup demo
+	cargo build --locked --package crawlify-tests --bin bench-soak --bin crawlify-under-test
+	@$(BUILT)/debug/bench-soak $(if $(WAVES),--waves $(WAVES)) $(if $(PAGES),--pages $(PAGES)) $(if $(REST),--rest $(REST))
 
 # ROUNDS=, TABS=, PAGES=, HTTP_PAGES=, SITE= with WORKFLOW=, ONLY=, and WRITE=docs/BENCHMARKS.md to keep the results;
 # BINARY= measures a program that is built already. The peers come from npm and PyPI, no browser is downloaded.

@@ -3,6 +3,7 @@
 //! Only writes rows. Who controls executions, publishes pages, ends executions or rescues them is elsewhere.
 
 use chrono::{DateTime, Utc};
+use sqlx::Acquire;
 use uuid::Uuid;
 
 use super::control::CancelMode;
@@ -133,7 +134,8 @@ impl Store {
         workflow: WorkflowId,
         beginning: &Beginning<'_>,
     ) -> Result<StartExecution, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut connection = self.connection_for_a_transaction().await?;
+        let mut transaction = connection.begin().await?;
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
         let status = sqlx::query_scalar!(
             r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 FOR SHARE"#,

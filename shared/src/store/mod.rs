@@ -26,8 +26,9 @@ pub mod workflows;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres};
 
 use crate::config::SecretUrl;
 pub use error::StoreError;
@@ -83,6 +84,15 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query_scalar!("SELECT 1").fetch_one(&self.pool).await?;
         Ok(())
+    }
+
+    /// A connection for one transaction, closed when it is dropped. sqlx's `begin` is not to be dropped half-way: a
+    /// connection of the pool would go back with an open transaction, which whoever comes next is caught in
+    /// (<https://github.com/transact-rs/sqlx/issues/4385>). Requests are dropped when their clients go.
+    async fn connection_for_a_transaction(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        connection.close_on_drop();
+        Ok(connection)
     }
 
     /// Ends every connection and waits for them.

@@ -135,8 +135,8 @@ impl Store {
     async fn put_limited_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
         // Reads url_queue_limit_idx in its order. No more than the limit has room for, and none while others wait
         // that it has not admitted yet: those that find no room would only be skipped again.
-        let put_back = sqlx::query!(
-            "WITH roomy AS (
+        let put_back = sqlx::query_scalar!(
+            r#"WITH roomy AS (
                 SELECT id, LEAST($2, max_pages - pages_admitted) AS room
                 FROM workflow_executions AS execution
                 WHERE status IN ('running', 'paused') AND ($1::uuid IS NULL OR id = $1)
@@ -153,21 +153,30 @@ impl Store {
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $2
+            ), put_back AS (
+                UPDATE url_queue
+                SET status = 'pending', error = NULL, error_class = NULL, processed_at = NULL
+                WHERE id = ANY (ARRAY(SELECT id FROM left_out))
+                RETURNING execution_id, host
+            ), new_lanes AS (
+                -- They went if the execution had ended, before a retry.
+                INSERT INTO lanes (execution_id, host)
+                SELECT DISTINCT execution_id, host FROM put_back ORDER BY execution_id, host
+                ON CONFLICT (execution_id, host) DO NOTHING
             )
-            UPDATE url_queue
-            SET status = 'pending', error = NULL, error_class = NULL, processed_at = NULL
-            WHERE id = ANY (ARRAY(SELECT id FROM left_out))",
+            SELECT count(*) AS "count!" FROM put_back"#,
             only.map(|id| id.0),
             SWEPT_AT_ONCE,
         )
-        .execute(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
-        Ok(put_back.rows_affected())
+        Ok(u64::try_from(put_back).unwrap_or(0))
     }
 
     async fn put_failed_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
         // Reads url_queue_failed_idx in its order. A page that fails once more has failed after the retry, and stays.
-        // What was counted of the pages is taken back under the nil worker; the rows are locked, so each once.
+        // What was counted of the pages is taken back under the nil worker; the rows are locked, so each once. Attempts go
+        // on: a second one with the same number would pass the fence with what the first one recorded.
         let put_back = sqlx::query_scalar!(
             r#"WITH wanted AS (
                 SELECT page.id, execution.id AS execution_id, page.host, page.rendered
@@ -183,7 +192,7 @@ impl Store {
                 LIMIT $2
             ), put_back AS (
                 UPDATE url_queue
-                SET status = 'pending', attempt = 0, epoch = epoch + 1, requeues = 0, not_before = now(),
+                SET status = 'pending', epoch = epoch + 1, requeues = 0, not_before = now(),
                     queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
                     charged = 0, proxy_faults = 0, browser_faults = 0, worker_faults = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL

@@ -22,6 +22,8 @@ pub struct Process {
     pub pid: i32,
     /// Its program's name, as the kernel has it.
     pub name: String,
+    /// Whether it has ended, and its parent has not looked.
+    pub is_zombie: bool,
     /// Tells it from a later one of the same number.
     started: u64,
     parent: i32,
@@ -107,7 +109,7 @@ fn field(pid: i32, file: &str, name: &str) -> u64 {
     text.ok().and_then(|text| kilobytes(&text, name)).unwrap_or(0)
 }
 
-/// Reads proc(5), `stat`, fields 2, 4, 14 to 17 and 22.
+/// Reads proc(5), `stat`, fields 2 to 4, 14 to 17 and 22.
 fn look_at(pid: i32) -> Option<Process> {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     // The program's name may hold spaces and brackets.
@@ -122,6 +124,7 @@ fn look_at(pid: i32) -> Option<Process> {
     Some(Process {
         pid,
         name,
+        is_zombie: fields.first() == Some(&"Z"),
         started: number(19)?,
         parent: fields.get(1)?.parse().ok()?,
         own: time(11)?,

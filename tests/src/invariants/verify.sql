@@ -10,9 +10,7 @@ WHERE execution_id = $1 AND (status IN ('pending', 'queued', 'processing') OR pr
 
 -- I2: a node of an attempt of a page has one row
 SELECT format('twice: %s rows of node %s of attempt %s of page %s', count(*), n.position, n.attempt, n.page_id)
-FROM node_executions n JOIN workflow_executions e ON e.id = n.execution_id
--- Pages that are retried afresh count their attempts afresh.
-WHERE n.execution_id = $1 AND e.retry_failed_before IS NULL
+FROM node_executions n WHERE n.execution_id = $1
 GROUP BY n.page_id, n.attempt, n.position HAVING count(*) > 1;
 
 -- I2: the nodes of every page gave what they give in a calm crawl
@@ -169,14 +167,12 @@ WHERE e.id = $1 AND e.status IN ('completed', 'failed') AND e.retry_failed_befor
 
 -- I11: nobody writes for an attempt that is not the page's, and the last attempt is the one that was recorded
 SELECT format('%s is %s by attempt %s; records are of attempts %s to %s', q.url, q.status, q.attempt, n.first, n.last)
-FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id JOIN (
+FROM url_queue q JOIN (
     SELECT page_id, min(attempt) AS first, max(attempt) AS last
     FROM node_executions WHERE execution_id = $1 GROUP BY page_id) n ON n.page_id = q.id
-WHERE q.execution_id = $1 AND e.retry_failed_before IS NULL
-    AND (n.last > q.attempt OR (q.status = 'completed' AND n.last < q.attempt));
+WHERE q.execution_id = $1 AND (n.last > q.attempt OR (q.status = 'completed' AND n.last < q.attempt));
 
 -- I11: an attempt is one worker's
 SELECT format('%s workers wrote attempt %s of page %s', count(DISTINCT n.worker_id), n.attempt, n.page_id)
-FROM node_executions n JOIN workflow_executions e ON e.id = n.execution_id
-WHERE n.execution_id = $1 AND e.retry_failed_before IS NULL
+FROM node_executions n WHERE n.execution_id = $1
 GROUP BY n.page_id, n.attempt HAVING count(DISTINCT n.worker_id) > 1

@@ -71,7 +71,7 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
     crawl.store.put_pages_back(None).await.unwrap();
     let worker = crawl.worker().await;
     let page = crawl.claim(&worker).await.remove(0);
-    assert_eq!((page.attempt, page.faults), (1, Faults::default()));
+    assert_eq!((page.attempt, page.faults), (i32::from(POISON_AFTER) + 1, Faults::default()));
     crawl.change(SILENCE).await;
     assert_eq!(rescue(&crawl).await.pages_returned, 1);
     assert_eq!(crawl.number("SELECT count(*) FROM lost_attempts").await, 4);

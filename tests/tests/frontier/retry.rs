@@ -1,9 +1,11 @@
 //! Failed pages that are tried afresh, also of an execution that has ended.
 
+use crawlify_shared::domain::fault::Faults;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
-use crawlify_shared::store::control::{CancelMode, Controlled};
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
 use crawlify_shared::store::executions::ExecutionStatus;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join;
@@ -47,12 +49,12 @@ async fn a_failed_execution_runs_again_with_its_failed_pages_as_if_they_were_new
     assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "its pages are still to go back");
     assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 2);
     assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "once");
-    assert_eq!(crawl.texts(ROWS).await, ["pending 0 1", "pending 0 1"]);
+    assert_eq!(crawl.texts(ROWS).await, ["pending 1 1", "pending 1 1"]);
     crawl.assert_counters_are_a_recount().await;
 
     assert!(worker.claim(&old, LEASE, false).await.unwrap().is_empty(), "the messages of before say nothing");
     let pages = crawl.claim(&worker).await;
-    assert!(pages.iter().all(|page| page.attempt == 1));
+    assert!(pages.iter().all(|page| page.attempt == 2 && page.faults == Faults::default()));
     worker.record(&[finished(&pages[0], &small_table(), &[]), failed(&pages[1])]).await.unwrap();
     assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "what fails again has failed");
     assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "completed".to_owned())]);
@@ -62,6 +64,40 @@ async fn a_failed_execution_runs_again_with_its_failed_pages_as_if_they_were_new
         "SELECT concat_ws(' ', stats->>'urls_processed', stats->>'urls_failed') FROM workflow_executions";
     assert_eq!(crawl.texts(stats).await, ["1 1"]);
     crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn the_attempts_of_a_retry_are_others_than_those_before_it() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    // Its nodes ran before it failed.
+    let before = [FinishedPage { next: failed(&page).next, ..finished(&page, &small_table(), &[]) }];
+    worker.record(&before).await.unwrap();
+    crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    crawl.store.put_pages_back(None).await.unwrap();
+    let page = crawl.claim(&worker).await.remove(0);
+    assert!(worker.record(&before).await.unwrap().is_empty(), "what comes once more is of another attempt");
+    assert_eq!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap(), [page.page_id]);
+    let nodes = "SELECT concat_ws(' ', attempt, position) FROM node_executions ORDER BY attempt, position";
+    assert_eq!(crawl.texts(nodes).await, ["1 0", "1 1", "2 0", "2 1"]);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_raised_limit_admits_pages_on_hosts_that_a_retry_has_no_pages_on() {
+    let limits = Limits { max_pages: Some(1), ..NO_LIMITS };
+    let crawl = Crawl::start(limits, &["http://shop.test/", "http://elsewhere.test/"]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    crawl.store.sweep_leftover_pages().await.unwrap();
+    worker.record(&[failed(&page)]).await.unwrap();
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    let two = LimitChanges { max_pages: Some(Some(2)), ..LimitChanges::default() };
+    crawl.store.change_limits(crawl.execution, two, None).await.unwrap();
+    crawl.store.put_pages_back(None).await.unwrap();
+    assert_eq!(crawl.claim(&worker).await.len(), 2);
 }
 
 #[tokio::test]

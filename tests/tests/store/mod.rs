@@ -3,6 +3,7 @@
 mod claim;
 mod contention;
 mod decisions;
+mod dropped;
 mod hostile;
 mod record;
 mod robots;

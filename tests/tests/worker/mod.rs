@@ -4,6 +4,7 @@
 mod control;
 mod crawl;
 mod database;
+mod database_faults;
 mod lifecycle;
 mod outage;
 mod refusals;

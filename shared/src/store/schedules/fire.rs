@@ -6,6 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::Acquire;
 
 use crate::domain::id::{ExecutionId, ScheduleId, WorkflowId};
 use crate::store::start::Beginning;
@@ -134,7 +135,8 @@ impl Store {
             Occasion::Due(next) => (true, next),
             Occasion::Asked => (false, None),
         };
-        let mut transaction = self.pool.begin().await?;
+        let mut connection = self.connection_for_a_transaction().await?;
+        let mut transaction = connection.begin().await?;
         // Locks: the schedule's row, at the version that was read before; the workflow's row, shared, as every start
         // does. Reads workflow_executions_schedule_idx.
         let decision = sqlx::query!(
