@@ -155,7 +155,7 @@ async fn a_crawl_may_begin_with_sitemaps_and_says_what_robots_txt_kept_it_from()
         "2 completed",
         "1 skipped",
         "not visited",
-        "1 forbidden by robots.txt",
+        "2 forbidden by robots.txt",
     ]);
     let asked: BTreeSet<String> = site.requests().into_iter().map(|(path, _)| path).collect();
     assert!(asked.iter().all(|path| !path.starts_with("/private")), "{asked:?}");

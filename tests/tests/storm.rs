@@ -14,6 +14,7 @@ use crate::CRAWLIFY;
 const OTHER_PRODUCTS: &str = "_\\d*[1-9]\\.html$";
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "the seed and the report belong into the test's output")]
 async fn a_minute_of_kills_loses_no_page_and_repeats_none() {
     let mut workflow: Value = serde_json::from_str(WORKFLOW).unwrap();
     let nodes = workflow["config"]["url_discovery"].as_array_mut().unwrap();

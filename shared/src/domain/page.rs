@@ -24,8 +24,10 @@ pub struct ClaimedPage {
     pub depth: u32,
     /// Higher ones are dispatched first.
     pub priority: i32,
-    /// This attempt's number, from 1: the fence of the record.
+    /// This attempt's number, from 1: a fence of the record.
     pub attempt: i32,
+    /// The other fence: it rises whenever a page goes back, also where that takes the attempt back.
+    pub epoch: i32,
     /// What went wrong with the attempts before.
     pub faults: Faults,
     /// In the database's clock.

@@ -49,6 +49,7 @@ pub fn finished_page(
         depth: 3,
         priority: -30,
         attempt: 1,
+        epoch: 0,
         faults: Faults::default(),
         created_at: now,
         claimed_at: now,

@@ -138,9 +138,8 @@ WHERE id = $1 AND (status NOT IN ('completed', 'failed', 'cancelled') OR complet
 UNION ALL
 SELECT format('%s was found at %s and ended at %s, the execution at %s', q.url, q.created_at, q.processed_at, e.completed_at)
 FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
-WHERE q.execution_id = $1 AND (q.created_at > e.completed_at
-    -- The pages in hand of a cancelled one may go on.
-    OR (q.processed_at > e.completed_at AND e.status <> 'cancelled'));
+-- The pages in hand of a cancelled one may go on, and find others.
+WHERE q.execution_id = $1 AND e.status <> 'cancelled' AND (q.created_at > e.completed_at OR q.processed_at > e.completed_at);
 
 -- I9: no lease is left
 SELECT format('%s, %s, is held by %s since %s until %s', url, status, locked_by, locked_at, locked_until)

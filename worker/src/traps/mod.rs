@@ -130,6 +130,7 @@ mod tests {
                 depth: 0,
                 priority: 100,
                 attempt: 1,
+                epoch: 0,
                 faults: Faults::default(),
                 created_at: Utc::now(),
                 claimed_at: Utc::now(),

@@ -44,6 +44,7 @@ WITH wanted AS (
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
         q.host_delay_ms, q.is_sitemap, q.charged, q.proxy_faults, q.browser_faults, q.worker_faults,
+        q.epoch,
         (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
@@ -59,7 +60,7 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
         - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.02
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
         AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap,
-    c.charged, c.proxy_faults, c.browser_faults, c.worker_faults
+    c.charged, c.proxy_faults, c.browser_faults, c.worker_faults, c.epoch
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -96,6 +97,7 @@ impl HotStore {
                 depth: u32::try_from(row.get::<_, i32>(3)).unwrap_or(0),
                 priority: row.get(4),
                 attempt: row.get(5),
+                epoch: row.get(17),
                 created_at: row.get(6),
                 claimed_at: row.get(7),
                 start_in: row

@@ -1,6 +1,6 @@
 //! Recording: a group of finished pages, with all that they produced, in one fenced statement.
 //!
-//! The guard: `UPDATE ... WHERE page, attempt, processing, ours` must find every page of the group, otherwise the whole
+//! The guard: `UPDATE ... WHERE page, attempt, epoch, processing, ours` must find every page of the group, otherwise the whole
 //! statement is undone. Then we look which pages are still ours, and record those. Leases are hardly ever lost, so the
 //! statement can write what it is given without asking for each row whether it may. It may be sent again after an
 //! ambiguous error: if it was written after all, no page is ours any more.
@@ -24,9 +24,9 @@ const LEASE_LOST: &str = "CL001";
 const RECORD: &str = "
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[])
+        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[], $71::int4[])
         AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, bytes,
-            fault)
+            fault, epoch)
 ), done AS (
     -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
     -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
@@ -44,7 +44,7 @@ WITH page AS (
         browser_faults = q.browser_faults + (p.fault = 'browser')::int,
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
     FROM page p
-    WHERE q.id = p.id AND q.attempt = p.attempt AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
+    WHERE q.id = p.id AND q.attempt = p.attempt AND q.epoch = p.epoch AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
     RETURNING q.id, q.epoch
 ), lost AS (
     INSERT INTO lost_attempts (page_id, epoch, attempt, fault, worker_id, error)
@@ -176,8 +176,8 @@ SELECT all_pages_are_ours((SELECT count(*) FROM done), cardinality($2))";
 
 /// By primary key.
 const STILL_OURS: &str = "
-SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS p (id, attempt)
-    ON q.id = p.id AND q.attempt = p.attempt
+SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[], $4::int4[]) AS p (id, attempt, epoch)
+    ON q.id = p.id AND q.attempt = p.attempt AND q.epoch = p.epoch
 WHERE q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1";
 
 impl HotStore {
@@ -228,9 +228,10 @@ impl HotStore {
     async fn still_ours(&self, pages: &[&FinishedPage]) -> Result<Vec<PageId>, StoreError> {
         let ids: Vec<_> = pages.iter().map(|finished| finished.page.page_id.0).collect();
         let attempts: Vec<_> = pages.iter().map(|finished| finished.page.attempt).collect();
+        let epochs: Vec<_> = pages.iter().map(|finished| finished.page.epoch).collect();
         let client = self.client().await?;
         let statement = client.prepare_cached(STILL_OURS).await?;
-        let rows = client.query(&statement, &[&self.worker.0, &ids, &attempts]).await?;
+        let rows = client.query(&statement, &[&self.worker.0, &ids, &attempts, &epochs]).await?;
         Ok(rows.into_iter().map(|row| PageId(row.get(0))).collect())
     }
 }
@@ -244,7 +245,7 @@ fn last_attempts(pages: &[FinishedPage]) -> Vec<&FinishedPage> {
     let mut last: HashMap<PageId, &FinishedPage> = HashMap::with_capacity(pages.len());
     for finished in pages {
         let chosen = last.entry(finished.page.page_id).or_insert(finished);
-        if chosen.page.attempt < finished.page.attempt {
+        if (chosen.page.epoch, chosen.page.attempt) < (finished.page.epoch, finished.page.attempt) {
             *chosen = finished;
         }
     }

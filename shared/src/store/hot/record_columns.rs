@@ -38,6 +38,7 @@ pub(super) struct Columns<'a> {
     pages: Vec<&'a FinishedPage>,
     page_id: Vec<Uuid>,
     page_attempt: Vec<i32>,
+    page_epoch: Vec<i32>,
     page_status: Vec<&'static str>,
     page_error: Vec<Option<Cow<'a, str>>>,
     page_error_class: Vec<Option<&'static str>>,
@@ -188,6 +189,7 @@ impl<'a> Columns<'a> {
         let failed_nodes = outcome.nodes.iter().filter(|node| matches!(node.end, NodeEnd::Failed(_))).count();
         self.page_id.push(page.page_id.0);
         self.page_attempt.push(page.attempt);
+        self.page_epoch.push(page.epoch);
         self.page_status.push(status);
         self.page_error.push(failure.map(|failure| storable_text(&failure.message, MAX_ERROR_BYTES)));
         self.page_error_class.push(failure.map(|failure| failure.class.as_str()));
@@ -392,7 +394,7 @@ impl<'a> Columns<'a> {
         parameters.extend([&total.durations as &(dyn ToSql + Sync), &total.buckets, &self.link_is_sitemap]);
         parameters.extend([&self.page_bytes as &(dyn ToSql + Sync), &total.bytes]);
         parameters.extend(self.skipped.parameters());
-        parameters.push(&self.page_fault);
+        parameters.extend([&self.page_fault as &(dyn ToSql + Sync), &self.page_epoch]);
         parameters
     }
 }
