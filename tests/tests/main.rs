@@ -9,7 +9,6 @@ mod crawl;
 mod egress;
 mod fleet;
 mod frontier;
-mod interleavings;
 mod invariants;
 mod recorded;
 mod render;
