@@ -10,6 +10,9 @@ use super::crawls::Calm;
 use super::deck::Victim;
 use crate::invariants::Violation;
 
+/// So soon after a fault a page must be completed, after 95 of 100 of them.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(20);
+
 /// A victim that is back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
@@ -97,9 +100,9 @@ impl Report {
         }
     }
 
-    /// Whether everything is as if nothing had happened.
+    /// Whether everything is as if nothing had happened, and the fleet was soon at work again after each fault.
     pub fn is_sound(&self) -> bool {
-        self.broken.is_empty()
+        self.broken.is_empty() && self.recovery_p95() <= RECOVERED_WITHIN
     }
 
     /// From the end of a fault to the next completed page: what 95 of 100 do not exceed.

@@ -154,10 +154,12 @@ impl StaticTab {
         let loader = navigated.loader_id.map(String::from).unwrap_or_default();
         let mut state = tab.events.watch();
         let loaded = state.wait_for(|state| state.gone || state.has_reached(WaitUntil::Load, &loader));
-        tokio::time::timeout_at(deadline, loaded)
-            .await
-            .map_err(|_| CallError::Timeout)?
-            .map_err(|_| CallError::Lost)?;
+        tokio::select! {
+            loaded = tokio::time::timeout_at(deadline, loaded) => {
+                loaded.map_err(|_| CallError::Timeout)?.map_err(|_| CallError::Lost)?;
+            }
+            () = connection.lost() => return Err(CallError::Lost),
+        }
         connection.call(on, &fetch::DisableParams {}, deadline).await?;
         tab.events.answer_empty(false);
         let world = CreateIsolatedWorldParams::new(navigated.frame_id);

@@ -91,8 +91,9 @@ impl ChromeTab {
                     && self.browser.launched.connection.is_lost() => Err(failure::browser_lost()),
                 result => result,
             },
+            // Not every wait is one for an answer.
+            () = self.browser.launched.connection.lost() => Err(failure::browser_lost()),
             state = broken => Err(match state {
-                _ if self.browser.launched.connection.is_lost() => failure::browser_lost(),
                 Ok(state) if state.gone => failure::tab_crashed(),
                 _ => failure::too_many_dialogs(),
             }),

@@ -80,6 +80,21 @@ async fn a_killed_browser_fails_its_calls_within_a_second_and_is_replaced_within
 }
 
 #[tokio::test]
+async fn a_page_that_is_loading_fails_with_its_browser() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    let killed = async {
+        // The document is there, its picture never comes.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        signal(bench.driver.browser_pid().unwrap(), Signal::KILL);
+        Instant::now()
+    };
+    let (loaded, killed_at) = tokio::join!(bench.load(&mut tab, "/slow-picture"), killed);
+    assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::BrowserLost);
+    assert!(killed_at.elapsed() < Duration::from_secs(1), "noticed after {:?}", killed_at.elapsed());
+}
+
+#[tokio::test]
 async fn a_frozen_browser_is_replaced() {
     let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(500), ..options() }).await;
     let mut tab = bench.open().await;
