@@ -1,7 +1,7 @@
 //! A page in a worker's hands: as it was claimed, and as it is handed to the recorder.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -34,7 +34,9 @@ pub struct ClaimedPage {
     pub created_at: DateTime<Utc>,
     /// In the database's clock.
     pub claimed_at: DateTime<Utc>,
-    /// How long to wait before asking the host for the page.
+    /// The same moment by the clock of this process: exactly so for a host with a pace, else when the claim was answered.
+    pub claimed_here: Instant,
+    /// How long after its claim the host may be asked for the page.
     pub start_in: Duration,
     /// The unit of politeness that the page belongs to.
     pub host: String,

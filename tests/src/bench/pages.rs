@@ -1,7 +1,7 @@
 //! Finished pages as the demo shop gives them: the nodes of its workflow, with outputs of their usual lengths.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use chrono::Utc;
@@ -53,6 +53,7 @@ pub fn finished_page(
         faults: Faults::default(),
         created_at: now,
         claimed_at: now,
+        claimed_here: Instant::now(),
         start_in: Duration::ZERO,
         host: "127.0.0.1".to_owned(),
         host_unit: HostUnit::Host,

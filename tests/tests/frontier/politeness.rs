@@ -1,9 +1,8 @@
 //! A delay between the pages of one host: one dispatch in each delay, and starts that are spaced whoever claims.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
@@ -37,19 +36,18 @@ async fn queue_all(crawl: &Crawl) -> Vec<ClaimRequest> {
     requests
 }
 
-/// When a worker that was answered at `answered` starts the page, with the page.
-async fn claim(worker: &HotStore, requests: &[ClaimRequest]) -> Vec<(DateTime<Utc>, ClaimedPage)> {
+/// When a worker starts the page, with the page.
+async fn claim(worker: &HotStore, requests: &[ClaimRequest]) -> Vec<(Instant, ClaimedPage)> {
     let pages = worker.claim(requests, LEASE, false).await.unwrap();
-    let answered = Utc::now();
-    pages.into_iter().map(|page| (answered + page.start_in, page)).collect()
+    pages.into_iter().map(|page| (page.claimed_here + page.start_in, page)).collect()
 }
 
-/// Asserts that no two starts are nearer than the delay, but for what the answers took.
-fn assert_spaced(mut starts: Vec<(DateTime<Utc>, ClaimedPage)>, delay: Duration) {
+/// Asserts that no two starts are nearer than the delay, however long the answers took.
+fn assert_spaced(mut starts: Vec<(Instant, ClaimedPage)>, delay: Duration) {
     starts.sort_by_key(|(start, _)| *start);
     for pair in starts.windows(2) {
-        let gap = (pair[1].0 - pair[0].0).to_std().unwrap();
-        assert!(gap >= delay - Duration::from_millis(100), "a gap of {gap:?} under {delay:?}");
+        let gap = pair[1].0 - pair[0].0;
+        assert!(gap >= delay, "a gap of {gap:?} under {delay:?}");
     }
 }
 
@@ -92,8 +90,8 @@ async fn pages_claimed_together_start_one_delay_apart_and_the_first_at_once() {
     assert_eq!(starts.len(), 6);
     let waits: Vec<_> = starts.iter().map(|(_, page)| page.start_in).collect();
     assert!(waits.iter().min().unwrap() < &Duration::from_millis(100), "{waits:?}");
-    // With the margin of 2 %.
-    assert!(waits.iter().max().unwrap() <= &(DELAY * 51 / 10), "{waits:?}");
+    // With the margin of 3 %.
+    assert!(waits.iter().max().unwrap() <= &(DELAY * 52 / 10), "{waits:?}");
     assert_spaced(starts, DELAY);
 }
 
@@ -243,8 +241,8 @@ async fn a_page_that_came_too_late_takes_the_next_turn_and_keeps_its_lease_for_t
     let page = claim(&worker, &requests).await.into_iter().max_by_key(|(start, _)| *start).unwrap().1;
     // The two starts of the claim are taken: the next ones are one delay apart.
     for turn in [2.0, 3.0] {
-        let wait = worker.next_start(&page, LEASE * 2).await.unwrap();
-        let expected = DELAY.mul_f64(turn * 1.02);
+        let wait = worker.next_start(&page, LEASE * 2).await.unwrap() - page.claimed_here;
+        let expected = DELAY.mul_f64(turn * 1.03) + Duration::from_millis(100);
         assert!(wait <= expected && wait + Duration::from_secs(1) > expected, "turn {turn} in {wait:?}");
     }
     let lease: i64 = sqlx::query_scalar(
@@ -269,7 +267,7 @@ async fn a_lease_covers_the_wait_for_the_hosts_turn() {
             let left = "SELECT EXTRACT(EPOCH FROM locked_until - now())::int8 FROM url_queue WHERE id = $1";
             let lease: i64 =
                 sqlx::query_scalar(left).bind(page.page_id.0).fetch_one(&crawl.pool).await.unwrap();
-            let needed = (start - Utc::now()).num_seconds() + LEASE.as_secs() as i64;
+            let needed = (start.saturating_duration_since(Instant::now()) + LEASE).as_secs() as i64;
             assert!(lease >= needed - 1, "a lease of {lease} s for a page that needs {needed} s");
         }
     }

@@ -56,13 +56,13 @@ impl HostTurns {
                     return Ok(());
                 }
                 // A machine that is always late must get on all the same.
-                tolerance *= 2;
+                tolerance += tolerance / 4;
             }
             if asked_at.elapsed() > PATIENCE {
                 return Err(TooFar);
             }
             turn = match self.store.next_start(page, self.lease).await {
-                Ok(wait) => Some(Instant::now() + wait),
+                Ok(start_at) => Some(Instant::from_std(start_at)),
                 Err(error) => {
                     tracing::debug!(page.id = %page.page_id, %error, "no turn was given");
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -88,7 +88,7 @@ async fn execute_within_lease(
     worker: &Shared,
 ) -> (PageOutcome, Arc<NodeTable>) {
     let released = PageOutcome::nothing(PageEnd::Released);
-    let claimed_at = Instant::now();
+    let claimed_at = Instant::from_std(page.claimed_here);
     let start_at = claimed_at + page.start_in;
     let work = async {
         let program = match worker.programs.get(page.execution_id).await {

@@ -160,6 +160,7 @@ mod tests {
             faults: Faults::default(),
             created_at: Utc::now(),
             claimed_at: Utc::now(),
+            claimed_here: std::time::Instant::now(),
             start_in: Duration::ZERO,
             host: "a.test".to_owned(),
             host_unit: HostUnit::Host,

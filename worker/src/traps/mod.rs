@@ -103,7 +103,7 @@ fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<I
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use crawlify_shared::domain::fault::Faults;
     use crawlify_shared::domain::id::PageId;
@@ -134,6 +134,7 @@ mod tests {
                 faults: Faults::default(),
                 created_at: Utc::now(),
                 claimed_at: Utc::now(),
+                claimed_here: Instant::now(),
                 start_in: Duration::ZERO,
                 host: "site.test".to_owned(),
                 host_unit: HostUnit::Host,

@@ -1,6 +1,6 @@
 //! Claiming: `pending` or `queued` becomes `processing`, fenced by the epoch, for many pages in one statement.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::HotStore;
 use crate::domain::fault::Faults;
@@ -21,8 +21,9 @@ pub struct ClaimRequest {
 /// Takes rows by primary key. A row that another worker took, or whose execution does not run, is not returned.
 ///
 /// `pending` counts as well as `queued`: a message whose confirm was lost speaks of a row that is `pending` again. A host
-/// with a delay is locked in `hosts`, and its pages get their starting times one after the other. The delay is kept with a
-/// margin of 2 %, so that the jitter of networks and schedulers does not bring two starts closer than the delay.
+/// with a delay is locked in `hosts`, and its pages get their starting times one after the other, none sooner than it is known
+/// to its worker. The delay is kept with a margin of 3 %, so that the jitter of networks and schedulers does not bring two starts
+/// closer than the delay.
 const CLAIM: &str = "
 WITH wanted AS (
     -- In one order, so that two workers that were sent the same pages do not wait for each other.
@@ -36,7 +37,7 @@ WITH wanted AS (
         -- A page may have to wait for its host's turn, until after all that are claimed with it.
         locked_until = CASE WHEN q.host_delay_ms = 0 THEN now()
                 ELSE greatest((SELECT h.next_start_at FROM hosts h WHERE h.host = q.host), now()) END
-            + ($4::int8 + (cardinality($1)::int8 + 1) * (q.host_delay_ms * 1.02)::int8) * interval '1 millisecond'
+            + ($4::int8 + (cardinality($1)::int8 + 1) * (q.host_delay_ms * 1.03)::int8) * interval '1 millisecond'
     FROM wanted w
     WHERE q.id = w.id AND q.epoch = w.epoch
       AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
@@ -48,16 +49,18 @@ WITH wanted AS (
         (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
-    SELECT host, now() + count(*) * max(host_delay_ms) * 1.02 * interval '1 millisecond'
+    SELECT host, now() + count(*) * max(host_delay_ms) * 1.03 * interval '1 millisecond' + interval '20 ms'
     FROM claimed WHERE host_delay_ms > 0 GROUP BY host ORDER BY host
     ON CONFLICT (host) DO UPDATE
-        SET next_start_at = greatest(h.next_start_at, h.backoff_until, now()) + (excluded.next_start_at - now())
+        -- Whoever had the row before may have kept it for a while.
+        SET next_start_at = greatest(h.next_start_at, h.backoff_until, clock_timestamp() + interval '20 ms')
+            + (excluded.next_start_at - now() - interval '20 ms')
     RETURNING host, next_start_at
 )
 SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at, c.locked_at,
     -- The last page of the host starts one delay before next_start_at, the one before it two delays before it.
-    (EXTRACT(EPOCH FROM p.next_start_at - clock_timestamp()) * 1000
-        - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.02
+    (EXTRACT(EPOCH FROM p.next_start_at - c.locked_at) * 1000
+        - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.03
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
         AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap,
     c.charged, c.proxy_faults, c.browser_faults, c.worker_faults, c.epoch
@@ -84,6 +87,9 @@ impl HotStore {
         let client = self.client().await?;
         let statement = client.prepare_cached(CLAIM).await?;
         let rows = client.query(&statement, &[&ids, &epochs, &self.worker.0, &lease_ms, &again]).await?;
+        let answered = Instant::now();
+        let has_pace = rows.iter().any(|row| row.get::<_, i32>(10) > 0);
+        let clock = if has_pace { Some(self.clock.read(&client).await?) } else { None };
         let pages = rows.into_iter().filter_map(|row| {
             let page_id = PageId(row.get(0));
             let url = PageUrl::parse(row.get(2)).inspect_err(|error| {
@@ -100,6 +106,7 @@ impl HotStore {
                 epoch: row.get(17),
                 created_at: row.get(6),
                 claimed_at: row.get(7),
+                claimed_here: clock.map_or(answered, |clock| clock.here(row.get(7))),
                 start_in: row
                     .get::<_, Option<i64>>(8)
                     .and_then(|ms| u64::try_from(ms).ok())

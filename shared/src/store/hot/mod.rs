@@ -5,6 +5,7 @@
 //! transaction behind in the pool.
 
 mod claim;
+mod clock;
 mod decisions;
 mod definitions;
 mod known_links;
@@ -45,6 +46,7 @@ const SETTINGS: &str = "-c statement_timeout=30s -c lock_timeout=10s -c enable_s
 pub struct HotStore {
     pool: Pool,
     worker: WorkerId,
+    clock: Arc<clock::ServerClock>,
     definitions: Arc<definitions::Definitions>,
     known_links: Arc<known_links::KnownLinks>,
 }
@@ -75,7 +77,8 @@ impl HotStore {
             })
             .build()
             .map_err(|error| StoreError::Unusable(error.into()))?;
-        Ok(Self { pool, worker, definitions: Arc::default(), known_links: Arc::default() })
+        let (clock, definitions, known_links) = Default::default();
+        Ok(Self { pool, worker, clock, definitions, known_links })
     }
 
     /// Who writes through these connections.

@@ -1,6 +1,6 @@
 //! Another start on a host with a pace: of a page whose turn has passed, or that asks its host once more.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::HotStore;
 use crate::domain::page::ClaimedPage;
@@ -9,25 +9,26 @@ use crate::store::StoreError;
 /// Locks the host's row, as the claim does. The lease is as long after the new start as it was after the first one.
 const NEXT_START: &str = "
 WITH delay AS (
-    SELECT $2::float8 * 1.02 * interval '1 millisecond' AS delay
+    SELECT $2::float8 * 1.03 * interval '1 millisecond' AS delay
 ), paced AS (
-    INSERT INTO hosts AS h (host, next_start_at) SELECT $1, now() + delay FROM delay
+    INSERT INTO hosts AS h (host, next_start_at) SELECT $1, now() + interval '20 ms' + delay FROM delay
     ON CONFLICT (host) DO UPDATE
-        SET next_start_at = greatest(h.next_start_at, h.backoff_until, now()) + (SELECT delay FROM delay)
+        SET next_start_at = greatest(h.next_start_at, h.backoff_until, clock_timestamp() + interval '20 ms')
+            + (SELECT delay FROM delay)
     RETURNING next_start_at - (SELECT delay FROM delay) AS start_at
 ), held AS (
     UPDATE url_queue q SET locked_until = greatest(q.locked_until, p.start_at + $6::float8 * interval '1 millisecond')
     FROM paced p WHERE q.id = $3 AND q.attempt = $4 AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $5
 )
-SELECT (EXTRACT(EPOCH FROM start_at - clock_timestamp()) * 1000)::int8 FROM paced";
+SELECT start_at FROM paced";
 
 impl HotStore {
-    /// Reserves the next start on the page's host, and says how long to wait for it. The page's lease goes on for
+    /// Reserves the next start on the page's host, and says when it is. The page's lease goes on for
     /// `lease` after that.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn next_start(&self, page: &ClaimedPage, lease: Duration) -> Result<Duration, StoreError> {
+    pub async fn next_start(&self, page: &ClaimedPage, lease: Duration) -> Result<Instant, StoreError> {
         let milliseconds = |time: Duration| time.as_millis() as f64;
         let client = self.client().await?;
         let statement = client.prepare_cached(NEXT_START).await?;
@@ -44,6 +45,6 @@ impl HotStore {
                 ],
             )
             .await?;
-        Ok(Duration::from_millis(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
+        Ok(self.clock.read(&client).await?.here(row.get(0)))
     }
 }
