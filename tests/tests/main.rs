@@ -9,6 +9,7 @@ mod crawl;
 mod egress;
 mod fleet;
 mod frontier;
+mod interleavings;
 mod invariants;
 mod recorded;
 mod render;

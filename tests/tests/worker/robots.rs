@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crawlify_shared::store::skips::SkipCount;
 use crawlify_shared::telemetry;
-use crawlify_worker::chrome::fake::FakeDriver;
+use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::answering_site::{AnsweringSite, endless, redirect, status, text};
 use harness::wait::wait_for;
 use serde_json::{Value, json};
@@ -60,6 +60,28 @@ async fn what_robots_txt_disallows_is_skipped_with_the_reason() {
         summary.skips,
         [SkipCount { reason: "robots".to_owned(), count: 2, sample_url, sample_detail }]
     );
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_a_page_that_leads_to_where_robots_txt_disallows() {
+    let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
+    let starts = [site.url("/open"), site.url("/moved")];
+    let leading = |to: &str| {
+        let FakePage::Loads { status, answer, .. } = page(&["/more"]) else { unreachable!() };
+        FakePage::Loads { final_url: Some(to.parse().unwrap()), status, answer }
+    };
+    let driver = driver(&[site.url("/more")])
+        .with_page(&starts[0], [leading(&site.url("/elsewhere"))])
+        .with_page(&starts[1], [leading(&site.url("/private/page"))]);
+    let crawl = Running::start(&obeying(&starts), driver, TIMES).await.end().await;
+    let expected = ["/more completed 1", "/moved skipped 1 robots", "/open completed 1"];
+    assert_eq!(crawl.texts(PAGES).await, expected);
+    let of_it = "SELECT count(*) FROM extracted_items i JOIN url_queue q ON q.id = i.page_id WHERE q.url LIKE '%/moved'";
+    assert_eq!(crawl.number(of_it).await, 0);
+    let reason = "SELECT detail FROM skipped_urls WHERE url LIKE '%/moved'";
+    let sentence = "robots.txt disallows it for `crawlify` (`Disallow: /private`)";
+    let expected = format!("it leads to {}, and {sentence}", site.url("/private/page"));
+    assert_eq!(crawl.texts(reason).await, [expected]);
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::HotStore;
 use tokio::time::Instant;
 
-/// How late a page may start, for a short delay and for a long one: a hundredth of the delay in between.
-const TOLERANCE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// How late a page may start, for a short delay and for a long one: a fiftieth of the delay in between, which is less than the
+/// margin that starts are planned with.
+const TOLERANCE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// A page whose next turn is farther away than this goes back instead: others can use its slot.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause before a turn is asked for again that the store did not give.
@@ -44,7 +45,7 @@ impl HostTurns {
             return Ok(());
         }
         let asked_at = Instant::now();
-        let mut tolerance = (page.host_delay / 100).clamp(TOLERANCE.0, TOLERANCE.1);
+        let mut tolerance = (page.host_delay / 50).clamp(TOLERANCE.0, TOLERANCE.1);
         let mut turn = start_at;
         loop {
             if let Some(start_at) = turn {

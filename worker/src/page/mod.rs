@@ -145,6 +145,7 @@ async fn visit(
             execute(page, program, means, slot, limits).await
         }
     };
+    outcome = worker.robots.judge_end(page, workflow, outcome).await;
     worker.robots.judge_links(page, workflow, &mut outcome).await;
     outcome
 }

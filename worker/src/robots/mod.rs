@@ -107,6 +107,37 @@ impl Robots {
         (asked_now && !page.host_delay.is_zero()).then_some(PageEnd::Released)
     }
 
+    /// Gives up what came of a page that was led to an address which a robots file disallows, as far as that origin's file is
+    /// known: where a page leads is known only after it was asked for.
+    pub(crate) async fn judge_end(
+        &self,
+        page: &ClaimedPage,
+        workflow: &Workflow,
+        outcome: PageOutcome,
+    ) -> PageOutcome {
+        let reached = outcome.final_url.as_deref().and_then(|url| PageUrl::parse(url).ok());
+        let Some(reached) = reached.filter(|reached| workflow.robots == Choice::Obey && *reached != page.url)
+        else {
+            return outcome;
+        };
+        let agent = Agent::of(workflow);
+        let known = self.known.get(&origin(&reached)).await;
+        let verdict = match known.as_ref().map(|known| &known.standing) {
+            Some(Standing::Says(file)) => file.check(&agent.token, reached.as_url()),
+            _ => Ok(()),
+        };
+        let Err(pattern) = verdict else { return outcome };
+        let message = format!("it leads to {reached}, and {}", disallowed(&pattern, &agent));
+        PageOutcome {
+            final_url: outcome.final_url,
+            rendered: outcome.rendered,
+            contact: outcome.contact,
+            bytes: outcome.bytes,
+            received: outcome.received,
+            ..PageOutcome::nothing(PageEnd::Skipped(Failure::new(ErrorClass::Robots, message)))
+        }
+    }
+
     /// Marks the links of a page that a robots file disallows, as far as their origins' files are known. Where the
     /// workflow wants it, a start page gives the sitemaps that its origin's file names as well.
     pub(crate) async fn judge_links(
