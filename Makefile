@@ -77,12 +77,13 @@ bench-control: ## Measure the cancellation of an execution with 1,000,000 pages 
 	@deploy/local/setup demo
 	cargo run --locked --release --package crawlify-tests --bin bench-control -- $(PAGES)
 
-# PART= is one of throughput, dispatch, age, politeness, fairness, cancel; without it all of them, which takes long.
+# PART= is one of throughput, dispatch, age, politeness, fairness, cancel, redelivery; without it all of them, which takes long.
 bench-fleet: ## Measure the control plane with pages that no browser executes
 	@deploy/local/setup test
 	cargo build --locked --release --package crawlify-tests --bin bench-fleet
-	@for part in $(or $(PART),throughput politeness fairness cancel dispatch age); do \
-		echo "== $$part"; $(BUILT)/release/bench-fleet $$part || exit 1; done
+	@failed=; for part in $(or $(PART),throughput politeness fairness cancel redelivery dispatch age); do \
+		echo "== $$part"; $(BUILT)/release/bench-fleet $$part || failed="$$failed $$part"; done; \
+	test -z "$$failed" || { echo "missed:$$failed"; exit 1; }
 
 # MINUTES=10, SEED= for the order of an earlier storm, SITE=folder with WORKFLOW=file for another site than the shop. A debug
 # build, as the time of a crawl is Chrome's.

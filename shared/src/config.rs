@@ -120,7 +120,7 @@ impl Default for LeaseTimes {
             heartbeat_every: Duration::from_secs(5),
             worker_lost_after: Duration::from_secs(15),
             page_deadline: Duration::from_secs(120),
-            deadline_slack: Duration::from_secs(60),
+            deadline_slack: Duration::from_secs(180),
             fence_after: Duration::from_secs(10),
         }
     }

@@ -66,15 +66,27 @@ impl Fleet {
         database: &SecretUrl,
         broker: &SecretUrl,
     ) -> Program {
+        let mut command = self.command(kind, database, broker);
+        if let Some(crash) = crash {
+            command.env(CRASH_POINT, crash);
+        }
+        Program::start(command)
+    }
+
+    /// Starts one with further options of `bench-fleet role`.
+    pub fn start_with(&self, kind: &str, options: &[&str]) -> Program {
+        let mut command = self.command(kind, &self.database.url(), &self.vhost.url());
+        command.args(options);
+        Program::start(command)
+    }
+
+    fn command(&self, kind: &str, database: &SecretUrl, broker: &SecretUrl) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["role", kind, "--slots", &SLOTS.to_string(), "--pages", &self.pages.to_string()]);
         command.args(["--lost-after", &LOST_AFTER.as_millis().to_string()]);
         command.args(["--database-url", database.expose(), "--amqp-url", broker.expose()]);
         command.env_remove("RUST_LOG").env_remove(CRASH_POINT);
-        if let Some(crash) = crash {
-            command.env(CRASH_POINT, crash);
-        }
-        Program::start(command)
+        command
     }
 
     /// The address of the database.

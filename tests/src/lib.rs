@@ -5,6 +5,7 @@ pub mod answering_site;
 pub mod bench;
 pub mod chain_site;
 pub mod crawl;
+pub mod doubling;
 pub mod fault_proxy;
 pub mod fleet;
 pub mod hostile;

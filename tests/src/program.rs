@@ -115,6 +115,11 @@ impl Program {
         rustix::process::kill_process(pid, signal).expect("it runs");
     }
 
+    /// Whether it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -14,6 +14,7 @@ use crawlify_shared::telemetry;
 use crawlify_worker::egress::{Egress, EgressOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::doubling::Doubling;
 use crate::synthetic::SyntheticDriver;
 
 /// What to be.
@@ -31,6 +32,12 @@ pub struct Options {
     /// No page links to one with a greater number.
     #[arg(long, value_name = "N", default_value_t = u64::MAX)]
     pages: u64,
+    /// The coordinator publishes every message twice.
+    #[arg(long)]
+    double: bool,
+    /// The worker dies when it executes this page.
+    #[arg(long, value_name = "N")]
+    poison: Option<u64>,
     /// A worker unheard of for so long has lost its pages; the other times of the lease follow.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 15_000)]
     lost_after: u64,
@@ -60,6 +67,7 @@ pub async fn run(options: Options) -> Result<()> {
 async fn be(options: Options, stop: CancellationToken) -> Result<()> {
     let patience = AmqpOptions { first_connection_within: Duration::from_secs(60), ..Default::default() };
     let broker: Arc<dyn Broker> = Arc::new(AmqpBroker::connect(&options.amqp_url, patience).await?);
+    let broker = if options.double { Arc::new(Doubling(broker)) } else { broker };
     let lost_after = Duration::from_millis(options.lost_after);
     let lease = LeaseTimes {
         heartbeat_every: lost_after / 3,
@@ -95,7 +103,7 @@ async fn be(options: Options, stop: CancellationToken) -> Result<()> {
                 egress: Egress::start(EgressOptions::off())?,
                 recorded: Arc::default(),
             };
-            let driver = SyntheticDriver::new(options.pages, options.ask);
+            let driver = SyntheticDriver::new(options.pages, options.ask, options.poison);
             let worker = crawlify_worker::start(
                 config,
                 Arc::clone(&broker),

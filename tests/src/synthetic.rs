@@ -16,6 +16,7 @@ use crawlify_shared::domain::workflow::{Read, WaitUntil};
 use crawlify_worker::chrome::driver::{
     Document, DomOp, DomProgram, DomStep, Driver, Session, Static, StepResult, Tab, TabError,
 };
+use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -29,6 +30,8 @@ pub struct SyntheticDriver {
     pages: u64,
     /// Asks for pages over HTTP, as a browser would; without it nothing is asked for.
     client: Option<reqwest::Client>,
+    /// The page that takes down whoever executes it.
+    poison: Option<u64>,
 }
 
 /// A tab without a browser.
@@ -36,21 +39,23 @@ pub struct SyntheticDriver {
 struct SyntheticTab {
     pages: u64,
     client: Option<reqwest::Client>,
+    poison: Option<u64>,
     page: Option<PageUrl>,
 }
 
 impl SyntheticDriver {
     /// Makes a driver of a site with so many pages. One that asks really asks the site for each page; what the page says it
-    /// makes up all the same.
-    pub fn new(pages: u64, asks: bool) -> Self {
-        Self { pages, client: asks.then(reqwest::Client::new) }
+    /// makes up all the same. The process of whoever executes the page `poison` dies of it.
+    pub fn new(pages: u64, asks: bool, poison: Option<u64>) -> Self {
+        Self { pages, client: asks.then(reqwest::Client::new), poison }
     }
 }
 
 #[async_trait]
 impl Driver for SyntheticDriver {
     async fn open(&self, _session: &Session, _deadline: Instant) -> Result<Box<dyn Tab>, TabError> {
-        Ok(Box::new(SyntheticTab { pages: self.pages, client: self.client.clone(), page: None }))
+        let (pages, client, poison) = (self.pages, self.client.clone(), self.poison);
+        Ok(Box::new(SyntheticTab { pages, client, poison, page: None }))
     }
 
     async fn read_static(
@@ -96,6 +101,9 @@ impl Tab for SyntheticTab {
             let response = asked.map_err(failed)?;
             status = response.status().as_u16();
             bytes = response.bytes().await.map_err(failed)?.len() as u64;
+        }
+        if self.poison == Some(number_of(url)) {
+            let _ = kill_process(getpid(), Signal::KILL);
         }
         self.page = Some(url.clone());
         let (final_url, base_url) = (url.as_url().clone(), url.as_url().clone());

@@ -52,9 +52,10 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// How long after `start_at` the page has ended at the latest.
-    pub(crate) fn longest(self) -> Duration {
-        READ_WITHIN + FREE_WITHIN + OPEN_WITHIN + 3 * HostTurns::LONGEST + self.page + Duration::from_secs(1)
+    /// How long after `start_at` a page of a host with such a delay has ended at the latest.
+    pub(crate) fn longest(self, host_delay: Duration) -> Duration {
+        let turns = 3 * HostTurns::longest(host_delay);
+        READ_WITHIN + FREE_WITHIN + OPEN_WITHIN + turns + self.page + Duration::from_secs(1)
     }
 }
 
@@ -195,7 +196,9 @@ impl Visit<'_> {
         let mut tab = match self.means.driver.open(&self.session, Instant::now() + OPEN_WITHIN).await {
             Ok(tab) => tab,
             // Nothing of the page was in that browser: it was not to blame, and is none the worse for it.
-            Err(error) if error.failure.class == ErrorClass::BrowserLost => return released(),
+            Err(error) if matches!(error.failure.class, ErrorClass::BrowserLost | ErrorClass::NavTimeout) => {
+                return released();
+            }
             Err(error) => return PageOutcome::failed(error.failure),
         };
         self.means.metrics.observe_step(Step::Open, begun.elapsed());

@@ -49,6 +49,8 @@ fn pause(class: ErrorClass, failures: i16) -> Duration {
     let (first, longest) = match class.domain() {
         // A robots file that cannot be had is not asked for again at once.
         FaultDomain::Page | FaultDomain::Site if class == ErrorClass::RobotsUnreachable => (15, 60),
+        // The egress guard believes a failure for half a minute: the last attempt must ask anew.
+        FaultDomain::Page | FaultDomain::Site if class == ErrorClass::Dns => (10, 60),
         FaultDomain::Page | FaultDomain::Site => (1, 60),
         FaultDomain::Proxy => (5, 300),
         FaultDomain::Browser | FaultDomain::Worker => (1, 5),
@@ -139,6 +141,8 @@ mod tests {
         let none = Faults::default();
         assert_eq!(fails(ErrorClass::Http5xx, none), (4, Verdict::GiveUp, Duration::from_secs(7)));
         assert_eq!(fails(ErrorClass::Http4xx, none), (1, Verdict::GiveUp, Duration::ZERO));
+        // Half of it, with jitter, is longer than a failure is believed.
+        assert_eq!(fails(ErrorClass::Dns, none), (4, Verdict::GiveUp, Duration::from_secs(70)));
         assert_eq!(fails(ErrorClass::BrowserLost, none).1, Verdict::Quarantine);
         let worn = Faults { charged: 0, proxy: 14, browser: 2, worker: 2 };
         assert_eq!(fails(ErrorClass::Dns, worn).0, 4, "the other faults cost none of its attempts");

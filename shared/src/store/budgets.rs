@@ -343,7 +343,7 @@ async fn refuse(
             WHERE turn.delay_ms > 0 FOR UPDATE OF hosts SKIP LOCKED
         ), free_turn AS (
             UPDATE hosts
-            SET next_dispatch_at = hosts.next_dispatch_at - free_host.delay_ms * interval '1 millisecond'
+            SET next_dispatch_at = hosts.next_dispatch_at - free_host.delay_ms * 1.03 * interval '1 millisecond'
             FROM free_host WHERE hosts.host = free_host.host
         )
         UPDATE lanes SET due_at = now(), misses = 0

@@ -262,7 +262,41 @@ impl Store {
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(judge(act, expected, |_| false))
+        let changed = judge(act, expected, |_| false);
+        if changes.host_delay_ms.is_some() && matches!(changed, Controlled::Done(_)) {
+            self.shorten_waits(execution).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Plans the next pages of an execution's hosts by the delays that hold now: no later than one of them from now.
+    async fn shorten_waits(&self, execution: ExecutionId) -> Result<(), StoreError> {
+        // By lanes_pkey, lanes_host_idx and hosts_pkey, hosts in the order of the claims. The starts of pages in hand are at
+        // most two seconds ahead.
+        sqlx::query!(
+            "WITH host AS (
+                SELECT h.host FROM hosts h WHERE h.host IN (SELECT host FROM lanes WHERE execution_id = $1)
+                ORDER BY h.host FOR UPDATE
+            ), pace AS (
+                SELECT host.host, now() + 1.03 * greatest(max(e.host_delay_ms),
+                    CASE WHEN bool_or(e.obeys_robots) THEN max(h.crawl_delay_ms) ELSE 0 END,
+                    CASE WHEN bool_or(e.adaptive_delay) THEN max(h.latency_ms) ELSE 0 END) * interval '1 millisecond' AS next_at
+                FROM host JOIN hosts h USING (host) JOIN lanes l USING (host)
+                    JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
+                GROUP BY host.host
+            ), shortened AS (
+                UPDATE hosts h SET next_dispatch_at = least(h.next_dispatch_at, p.next_at),
+                    next_start_at = least(h.next_start_at, p.next_at + interval '2 seconds')
+                FROM pace p WHERE h.host = p.host
+            )
+            UPDATE lanes SET due_at = least(due_at, now())
+            WHERE (execution_id, host) IN (
+                SELECT l.execution_id, l.host FROM lanes l JOIN pace USING (host) FOR UPDATE OF l SKIP LOCKED)",
+            execution.0,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Has the pages that have failed so far tried afresh. An execution that has ended runs again; a paused one stays

@@ -118,7 +118,7 @@ impl Store {
                 ORDER BY l.due_at LIMIT $2
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
-                SELECT d.host, d.misses, h.next_dispatch_at, h.backoff_until, strictest.concurrency,
+                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.backoff_until, strictest.concurrency,
                     greatest(strictest.delay_ms,
                         CASE WHEN strictest.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
                         CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
@@ -129,16 +129,22 @@ impl Store {
                     WHERE o.host = d.host
                 ) strictest
                 FOR UPDATE OF h SKIP LOCKED
+            ), ready AS (
+                -- Starts that are planned for later than a moment from now hold the next one back, so that no page waits for
+                -- its start in a worker's slot.
+                SELECT p.*, greatest(
+                    p.next_dispatch_at - least(p.delay_ms, 1000) * interval '1 millisecond',
+                    p.next_start_at - greatest(2 * least(p.delay_ms, 1000), 1000) * interval '1 millisecond') AS ready_at
+                FROM pace p
             ), turn AS (
-                SELECT p.*, least(p.delay_ms, 1000) * interval '1 millisecond' AS ahead,
+                SELECT p.*,
                     CASE WHEN p.backoff_until > now() THEN 0
-                        WHEN p.delay_ms > 0 THEN
-                            (p.next_dispatch_at <= now() + least(p.delay_ms, 1000) * interval '1 millisecond')::int
+                        WHEN p.delay_ms > 0 THEN (p.ready_at <= now())::int
                         ELSE ceil($2::float8 / (SELECT count(*) FROM due))::int END AS turns,
                     CASE WHEN p.concurrency IS NULL THEN NULL ELSE greatest(p.concurrency -
                         (SELECT count(*) FROM url_queue o WHERE o.host = p.host AND o.status IN ('queued', 'processing')),
                         0) END AS places
-                FROM pace p
+                FROM ready p
             ), picked AS (
                 -- Each lane by itself, so that the index gives the order and the limit ends the scan.
                 SELECT q.* FROM turn t CROSS JOIN LATERAL (
@@ -162,22 +168,31 @@ impl Store {
                 WHERE e.id = $1 AND EXISTS (SELECT FROM chosen WHERE NOT admitted)
             ), host_turn AS (
                 UPDATE hosts h
-                SET next_dispatch_at = greatest(h.next_dispatch_at, now()) + t.delay_ms * interval '1 millisecond'
+                SET next_dispatch_at = greatest(h.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
                 FROM turn t
                 WHERE h.host = t.host AND t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
             ), lane_turn AS (
                 -- A lane that alone has pages stays where it is: it is due.
                 UPDATE lanes l
-                SET misses = CASE WHEN t.turns > 0 AND NOT t.served THEN least(t.misses + 1, 8) ELSE 0 END,
+                SET misses = CASE WHEN t.turns > 0 AND NOT t.served THEN least(t.misses + 1, t.most_misses) ELSE 0 END,
                     due_at = CASE
-                        WHEN t.served AND t.delay_ms > 0 THEN
-                            greatest(t.next_dispatch_at, now()) + t.delay_ms * interval '1 millisecond' - t.ahead
+                        WHEN t.served AND t.delay_ms > 0 THEN greatest(t.next_dispatch_at, now())
+                            + (t.delay_ms * 1.03 - least(t.delay_ms, 1000)) * interval '1 millisecond'
                         WHEN t.served THEN now()
                         WHEN t.backoff_until > now() THEN t.backoff_until
-                        WHEN t.turns = 0 THEN t.next_dispatch_at - t.ahead
+                        WHEN t.turns = 0 THEN t.ready_at
                         WHEN t.places = 0 THEN now() + interval '20 milliseconds'
                         ELSE now() + 20 * (1 << t.misses) * interval '1 millisecond' END
-                FROM (SELECT t.*, t.host IN (SELECT host FROM chosen) AS served FROM turn t) t
+                FROM (
+                    SELECT t.*, t.host IN (SELECT host FROM chosen) AS served,
+                        -- One without any page is looked at less and less: whoever adds a page to it wakes it. A broad
+                        -- crawl has a hundred thousand of them at its end.
+                        CASE WHEN EXISTS (SELECT FROM url_queue o WHERE o.execution_id = $1 AND o.host = t.host
+                                    AND o.status IN ('queued', 'processing'))
+                                OR EXISTS (SELECT FROM url_queue o WHERE o.execution_id = $1 AND o.host = t.host
+                                    AND o.status = 'pending') THEN 8 ELSE 13 END AS most_misses
+                    FROM turn t
+                ) t
                 WHERE l.execution_id = $1 AND l.host = t.host
                   AND NOT (t.served AND t.delay_ms = 0 AND l.misses = 0
                       AND $2 > 1 AND (SELECT count(*) FROM due) = 1)

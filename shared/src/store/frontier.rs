@@ -16,7 +16,7 @@ impl Store {
         let rows = sqlx::query!(
             r#"WITH ended AS (
             UPDATE workflow_executions e
-            SET completed_at = now(),
+            SET completed_at = clock_timestamp(),
                 status = CASE WHEN t.completed = 0 AND t.failed > 0 THEN 'failed' ELSE 'completed' END,
                 error = CASE WHEN t.completed = 0 AND t.failed > 0 THEN
                     (SELECT 'no page could be loaded: ' || q.error FROM url_queue q

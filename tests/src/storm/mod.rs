@@ -97,7 +97,7 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
         () = keep_alive(&members, say) => unreachable!("it has no end"),
     };
     let (faults, executions) = (faults?, executions?);
-    say(&format!("{} executions have ended", executions.len()));
+    say(&format!("the storm is over; there were {} executions", executions.len()));
 
     let mut broken = verdict::of_rows(&crawls, calm.execution, &executions).await?;
     broken.extend(verdict::of_requests(&crawls, options, &faults, &site.requests_by_path()).await?);

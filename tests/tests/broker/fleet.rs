@@ -86,8 +86,21 @@ async fn a_confirm_that_is_lost_has_the_page_published_twice_and_executed_once()
 }
 
 #[tokio::test]
-async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
+async fn pages_whose_messages_all_come_twice_are_executed_once() {
     let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start_with("coordinator", &["--double"]);
+    let workers = (fleet.start("worker", None), fleet.start("worker", None));
+    let execution = fleet.execute(&[1], None).await;
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    fleet.close([workers.0, workers.1, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
+    // More than are done while the connection is being cut.
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), 4 * PAGES).await;
     let calm = fleet.calm_crawl().await;
     let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
     let coordinator = fleet.start("coordinator", None);
@@ -95,6 +108,8 @@ async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
     let execution = fleet.execute(&[1], None).await;
     completed(&fleet, 20).await;
     proxy.set(Mode::BlackHole);
+    let running = "SELECT count(*) FROM workflow_executions WHERE status = 'running'";
+    assert_eq!(fleet.number(running).await, 1, "the crawl was over before the worker was cut off");
     // The broker gives its deliveries to others when it has missed two heartbeats.
     let worker = fleet.start("worker", None);
     fleet.ended(execution).await;

@@ -5,6 +5,7 @@
 
 mod coordinator;
 mod frozen;
+mod poison;
 mod worker;
 
 use std::path::Path;

@@ -164,3 +164,19 @@ async fn a_lane_without_pages_is_looked_at_more_rarely_until_a_page_comes() {
     worker.record(&[finished(&page, &small_table(), &["http://shop.test/new".to_owned()])]).await.unwrap();
     assert_eq!(reserve(&crawl, 10).await, ["new"], "at once");
 }
+
+#[tokio::test]
+async fn only_a_lane_without_any_page_is_hardly_ever_looked_at() {
+    let crawl = crawl_of(1, None).await;
+    let misses = async || {
+        sqlx::query("UPDATE lanes SET due_at = now(), misses = 8").execute(&crawl.pool).await.unwrap();
+        assert!(reserve(&crawl, 10).await.is_empty());
+        crawl.number("SELECT misses::int8 FROM lanes").await
+    };
+    crawl.change("UPDATE url_queue SET not_before = now() + interval '1 hour'").await;
+    assert_eq!(misses().await, 8, "a page waits for its time");
+    crawl.change("UPDATE url_queue SET status = 'processing'").await;
+    assert_eq!(misses().await, 8, "a page may come back");
+    crawl.change("UPDATE url_queue SET status = 'completed'").await;
+    assert_eq!(misses().await, 9);
+}

@@ -7,7 +7,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::Limits;
-use crawlify_shared::store::control::CancelMode;
+use crawlify_shared::store::control::{CancelMode, LimitChanges};
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
@@ -177,6 +177,59 @@ async fn hosts_of_one_domain_share_its_limits_where_that_is_wanted() {
     assert_eq!(pages.len(), 3, "one of shop.co.uk, one of other.co.uk, one of the address");
     let hosts = "SELECT host FROM hosts ORDER BY host";
     assert_eq!(crawl.texts(hosts).await, ["127.0.0.1", "other.co.uk", "shop.co.uk"]);
+}
+
+#[tokio::test]
+async fn starts_that_are_planned_far_ahead_hold_the_next_page_back() {
+    let crawl = Crawl::start(polite(Duration::from_secs(60)), &["http://a.test/1"]).await;
+    // The page before gave its turn away twice.
+    crawl.change("UPDATE hosts SET next_start_at = now() + interval '2 minutes'").await;
+    assert!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().is_empty());
+    let due_in = "SELECT EXTRACT(EPOCH FROM due_at - now())::int8 FROM lanes";
+    assert!((116..=118).contains(&crawl.number(due_in).await), "not before its start is near");
+    crawl.change("UPDATE hosts SET next_start_at = now() + interval '1 second'").await;
+    crawl.change("UPDATE lanes SET due_at = now()").await;
+    assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn pages_are_dispatched_no_faster_than_they_start() {
+    let crawl = Crawl::start(polite(Duration::from_secs(10)), &["http://a.test/1", "http://a.test/2"]).await;
+    crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
+    let next = "SELECT (EXTRACT(EPOCH FROM next_dispatch_at - now()) * 10)::int8 FROM hosts";
+    assert!((102..=103).contains(&crawl.number(next).await), "a delay and 3 %");
+}
+
+#[tokio::test]
+async fn a_shorter_delay_counts_from_now() {
+    let crawl =
+        Crawl::start(polite(Duration::from_secs(3_600)), &["http://a.test/1", "http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    let longest =
+        "SELECT EXTRACT(EPOCH FROM greatest(next_dispatch_at, next_start_at) - now())::int8 FROM hosts";
+    assert!(crawl.number(longest).await > 3_000);
+    let changes = LimitChanges { host_delay_ms: Some(1_000), ..LimitChanges::default() };
+    crawl.store.change_limits(crawl.execution, changes, None).await.unwrap();
+    assert!(crawl.number(longest).await <= 4);
+    assert_eq!(crawl.number("SELECT count(*) FROM lanes WHERE due_at <= now()").await, 1);
+}
+
+#[tokio::test]
+async fn pages_that_are_on_their_way_when_their_host_wants_to_be_left_alone_go_back() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://a.test/1", "http://b.test/2"]).await;
+    let worker = crawl.worker().await;
+    let requests = queue_all(&crawl).await;
+    crawl.change("UPDATE hosts SET backoff_until = now() + interval '1 minute' WHERE host = 'a.test'").await;
+    let claimed = worker.claim(&requests, LEASE, false).await.unwrap();
+    assert_eq!(claimed.iter().map(|page| page.url.as_str()).collect::<Vec<_>>(), ["http://b.test/2"]);
+    let waiting = "SELECT concat_ws(' ', status, attempt, charged,
+            (not_before = (SELECT backoff_until FROM hosts WHERE host = 'a.test'))::text)
+        FROM url_queue WHERE host = 'a.test'";
+    assert_eq!(crawl.texts(waiting).await, ["pending 0 0 true"]);
+    crawl.change("UPDATE hosts SET backoff_until = '-infinity', next_start_at = '-infinity'").await;
+    crawl.change("UPDATE url_queue SET not_before = now()").await;
+    assert!(worker.claim(&requests, LEASE, true).await.unwrap().iter().all(|page| page.host == "b.test"));
 }
 
 #[tokio::test]

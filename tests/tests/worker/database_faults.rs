@@ -24,12 +24,12 @@ const NOT_ONCE: &str = "SELECT url FROM url_queue q
         OR (SELECT count(*) FROM extracted_items i WHERE i.page_id = q.id) <> 1";
 
 /// The failures of a server that is busy, full, stopping, starting, or a replica for a moment: serialisation, deadlock, disk
-/// full, too many connections, shutdown, not yet started, read-only.
+/// full, too many connections, shutdown, not yet started, read-only, cancelled statement, lock not available.
 const PASSING: &str = "
 CREATE SEQUENCE faults;
 CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    codes text[] := ARRAY['40001', '40P01', '53100', '53300', '57P01', '57P03', '25006'];
+    codes text[] := ARRAY['40001', '40P01', '53100', '53300', '57P01', '57P03', '25006', '57014', '55P03'];
     number int := nextval('faults');
 BEGIN
     IF number <= 2 * cardinality(codes) THEN
@@ -63,6 +63,8 @@ END $$;";
 
 const ON_RECORDS: &str =
     "CREATE TRIGGER fault BEFORE INSERT ON node_records FOR EACH STATEMENT EXECUTE FUNCTION fault();";
+const ON_ITEMS: &str =
+    "CREATE TRIGGER fault BEFORE INSERT ON extracted_items FOR EACH STATEMENT EXECUTE FUNCTION fault();";
 /// Claims, records, links, and what dispatcher, rescuer and finisher write.
 const ON_PAGES: &str =
     "CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON url_queue FOR EACH STATEMENT EXECUTE FUNCTION fault();";
@@ -102,10 +104,10 @@ async fn assert_every_page_is_recorded_once_and_unharmed(crawl: &Crawl) {
 
 #[tokio::test]
 async fn dispatches_claims_and_records_that_fail_again_and_again_cost_no_page_anything() {
-    let running = running(&[PASSING, ON_PAGES, ON_RECORDS], TIMES).await;
+    let running = running(&[PASSING, ON_PAGES, ON_RECORDS, ON_ITEMS], TIMES).await;
     running.driver.set_ready(true);
     let crawl = running.end().await;
-    assert!(crawl.number("SELECT last_value FROM faults").await > 14, "every fault was met");
+    assert!(crawl.number("SELECT last_value FROM faults").await > 18, "every fault was met");
     assert_every_page_is_recorded_once_and_unharmed(&crawl).await;
 }
 

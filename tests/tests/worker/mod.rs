@@ -7,7 +7,6 @@ mod database;
 mod database_faults;
 mod lifecycle;
 mod outage;
-mod refusals;
 mod render;
 mod robots;
 mod sitemaps;

@@ -4,8 +4,10 @@
 //! do: what a server says too much can never be taken for another server's answer. So responses need not be understood.
 
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,6 +18,8 @@ use super::policy::Destination;
 use super::reason::Reason;
 use super::request_head::{Forward, RequestHead, Wants};
 
+/// How long one direction of a tunnel may go on after the other has ended.
+const HALF_CLOSED_FOR: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 16 << 10;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// How the answers of a proxy begin that does not know us.
@@ -95,11 +99,14 @@ async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core
     server.write_all(begun).await?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    tokio::try_join!(
-        pump(from_client, to_server, |bytes| core.count_sent(bytes)),
-        pump(from_server, to_client, |bytes| core.count_received(bytes)),
-    )?;
-    Ok(())
+    let mut up = pin!(pump(from_client, to_server, |bytes| core.count_sent(bytes)));
+    let mut down = pin!(pump(from_server, to_client, |bytes| core.count_received(bytes)));
+    // A server that never closes must not keep what the browser has closed.
+    let rest: Pin<&mut (dyn Future<Output = io::Result<()>> + Send)> = tokio::select! {
+        ended = &mut up => { ended?; down }
+        ended = &mut down => { ended?; up }
+    };
+    tokio::time::timeout(HALF_CLOSED_FOR, rest).await.unwrap_or(Ok(()))
 }
 
 async fn pump(

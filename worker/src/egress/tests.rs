@@ -253,6 +253,37 @@ async fn a_document_is_cut_off_where_it_is_too_large_and_other_things_are_not() 
     assert!(gate.was_too_large(&url::Url::parse(&format!("{url}#part")).unwrap()));
 }
 
+/// Sockets that this process has open.
+fn sockets() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter(|entry| entry.path().read_link().is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
+        .count()
+}
+
+#[tokio::test]
+async fn a_server_that_never_closes_keeps_nothing_that_the_browser_has_closed() {
+    const TUNNELS: usize = 5;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let egress = guard(&["127.0.0.1"], &[]);
+    let (_, gate) = gate(&egress, None);
+    let before = sockets();
+    let mut held = Vec::new();
+    for _ in 0..TUNNELS {
+        let mut stream = client(&gate.proxy_url()).await;
+        let connect = format!("CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(connect.as_bytes()).await.unwrap();
+        assert!(read_head(&mut stream).await.unwrap().contains("200"));
+        held.push(listener.accept().await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    while sockets() > before + TUNNELS {
+        assert!(begun.elapsed() < PATIENCE, "{} sockets are open, {before} were before", sockets());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(held.len(), TUNNELS);
+}
+
 #[tokio::test]
 async fn a_gate_goes_with_its_last_holder() {
     let egress = guard(&[], &[]);

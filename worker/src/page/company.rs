@@ -1,11 +1,12 @@
 //! Whether pages may be executed beside others. One that may have taken down its browser or its worker runs alone: if it
-//! does so again, it harms nobody else, and there is no doubt which page it was.
+//! does so again, it harms nobody else, and there is no doubt which page it was. A worker has one such page at the most: a
+//! second one that waited would be taken down with it, and be charged for that.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::page::ClaimedPage;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore};
 
 /// How long a suspect waits for the others to end. They are no longer claimed meanwhile, so that this is a page's time.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -14,12 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(45);
 #[derive(Debug)]
 pub(crate) struct Company {
     lock: Arc<RwLock<()>>,
+    /// Held by the suspect that is here.
+    suspect: Arc<Semaphore>,
     patience: Duration,
 }
 
 impl Default for Company {
     fn default() -> Self {
-        Self { lock: Arc::default(), patience: PATIENCE }
+        Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience: PATIENCE }
     }
 }
 
@@ -29,10 +32,10 @@ pub(crate) enum Leave {
     /// Beside others.
     Beside { _guard: OwnedRwLockReadGuard<()> },
     /// Alone.
-    Alone { _guard: OwnedRwLockWriteGuard<()> },
+    Alone { _guard: OwnedRwLockWriteGuard<()>, _suspect: OwnedSemaphorePermit },
 }
 
-/// The others did not end in time.
+/// Another suspect is here, or the others did not end in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NeverAlone;
 
@@ -45,16 +48,17 @@ impl Company {
     /// Exchanges the leave of a suspect for one without company; others keep theirs.
     ///
     /// # Errors
-    /// The others do not end: the page must go back.
+    /// It cannot be alone here: the page must go back.
     pub(crate) async fn fit(&self, page: &ClaimedPage, leave: Leave) -> Result<Leave, NeverAlone> {
         if page.faults.is_suspect() { self.leave_to_one(leave).await } else { Ok(leave) }
     }
 
     async fn leave_to_one(&self, leave: Leave) -> Result<Leave, NeverAlone> {
         drop(leave);
+        let suspect = Arc::clone(&self.suspect).try_acquire_owned().map_err(|_| NeverAlone)?;
         tracing::debug!("a page that may have taken down what executed it waits to be alone");
         let alone = tokio::time::timeout(self.patience, Arc::clone(&self.lock).write_owned()).await;
-        alone.map(|guard| Leave::Alone { _guard: guard }).map_err(|_elapsed| NeverAlone)
+        alone.map(|guard| Leave::Alone { _guard: guard, _suspect: suspect }).map_err(|_elapsed| NeverAlone)
     }
 }
 
@@ -67,11 +71,12 @@ mod tests {
     #[tokio::test]
     async fn a_suspect_runs_alone_and_nobody_comes_in_meanwhile() {
         let company = Company::default();
-        let (suspect, other) = (company.join().await, company.join().await);
+        let (suspect, second, other) = (company.join().await, company.join().await, company.join().await);
         let mut alone = Box::pin(company.leave_to_one(suspect));
         assert!(alone.as_mut().now_or_never().is_none(), "the other still runs");
         let mut late = Box::pin(company.join());
         assert!(late.as_mut().now_or_never().is_none(), "who comes now waits for the suspect");
+        assert_eq!(company.leave_to_one(second).await.unwrap_err(), NeverAlone, "one suspect at a time");
         drop(other);
         let alone = alone.await.unwrap();
         assert!(late.as_mut().now_or_never().is_none());

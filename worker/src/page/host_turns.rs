@@ -7,11 +7,12 @@ use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::HotStore;
 use tokio::time::Instant;
 
-/// How late a page may start, for a short delay and for a long one: a fiftieth of the delay in between, which is less than the
-/// margin that starts are planned with.
-const TOLERANCE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
-/// A page whose next turn is farther away than this goes back instead: others can use its slot.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How late a page may start, at the least; otherwise a fiftieth of the delay, which is less than the margin that starts are
+/// planned with.
+const LEAST_TOLERANCE: Duration = Duration::from_millis(10);
+/// A page whose next turn is farther away than this goes back instead: others can use its slot. But one that has to ask its
+/// host twice must be able to, however long the delay is.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20 * 60));
 /// The pause before a turn is asked for again that the store did not give.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -29,7 +30,9 @@ pub(crate) struct TooFar;
 
 impl HostTurns {
     /// The longest wait of one call of [`HostTurns::wait`] after the time that it was given.
-    pub(crate) const LONGEST: Duration = PATIENCE.saturating_mul(2);
+    pub(crate) fn longest(delay: Duration) -> Duration {
+        2 * patience(delay)
+    }
 
     pub(crate) fn new(store: HotStore, lease: Duration) -> Self {
         Self { store, lease }
@@ -45,11 +48,12 @@ impl HostTurns {
             return Ok(());
         }
         let asked_at = Instant::now();
-        let mut tolerance = (page.host_delay / 50).clamp(TOLERANCE.0, TOLERANCE.1);
+        let patience = patience(page.host_delay);
+        let mut tolerance = (page.host_delay / 50).max(LEAST_TOLERANCE);
         let mut turn = start_at;
         loop {
             if let Some(start_at) = turn {
-                if start_at > Instant::now() + PATIENCE {
+                if start_at > Instant::now() + patience {
                     return Err(TooFar);
                 }
                 tokio::time::sleep_until(start_at).await;
@@ -59,7 +63,7 @@ impl HostTurns {
                 // A machine that is always late must get on all the same.
                 tolerance += tolerance / 4;
             }
-            if asked_at.elapsed() > PATIENCE {
+            if asked_at.elapsed() > patience {
                 return Err(TooFar);
             }
             turn = match self.store.next_start(page, self.lease).await {
@@ -72,4 +76,8 @@ impl HostTurns {
             };
         }
     }
+}
+
+fn patience(delay: Duration) -> Duration {
+    (2 * delay).clamp(PATIENCE.0, PATIENCE.1)
 }

@@ -28,7 +28,7 @@ use crate::recorder::Recorded;
 use crate::robots::Robots;
 use crate::sitemap::Turn;
 use claims::Claim;
-use company::NeverAlone;
+use company::Leave;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
@@ -48,12 +48,9 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // A sitemap names more links than can be held for many at once: it keeps its turn until it is recorded.
     let mut sitemap_turn = None;
     let begun = Instant::now();
-    let leave = worker.company.fit(&page, leave).await;
-    let (mut outcome, table) = match &leave {
-        Ok(_) => execute_within_lease(&page, &mut slot, &mut sitemap_turn, &worker).await,
-        Err(NeverAlone) => (PageOutcome::nothing(PageEnd::Released), nothing()),
-    };
-    drop((slot, leave));
+    let (mut outcome, table) =
+        execute_within_lease(&page, leave, &mut slot, &mut sitemap_turn, &worker).await;
+    drop(slot);
     let count = |reason| worker.metrics.observe_skipped_link(reason);
     let skipped = worker.skips.select(page.execution_id, &mut outcome.discovered, count);
     crash::reach(CrashPoint::AfterNodesBeforeRecord);
@@ -83,6 +80,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
 /// do nothing; if nobody has, it is free at once and need not wait for the end of its lease.
 async fn execute_within_lease(
     page: &ClaimedPage,
+    leave: Leave,
     slot: &mut Slot,
     sitemap_turn: &mut Option<Turn>,
     worker: &Shared,
@@ -91,6 +89,9 @@ async fn execute_within_lease(
     let claimed_at = Instant::from_std(page.claimed_here);
     let start_at = claimed_at + page.start_in;
     let work = async {
+        let Ok(_leave) = worker.company.fit(page, leave).await else {
+            return (PageOutcome::nothing(PageEnd::Released), nothing());
+        };
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
             Err(failure) => return (PageOutcome::failed(failure), nothing()),
@@ -98,7 +99,7 @@ async fn execute_within_lease(
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
         let visited = AssertUnwindSafe(visit(page, &program, slot, sitemap_turn, limits, worker));
         // Every call on the driver has a deadline; this one is for what lies between them.
-        let deadline = start_at + Robots::LONGEST + limits.longest();
+        let deadline = start_at + Robots::longest(page.host_delay) + limits.longest(page.host_delay);
         let mut outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(

@@ -50,7 +50,9 @@ pub(crate) struct Robots {
 
 impl Robots {
     /// The longest that [`Robots::admit`] takes after the time that it was given.
-    pub(crate) const LONGEST: Duration = HostTurns::LONGEST.saturating_add(PATIENCE);
+    pub(crate) fn longest(host_delay: Duration) -> Duration {
+        HostTurns::longest(host_delay) + PATIENCE
+    }
 
     /// Makes a worker's robots files; none is known yet.
     pub(crate) fn new(store: HotStore, http: Arc<Http>) -> Self {

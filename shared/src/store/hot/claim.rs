@@ -23,12 +23,18 @@ pub struct ClaimRequest {
 /// `pending` counts as well as `queued`: a message whose confirm was lost speaks of a row that is `pending` again. A host
 /// with a delay is locked in `hosts`, and its pages get their starting times one after the other, none sooner than it is known
 /// to its worker. The delay is kept with a margin of 3 %, so that the jitter of networks and schedulers does not bring two starts
-/// closer than the delay.
+/// closer than the delay. Pages of a host that wants to be left alone go back, uncharged, until it may be asked again.
 const CLAIM: &str = "
 WITH wanted AS (
     -- In one order, so that two workers that were sent the same pages do not wait for each other.
-    SELECT q.id, w.epoch FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch) JOIN url_queue q ON q.id = w.id
+    SELECT q.id, w.epoch, (SELECT h.backoff_until FROM hosts h WHERE h.host = q.host) AS backoff_until
+    FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch) JOIN url_queue q ON q.id = w.id
     ORDER BY q.id FOR UPDATE OF q
+), returned AS (
+    UPDATE url_queue q
+    SET status = 'pending', queued_at = NULL, not_before = w.backoff_until, epoch = q.epoch + 1
+    FROM wanted w
+    WHERE q.id = w.id AND q.epoch = w.epoch AND w.backoff_until > now() AND q.status IN ('pending', 'queued')
 ), claimed AS (
     UPDATE url_queue q
     SET status = 'processing', requeues = 0, error = NULL, error_class = NULL,
@@ -40,7 +46,7 @@ WITH wanted AS (
             + ($4::int8 + (cardinality($1)::int8 + 1) * (q.host_delay_ms * 1.03)::int8) * interval '1 millisecond'
     FROM wanted w
     WHERE q.id = w.id AND q.epoch = w.epoch
-      AND (q.status IN ('pending', 'queued') OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
+      AND (q.status IN ('pending', 'queued') AND COALESCE(w.backoff_until <= now(), true) OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
       -- Not joined, so that no plan can begin with all pages of the execution.
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use deadpool_postgres::Object;
 use serde_json::{Map, Value};
 use tokio_postgres::types::Json;
 
@@ -43,6 +44,7 @@ impl HotStore {
     /// The numbers of an execution's definitions, by position; empty for an execution that is gone.
     pub(super) async fn definitions(
         &self,
+        client: &Object,
         execution: ExecutionId,
         table: &NodeTable,
     ) -> Result<Arc<[i32]>, StoreError> {
@@ -57,7 +59,6 @@ impl HotStore {
         let types = column(|node| node.node_type);
         let inputs: Vec<Json<&Map<String, Value>>> =
             table.nodes.iter().map(|node| Json(&node.params)).collect();
-        let client = self.client().await?;
         let statement = client.prepare_cached(DEFINE).await?;
         // What another worker is adding at this moment is neither added nor seen by the first look.
         for _ in 0..2 {
@@ -75,6 +76,11 @@ impl HotStore {
 impl Definitions {
     fn get(&self, execution: ExecutionId) -> Option<Arc<[i32]>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&execution).map(Arc::clone)
+    }
+
+    /// Knows nothing any more.
+    pub(super) fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn put(&self, execution: ExecutionId, numbers: Arc<[i32]>) {

@@ -1,7 +1,8 @@
 //! Links that this worker has recorded before, and need not be sent again: on most sites, most links of most pages.
 //!
 //! A link is forgotten sooner or later, and then sent again: what is in here only spares the database work. Rows of the
-//! frontier are not removed while their execution runs, so what was recorded stays recorded.
+//! frontier are not removed while their execution runs, so what was recorded stays recorded; but with another server, which may
+//! lack the last of it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -45,6 +46,11 @@ impl KnownLinks {
         rotate(&mut generations);
     }
 
+    /// Knows nothing any more.
+    pub(super) fn forget(&self) {
+        *self.generations.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+    }
+
     /// Notes links that were committed.
     pub(super) fn remember(&self, links: impl Iterator<Item = (Key, Recorded)>) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,6 +90,8 @@ mod tests {
         assert!(!news(&known, one, 4, 60));
         assert!(news(&known, one, 2, 80), "a shorter way");
         assert!(news(&known, other, 3, 70), "executions know nothing of each other");
+        known.forget();
+        assert!(news(&known, one, 3, 70));
     }
 
     #[test]

@@ -20,9 +20,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
 use serde_json::Value;
 use tokio_postgres::NoTls;
+use tokio_postgres::config::TargetSessionAttrs;
 
 pub use claim::ClaimRequest;
 pub use lease::{Heartbeat, Standing};
@@ -64,10 +65,22 @@ impl HotStore {
             .connect_timeout(Duration::from_secs(5))
             .keepalives_idle(Duration::from_secs(10))
             .tcp_user_timeout(Duration::from_secs(20))
+            // A standby answers, and takes nothing.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .options(SETTINGS);
         let manager =
             Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let (definitions, known_links) =
+            (Arc::<definitions::Definitions>::default(), Arc::<known_links::KnownLinks>::default());
+        let (of_definitions, of_links) = (Arc::clone(&definitions), Arc::clone(&known_links));
+        // Another server may be there now, without the last of what was written.
+        let forget = Hook::sync_fn(move |_, _| {
+            of_definitions.forget();
+            of_links.forget();
+            Ok(())
+        });
         let pool = Pool::builder(manager)
+            .post_create(forget)
             .max_size(POOL_SIZE)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .timeouts(Timeouts {
@@ -77,8 +90,7 @@ impl HotStore {
             })
             .build()
             .map_err(|error| StoreError::Unusable(error.into()))?;
-        let (clock, definitions, known_links) = Default::default();
-        Ok(Self { pool, worker, clock, definitions, known_links })
+        Ok(Self { pool, worker, clock: Arc::default(), definitions, known_links })
     }
 
     /// Who writes through these connections.

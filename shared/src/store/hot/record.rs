@@ -209,16 +209,17 @@ impl HotStore {
     }
 
     async fn write(&self, pages: &[&FinishedPage]) -> Result<(), WriteError> {
+        // First of all: with a new connection, what was known is known no longer.
+        let client = self.client().await?;
         let mut columns = Columns::default();
         for finished in pages {
-            let numbers = self.definitions(finished.page.execution_id, &finished.table).await?;
+            let numbers = self.definitions(&client, finished.page.execution_id, &finished.table).await?;
             columns.add(finished, &numbers);
         }
         crash::reach(CrashPoint::AfterDefinitionsBeforeRecord);
         let mut links = columns.nearest_links();
         self.known_links.retain_news(&mut links, key);
         columns.set_links(&links);
-        let client = self.client().await?;
         let statement = client.prepare_cached(RECORD).await?;
         client.query_one(&statement, &columns.parameters(&self.worker.0)).await?;
         self.known_links.remember(links.iter().map(key));

@@ -54,11 +54,24 @@ impl Fleet {
     /// # Errors
     /// Something does not start.
     pub(crate) async fn start(workers: usize, slots: usize, ask: bool) -> Result<Self> {
+        Self::start_with(workers, slots, &[], if ask { &["--ask"] } else { &[] }).await
+    }
+
+    /// The same, with further options of their roles.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub(crate) async fn start_with(
+        workers: usize,
+        slots: usize,
+        of_coordinator: &[&str],
+        of_workers: &[&str],
+    ) -> Result<Self> {
         let mut fleet = Self::without_processes().await?;
         fleet.rabbit = Some(PrivateRabbitMq::start().await?);
-        fleet.spawn("coordinator", slots, false)?;
+        fleet.spawn("coordinator", slots, of_coordinator)?;
         for number in 1..=workers {
-            fleet.spawn(&format!("worker {number}"), slots, ask)?;
+            fleet.spawn(&format!("worker {number}"), slots, of_workers)?;
         }
         let count = "SELECT count(*) FROM workers WHERE status = 'ready'";
         while fleet.number(count).await? < workers as i64 {
@@ -67,7 +80,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    fn spawn(&mut self, name: &str, slots: usize, ask: bool) -> Result<()> {
+    fn spawn(&mut self, name: &str, slots: usize, options: &[&str]) -> Result<()> {
         let rabbit = self.rabbit.as_ref().context("RabbitMQ runs")?;
         let kind = name.split(' ').next().unwrap_or(name);
         let log = std::fs::File::create(log_of(name))?;
@@ -82,10 +95,8 @@ impl Fleet {
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log);
-        if ask {
-            command.arg("--ask");
-        }
+            .stderr(log)
+            .args(options);
         let child = ChildProcess::spawn(command, None, Signal::KILL)?;
         self.processes.push((name.to_owned(), child));
         Ok(())

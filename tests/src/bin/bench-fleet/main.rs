@@ -12,6 +12,7 @@ mod fairness;
 mod fleet;
 mod frontier;
 mod politeness;
+mod redelivery;
 mod site;
 mod throughput;
 mod verdict;
@@ -46,6 +47,8 @@ enum Part {
     Fairness(fairness::Options),
     /// Cancelling an execution with very many pages waiting.
     Cancel(cancel::Options),
+    /// Every message delivered twice.
+    Redelivery(redelivery::Options),
     /// A process of the fleet.
     #[command(hide = true)]
     Role(role::Options),
@@ -61,6 +64,7 @@ async fn main() -> Result<()> {
         Part::Politeness(options) => politeness::measure(&options, &mut verdicts).await?,
         Part::Fairness(options) => fairness::measure(&options, &mut verdicts).await?,
         Part::Cancel(options) => cancel::measure(&options, &mut verdicts).await?,
+        Part::Redelivery(options) => redelivery::measure(&options, &mut verdicts).await?,
         Part::Role(options) => return role::run(options).await,
     }
     write!(std::io::stdout(), "{verdicts}")?;
