@@ -12,8 +12,8 @@ pub struct Doubling(pub Arc<dyn Broker>);
 #[async_trait]
 impl Broker for Doubling {
     async fn publish(&self, messages: &[PageMessage]) -> Result<Vec<bool>, BrokerError> {
-        let confirmed = self.0.publish(messages).await?;
-        self.0.publish(messages).await?;
+        let mut confirmed = self.0.publish(&[messages, messages].concat()).await?;
+        confirmed.truncate(messages.len());
         Ok(confirmed)
     }
 
