@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::CancelMode;
-use crawlify_shared::store::executions::ExecutionStatus;
 use harness::crawl::NO_LIMITS;
 use harness::synthetic::page_address;
 
@@ -43,14 +42,7 @@ pub(crate) async fn measure(_options: &Options, verdicts: &mut Verdicts) -> Resu
 async fn small(fleet: &Fleet) -> Result<Duration> {
     let begun = Instant::now();
     let execution = fleet.execute(&[page_address("small.test", 1)], SMALL).await?;
-    loop {
-        let row = fleet.store.execution(execution).await?;
-        if row.is_some_and(|row| row.status == ExecutionStatus::Completed) {
-            break;
-        }
-        ensure!(begun.elapsed() < Duration::from_secs(300), "the small execution does not end");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    fleet.completed(execution).await?;
     ensure!(pages(fleet, execution).await? == 20, "the small execution has 20 pages");
     Ok(begun.elapsed())
 }

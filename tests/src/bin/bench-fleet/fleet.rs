@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use crawlify_shared::child::ChildProcess;
 use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::{Limits, parse_document};
 use crawlify_shared::store::Store;
+use crawlify_shared::store::executions::ExecutionStatus;
 use harness::bench::shop_crawl::{DurablePostgres, start_execution};
 use harness::rabbitmq::PrivateRabbitMq;
 use rustix::process::Signal;
@@ -19,6 +20,9 @@ use tokio_util::task::TaskTracker;
 
 /// How long a process may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long a bounded execution may take.
+const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Everything that runs.
 pub(crate) struct Fleet {
@@ -114,6 +118,22 @@ impl Fleet {
         document["config"]["politeness"] = json!({"robots": "ignore"});
         let definition = parse_document(&document).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         start_execution(&self.store, &definition, limits).await
+    }
+
+    /// Waits until an execution is completed.
+    ///
+    /// # Errors
+    /// It is not, for too long.
+    pub(crate) async fn completed(&self, execution: ExecutionId) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let row = self.store.execution(execution).await?;
+            if row.is_some_and(|row| row.status == ExecutionStatus::Completed) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < ENDS_WITHIN, "the execution does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Where Postgres is.

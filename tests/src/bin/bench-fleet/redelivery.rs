@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use crawlify_shared::domain::workflow::Limits;
-use crawlify_shared::store::executions::ExecutionStatus;
 use harness::crawl::NO_LIMITS;
 use harness::synthetic::page_address;
 
@@ -49,14 +48,7 @@ async fn crawl(fleet: &Fleet, pages: u32) -> Result<Duration> {
     let limits = Limits { max_pages: Some(u64::from(pages)), ..NO_LIMITS };
     let begun = Instant::now();
     let execution = fleet.execute(&[page_address("site.test", 1)], limits).await?;
-    loop {
-        let row = fleet.store.execution(execution).await?;
-        if row.is_some_and(|row| row.status == ExecutionStatus::Completed) {
-            break;
-        }
-        ensure!(begun.elapsed() < Duration::from_secs(300), "the crawl does not end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    fleet.completed(execution).await?;
     let took = begun.elapsed();
     let query = "SELECT count(*) FILTER (WHERE status = 'completed'), COALESCE(sum(attempt), 0)::int8,
             (SELECT count(*) FROM node_executions WHERE execution_id = $1), (SELECT count(*) FROM extracted_items WHERE execution_id = $1)
