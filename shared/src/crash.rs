@@ -97,11 +97,14 @@ pub fn reach(point: CrashPoint) {
 mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::CrashPoint;
     use crate::config::{CRASH_POINT, variable};
+
+    const TAKES_EFFECT_WITHIN: Duration = Duration::from_millis(300);
 
     /// What a test wants to happen.
     #[derive(Debug, PartialEq, Eq)]
@@ -124,6 +127,8 @@ mod armed {
         if REACHED.fetch_add(1, Ordering::SeqCst) + 1 == plan.time {
             tracing::warn!(point = point.as_str(), "the crash point is reached");
             let _ = kill_process(getpid(), plan.signal);
+            // Another thread may be the one that takes the signal: this one must not go on meanwhile.
+            std::thread::sleep(TAKES_EFFECT_WITHIN);
         }
     }
 

@@ -104,6 +104,7 @@ impl Tab for SyntheticTab {
         }
         if self.poison == Some(number_of(url)) {
             let _ = kill_process(getpid(), Signal::KILL);
+            std::future::pending::<()>().await;
         }
         self.page = Some(url.clone());
         let (final_url, base_url) = (url.as_url().clone(), url.as_url().clone());

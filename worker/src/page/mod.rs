@@ -48,7 +48,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // A sitemap names more links than can be held for many at once: it keeps its turn until it is recorded.
     let mut sitemap_turn = None;
     let begun = Instant::now();
-    let (mut outcome, table) =
+    let Executed { mut outcome, table, leave } =
         execute_within_lease(&page, leave, &mut slot, &mut sitemap_turn, &worker).await;
     drop(slot);
     let count = |reason| worker.metrics.observe_skipped_link(reason);
@@ -60,7 +60,8 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     let begun = Instant::now();
     let (execution, has_completed) = (page.execution_id, next == NextStatus::Completed);
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
-    drop((expected, sitemap_turn));
+    // Whoever takes down the worker before a page is recorded has it charged too: a suspect comes alone until then.
+    drop((expected, sitemap_turn, leave));
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
@@ -75,6 +76,21 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     }
 }
 
+/// What an attempt came to.
+struct Executed {
+    outcome: PageOutcome,
+    table: Arc<NodeTable>,
+    /// To be kept until the page is recorded.
+    leave: Option<Leave>,
+}
+
+impl Executed {
+    /// The page goes back unharmed.
+    fn released() -> Self {
+        Self { outcome: PageOutcome::nothing(PageEnd::Released), table: nothing(), leave: None }
+    }
+}
+
 /// A page that is interrupted, because the worker gives its pages back, has lost its lease, or has heard that the
 /// execution was cancelled at once, is released. If others have the page by then, the record's fence lets the release
 /// do nothing; if nobody has, it is free at once and need not wait for the end of its lease.
@@ -84,17 +100,20 @@ async fn execute_within_lease(
     slot: &mut Slot,
     sitemap_turn: &mut Option<Turn>,
     worker: &Shared,
-) -> (PageOutcome, Arc<NodeTable>) {
-    let released = PageOutcome::nothing(PageEnd::Released);
+) -> Executed {
     let claimed_at = Instant::from_std(page.claimed_here);
     let start_at = claimed_at + page.start_in;
     let work = async {
-        let Ok(_leave) = worker.company.fit(page, leave).await else {
-            return (PageOutcome::nothing(PageEnd::Released), nothing());
-        };
+        let Ok(leave) = worker.company.fit(page, leave).await else { return Executed::released() };
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
-            Err(failure) => return (PageOutcome::failed(failure), nothing()),
+            Err(failure) => {
+                return Executed {
+                    outcome: PageOutcome::failed(failure),
+                    table: nothing(),
+                    leave: Some(leave),
+                };
+            }
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
         let visited = AssertUnwindSafe(visit(page, &program, slot, sitemap_turn, limits, worker));
@@ -112,13 +131,13 @@ async fn execute_within_lease(
             )),
         };
         worker.traps.judge(page, &program, &mut outcome);
-        (outcome, Arc::clone(&program.table))
+        Executed { outcome, table: Arc::clone(&program.table), leave: Some(leave) }
     };
     tokio::select! {
         done = work => done,
-        () = worker.abandon.cancelled() => (released, nothing()),
-        () = worker.leases.lost() => (released, nothing()),
-        () = worker.leases.abandoned(page.execution_id) => (released, nothing()),
+        () = worker.abandon.cancelled() => Executed::released(),
+        () = worker.leases.lost() => Executed::released(),
+        () = worker.leases.abandoned(page.execution_id) => Executed::released(),
     }
 }
 

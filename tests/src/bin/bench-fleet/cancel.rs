@@ -11,6 +11,9 @@ use crate::fleet::Fleet;
 use crate::frontier::fill;
 use crate::verdict::Verdicts;
 
+/// How long it crawls before it is cancelled.
+const WARM_UP: Duration = Duration::from_secs(5);
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// How many pages wait.
@@ -23,9 +26,12 @@ pub(crate) struct Options {
 /// # Errors
 /// The fleet does not start, or the database does not answer.
 pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Result<()> {
-    let fleet = Fleet::start(2, 16, false).await?;
+    let mut fleet = Fleet::without_processes().await?;
     let execution = fleet.execute(&[page_address("h0.test", 1)], NO_LIMITS).await?;
+    // Before anybody crawls: the site has no end, and would be crawled faster than it can be filled.
     fill(&fleet, execution, options.pages, 100).await?;
+    fleet.run(2, 16, &[], &[]).await?;
+    tokio::time::sleep(WARM_UP).await;
     let begun = Instant::now();
     fleet.store.cancel_execution(execution, CancelMode::Graceful, None).await?;
     verdicts.at_most("cancelling was answered after, ms", begun.elapsed().as_secs_f64() * 1e3, 200.0);

@@ -72,16 +72,31 @@ impl Fleet {
         of_workers: &[&str],
     ) -> Result<Self> {
         let mut fleet = Self::without_processes().await?;
-        fleet.rabbit = Some(PrivateRabbitMq::start().await?);
-        fleet.spawn("coordinator", slots, of_coordinator)?;
+        fleet.run(workers, slots, of_coordinator, of_workers).await?;
+        Ok(fleet)
+    }
+
+    /// Starts what is missing: RabbitMQ, a coordinator and workers.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub(crate) async fn run(
+        &mut self,
+        workers: usize,
+        slots: usize,
+        of_coordinator: &[&str],
+        of_workers: &[&str],
+    ) -> Result<()> {
+        self.rabbit = Some(PrivateRabbitMq::start().await?);
+        self.spawn("coordinator", slots, of_coordinator)?;
         for number in 1..=workers {
-            fleet.spawn(&format!("worker {number}"), slots, of_workers)?;
+            self.spawn(&format!("worker {number}"), slots, of_workers)?;
         }
         let count = "SELECT count(*) FROM workers WHERE status = 'ready'";
-        while fleet.number(count).await? < workers as i64 {
+        while self.number(count).await? < workers as i64 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(fleet)
+        Ok(())
     }
 
     fn spawn(&mut self, name: &str, slots: usize, options: &[&str]) -> Result<()> {
