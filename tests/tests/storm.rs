@@ -36,6 +36,5 @@ async fn a_minute_of_kills_loses_no_page_and_repeats_none() {
     println!("{report}");
     assert_none(&report.broken);
     assert_eq!(report.kinds(), ["broker", "browser", "coordinator", "database", "worker"], "each was hit");
-    // Of a dozen faults it is the longest one, and a page may lose two workers in a row, which are missed after 15 s each.
-    assert!(report.recovery_p95() <= Duration::from_secs(45), "{report}");
+    assert!(report.is_sound(), "{report}");
 }

@@ -28,6 +28,11 @@ pub(super) struct Reading {
 }
 
 impl ServerClock {
+    /// Knows nothing any more: another server has another clock.
+    pub(super) fn forget(&self) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// What the clock shows, looked at anew now and then.
     ///
     /// # Errors

@@ -72,11 +72,14 @@ impl HotStore {
             Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let (definitions, known_links) =
             (Arc::<definitions::Definitions>::default(), Arc::<known_links::KnownLinks>::default());
+        let clock = Arc::<clock::ServerClock>::default();
         let (of_definitions, of_links) = (Arc::clone(&definitions), Arc::clone(&known_links));
+        let of_clock = Arc::clone(&clock);
         // Another server may be there now, without the last of what was written.
         let forget = Hook::sync_fn(move |_, _| {
             of_definitions.forget();
             of_links.forget();
+            of_clock.forget();
             Ok(())
         });
         let pool = Pool::builder(manager)
@@ -90,7 +93,7 @@ impl HotStore {
             })
             .build()
             .map_err(|error| StoreError::Unusable(error.into()))?;
-        Ok(Self { pool, worker, clock: Arc::default(), definitions, known_links })
+        Ok(Self { pool, worker, clock, definitions, known_links })
     }
 
     /// Who writes through these connections.

@@ -36,9 +36,6 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
     ratios.sort_by(f64::total_cmp);
     verdicts.at_most("wall time with every message twice, against once", ratios[ROUNDS / 2], 1.2);
     verdicts.figure("lowest .. highest", format!("{:.2} .. {:.2}", ratios[0], ratios[ROUNDS - 1]));
-    let published =
-        twice.number("SELECT sum(attempt)::int8 FROM url_queue WHERE queued_at IS NOT NULL").await?;
-    verdicts.figure("messages that came twice", published);
     once.stop().await;
     twice.stop().await;
     Ok(())
