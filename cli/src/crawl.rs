@@ -108,7 +108,7 @@ async fn begin(store: &Store, definition: &Definition) -> Result<ExecutionId, St
     let beginning = Beginning::of(row.version, &definition.workflow);
     let started = store.start_execution(WorkflowId(row.id), &beginning).await?;
     match started {
-        StartExecution::Started(execution) => Ok(execution),
+        StartExecution::Started(execution) | StartExecution::Repeated(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => {
             Err(StoreError::Unusable("the workflow that was just made is not there".into()))
         }

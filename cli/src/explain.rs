@@ -200,6 +200,7 @@ fn show_run(run: &ExplainedRun) -> String {
     let mut text = match (run.how, run.pause_ms) {
         (_, Some(pause)) => format!("pause of {pause} ms, node {}", ranges(&run.nodes)),
         ("call", _) => format!("call with {}: {}", counted(run.nodes.len(), "node"), ranges(&run.nodes)),
+        ("act", _) => format!("act of node {}", ranges(&run.nodes)),
         _ => "no call".to_owned(),
     };
     if !run.judged_outside.is_empty() {

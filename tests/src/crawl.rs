@@ -125,7 +125,7 @@ async fn start(store: &Store, config: &Value, limits: Limits, start_urls: &[&str
     let start_urls: Vec<PageUrl> = start_urls.iter().map(|url| page_url(url)).collect();
     let beginning = Beginning { limits, start_urls: &start_urls, ..Beginning::of(1, &workflow) };
     match store.start_execution(WorkflowId(row.id), &beginning).await.expect("it is started") {
-        StartExecution::Started(execution) => execution,
+        StartExecution::Started(execution) | StartExecution::Repeated(execution) => execution,
         other => panic!("the workflow does not start: {other:?}"),
     }
 }

@@ -47,7 +47,15 @@ pub struct Fleet {
 impl Fleet {
     /// Makes room for a fleet that crawls a site of so many pages.
     pub async fn create(program: &str, pages: u64) -> Self {
-        let (database, vhost) = (TestDatabase::create().await, TestVhost::create().await);
+        Self::on(TestDatabase::create().await, program, pages).await
+    }
+
+    /// The same on this database.
+    ///
+    /// # Panics
+    /// It is not there.
+    pub async fn on(database: TestDatabase, program: &str, pages: u64) -> Self {
+        let vhost = TestVhost::create().await;
         let store = Store::connect(&database.url(), 2).expect("the URL is valid");
         let pool = PgPool::connect(database.url().expose()).await.expect("the database is there");
         Self { program: program.to_owned(), pages, store, pool, vhost, database }
@@ -75,8 +83,13 @@ impl Fleet {
 
     /// Starts one with further options of `bench-fleet role`.
     pub fn start_with(&self, kind: &str, options: &[&str]) -> Program {
+        self.start_among(kind, options, &[])
+    }
+
+    /// The same in an environment with these variables.
+    pub fn start_among(&self, kind: &str, options: &[&str], variables: &[(&str, &str)]) -> Program {
         let mut command = self.command(kind, &self.database.url(), &self.vhost.url());
-        command.args(options);
+        command.args(options).envs(variables.iter().copied());
         Program::start(command)
     }
 

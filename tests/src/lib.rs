@@ -17,6 +17,7 @@ pub mod rabbitmq;
 pub mod role;
 pub mod scratch;
 pub mod servers;
+pub mod standby;
 pub mod storm;
 pub mod synthetic;
 pub mod trap_site;

@@ -15,7 +15,7 @@ use crawlify_worker::egress::{Egress, EgressOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::doubling::Doubling;
-use crate::synthetic::SyntheticDriver;
+use crate::synthetic::{Site, SyntheticDriver};
 
 /// What to be.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub struct Options {
     /// Pages executed at once.
     #[arg(long, default_value_t = 32)]
     slots: usize,
-    /// Ask for each page over HTTP.
+    /// The worker asks for each page over HTTP.
     #[arg(long)]
     ask: bool,
     /// No page links to one with a greater number.
@@ -35,6 +35,9 @@ pub struct Options {
     /// The coordinator publishes every message twice.
     #[arg(long)]
     double: bool,
+    /// How long a page takes.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    takes: u64,
     /// The worker dies when it executes this page.
     #[arg(long, value_name = "N")]
     poison: Option<u64>,
@@ -103,7 +106,12 @@ async fn be(options: Options, stop: CancellationToken) -> Result<()> {
                 egress: Egress::start(EgressOptions::off())?,
                 recorded: Arc::default(),
             };
-            let driver = SyntheticDriver::new(options.pages, options.ask, options.poison);
+            let driver = SyntheticDriver(Site {
+                pages: options.pages,
+                client: options.ask.then(reqwest::Client::new),
+                poison: options.poison,
+                takes: Duration::from_millis(options.takes),
+            });
             let worker = crawlify_worker::start(
                 config,
                 Arc::clone(&broker),

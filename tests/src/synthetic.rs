@@ -14,7 +14,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{Read, WaitUntil};
 use crawlify_worker::chrome::driver::{
-    Document, DomOp, DomProgram, DomStep, Driver, Session, Static, StepResult, Tab, TabError,
+    Document, DomOp, DomProgram, DomStep, Driver, Input, Session, Static, StepResult, Tab, TabError,
 };
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
@@ -23,39 +23,35 @@ use tokio::time::Instant;
 /// Links of a page.
 const LINKS: u64 = 20;
 
+/// What its pages are like.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// No page links to one with a greater number: so many there are.
+    pub pages: u64,
+    /// Asks for pages over HTTP, as a browser would, though what they say is made up all the same; without it nothing is
+    /// asked for.
+    pub client: Option<reqwest::Client>,
+    /// The page that takes down the process of whoever executes it.
+    pub poison: Option<u64>,
+    /// How long a page takes.
+    pub takes: Duration,
+}
+
 /// Executes pages without a browser.
 #[derive(Debug)]
-pub struct SyntheticDriver {
-    /// No page links to one with a greater number: so many there are.
-    pages: u64,
-    /// Asks for pages over HTTP, as a browser would; without it nothing is asked for.
-    client: Option<reqwest::Client>,
-    /// The page that takes down whoever executes it.
-    poison: Option<u64>,
-}
+pub struct SyntheticDriver(pub Site);
 
 /// A tab without a browser.
 #[derive(Debug)]
 struct SyntheticTab {
-    pages: u64,
-    client: Option<reqwest::Client>,
-    poison: Option<u64>,
+    site: Site,
     page: Option<PageUrl>,
-}
-
-impl SyntheticDriver {
-    /// Makes a driver of a site with so many pages. One that asks really asks the site for each page; what the page says it
-    /// makes up all the same. The process of whoever executes the page `poison` dies of it.
-    pub fn new(pages: u64, asks: bool, poison: Option<u64>) -> Self {
-        Self { pages, client: asks.then(reqwest::Client::new), poison }
-    }
 }
 
 #[async_trait]
 impl Driver for SyntheticDriver {
     async fn open(&self, _session: &Session, _deadline: Instant) -> Result<Box<dyn Tab>, TabError> {
-        let (pages, client, poison) = (self.pages, self.client.clone(), self.poison);
-        Ok(Box::new(SyntheticTab { pages, client, poison, page: None }))
+        Ok(Box::new(SyntheticTab { site: self.0.clone(), page: None }))
     }
 
     async fn read_static(
@@ -92,7 +88,7 @@ impl Tab for SyntheticTab {
         deadline: Instant,
     ) -> Result<Document, TabError> {
         let (mut status, mut bytes) = (200, 0);
-        if let Some(client) = &self.client {
+        if let Some(client) = &self.site.client {
             let asked = client.get(url.as_str()).timeout(deadline - Instant::now()).send().await;
             let failed = |error: reqwest::Error| TabError {
                 failure: Failure::new(ErrorClass::Connect, error.without_url().to_string()),
@@ -102,7 +98,8 @@ impl Tab for SyntheticTab {
             status = response.status().as_u16();
             bytes = response.bytes().await.map_err(failed)?.len() as u64;
         }
-        if self.poison == Some(number_of(url)) {
+        tokio::time::sleep(self.site.takes).await;
+        if self.site.poison == Some(number_of(url)) {
             let _ = kill_process(getpid(), Signal::KILL);
             std::future::pending::<()>().await;
         }
@@ -126,12 +123,21 @@ impl Tab for SyntheticTab {
                 return None;
             }
             let completed_at = started_at + Duration::from_micros(200);
-            let output = Ok(output(step, number, self.pages, Some(place) == first_links));
-            let result = StepResult { started_at, completed_at, output, retries: 0 };
+            let output = Ok(output(step, number, self.site.pages, Some(place) == first_links));
+            let result = StepResult { started_at, completed_at, output, cut_from: None, retries: 0 };
             started_at = completed_at;
             Some(result)
         });
         Ok(results.collect())
+    }
+
+    async fn input(
+        &mut self,
+        _input: &Input,
+        _wait_until: WaitUntil,
+        _deadline: Instant,
+    ) -> Result<Option<Document>, TabError> {
+        Ok(None)
     }
 
     async fn release(self: Box<Self>) {}
@@ -150,6 +156,7 @@ fn number_of(url: &PageUrl) -> u64 {
 fn output(step: &DomStep, number: u64, pages: u64, is_first_links: bool) -> Value {
     match &step.op {
         DomOp::WaitFor(_) => Value::Null,
+        DomOp::Locate { .. } | DomOp::Scroll(_) => json!({"x": 0, "y": 0}),
         DomOp::Links(_) if is_first_links => {
             links(number).filter(|link| *link <= pages).map(|link| format!("/book/{link}/")).collect()
         }

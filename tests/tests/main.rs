@@ -1,9 +1,11 @@
 //! The one integration test binary.
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+mod acts;
 mod api;
 mod broker;
 mod cli;
+mod cluster;
 mod crashes;
 mod crawl;
 mod egress;

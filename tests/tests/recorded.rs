@@ -75,6 +75,8 @@ impl Recorded {
         for (page, runs) in &pages {
             let ids: Vec<&str> = runs.iter().map(|(id, ..)| id.as_str()).collect();
             assert_eq!(ids, nodes.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), "page {page}");
+            let one_after_the_other = runs.windows(2).all(|pair| pair[0].2 <= pair[1].1);
+            assert!(one_after_the_other, "page {page}: {runs:?}");
             let when = |id: &str| runs.iter().find(|(other, ..)| other == id).unwrap();
             for (id, dependencies) in &nodes {
                 for dependency in dependencies {

@@ -11,15 +11,18 @@ use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::url_shape::shape;
-use crawlify_shared::domain::workflow::{Isolation, Render};
+use crawlify_shared::domain::workflow::{Act, Isolation, Render, WaitUntil};
+use serde_json::json;
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab, TabError};
+use crate::chrome::driver::{
+    Document, DomProgram, Driver, Input, Session, Static, StepResult, Tab, TabError,
+};
 use crate::gather::Gathered;
 use crate::lanes::Slot;
 use crate::metrics::{Metrics, Step};
 use crate::page::host_turns::{HostTurns, TooFar};
-use crate::program::{PageRun, Plan, Program, Run};
+use crate::program::{ActRun, PageRun, Plan, Program, Run};
 use crate::render::{Course, Renders, compare};
 
 /// How long a tab may take to be free.
@@ -101,6 +104,13 @@ pub(crate) async fn execute(
                 if matches!(read, Err(NotRead::TooFar)) {
                     return released();
                 }
+                // That a page is not there, and that its host wants to be left alone, is said to everybody.
+                if let Ok(outcome) = &read
+                    && let PageEnd::Failed(failure) = &outcome.end
+                    && (outcome.contact.back_off.is_some() || !failure.class.is_transient())
+                {
+                    return read.unwrap_or_else(|_| released());
+                }
                 let mut outcome = visit.load(slot, None).await;
                 // What was loaded is what counts; a page that was not is no measure for anything.
                 if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
@@ -180,7 +190,9 @@ impl Visit<'_> {
             return Ok(outcome);
         }
         let mut gathered = Gathered::new(self.page, self.program, &document);
-        gathered.take(&self.plan.fused, results);
+        if gathered.take(&self.plan.fused, results).is_err() {
+            return Err(NotRead::Lost);
+        }
         Ok(gathered.into_outcome(PageEnd::Completed, &document, Rendered::Static))
     }
 
@@ -268,10 +280,11 @@ impl Visit<'_> {
         let begun = Instant::now();
         let mut gathered = Gathered::new(self.page, self.program, &document);
         let mut lost: Option<TabError> = None;
+        let wait_until = self.program.workflow.wait_until;
         for run in &self.plan.runs {
             if let Some(error) = &lost {
                 gathered.lose(run.nodes(), error);
-            } else if let Err(error) = execute_run(run, tab, &mut gathered, deadline).await {
+            } else if let Err(error) = execute_run(run, tab, wait_until, &mut gathered, deadline).await {
                 lost = Some(error);
             }
         }
@@ -286,17 +299,26 @@ impl Visit<'_> {
 async fn execute_run(
     run: &Run,
     tab: &mut dyn Tab,
+    wait_until: WaitUntil,
     gathered: &mut Gathered<'_>,
     deadline: Instant,
 ) -> Result<(), TabError> {
     match run {
+        Run::Act(act) if gathered.has_ended(act.at) => gathered.skip(act.at),
+        Run::Act(act) => match execute_act(act, tab, wait_until, gathered, deadline).await {
+            Ok(results) => gathered.take(&act.find, results)?,
+            Err(error) => {
+                gathered.lose(run.nodes(), &error);
+                return Err(error);
+            }
+        },
         Run::Page(page_run) => {
             let ended = gathered.ended_phases();
             let needs_page = page_run.dom.steps().iter().any(|step| !ended.contains(&step.group));
             let results =
                 if needs_page { tab.run(&page_run.dom, &ended, deadline).await } else { Ok(Vec::new()) };
             match results {
-                Ok(results) => gathered.take(page_run, results),
+                Ok(results) => gathered.take(page_run, results)?,
                 Err(error) => {
                     gathered.lose(run.nodes(), &error);
                     return Err(error);
@@ -317,6 +339,49 @@ async fn execute_run(
         }
     }
     Ok(())
+}
+
+/// Finds where something is to be done, and does it. Answers the node's result, as a call into the page would.
+async fn execute_act(
+    ActRun { find, act, .. }: &ActRun,
+    tab: &mut dyn Tab,
+    wait_until: WaitUntil,
+    gathered: &mut Gathered<'_>,
+    deadline: Instant,
+) -> Result<Vec<Option<StepResult>>, TabError> {
+    let mut results = tab.run(&find.dom, &[], deadline).await?;
+    let Some(Some(result)) = results.first_mut() else { return Ok(results) };
+    let Ok(found) = &result.output else { return Ok(results) };
+    let at = |axis: &str| found[axis].as_f64().unwrap_or_default();
+    let (input, output) = match act {
+        Act::Click(target) => {
+            (Some(Input::Click(at("x"), at("y"))), json!({"clicked": target.selector.query()}))
+        }
+        Act::Hover(target) => {
+            (Some(Input::Hover(at("x"), at("y"))), json!({"hovered": target.selector.query()}))
+        }
+        Act::Type { into, text, delay } => (
+            Some(Input::Keys { text: text.clone(), delay: *delay }),
+            json!({"typed": true, "selector": into.selector.query()}),
+        ),
+        Act::Scroll(_) => (None, json!({"scrolled": true, "x": found["x"], "y": found["y"]})),
+    };
+    result.output = Ok(output);
+    if let Some(input) = input
+        && let Some(document) = tab.input(&input, wait_until, deadline).await?
+    {
+        match http_failure(&document) {
+            Some(PageOutcome { end: PageEnd::Failed(failure), .. }) => {
+                result.output = Err(Failure::new(
+                    failure.class,
+                    format!("it led to {}: {}", document.final_url, failure.message),
+                ));
+            }
+            _ => gathered.moved_to(&document),
+        }
+    }
+    result.completed_at = Utc::now().max(result.completed_at);
+    Ok(results)
 }
 
 /// A document that came with an HTTP error is not what the workflow was written for: the page fails, with its class.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crawlify_shared::domain::page::{NodeDefinition, NodeTable};
 use crawlify_shared::domain::url_filter::UrlFilter;
 use crawlify_shared::domain::workflow::{
-    Action, Extract, Isolation, Node, Phase, PhaseKind, Render, Workflow,
+    Act, Action, Extract, Isolation, Node, Phase, PhaseKind, Render, Workflow,
 };
 
 use crate::chrome::driver::{DomOp, DomProgram, DomStep};
@@ -69,6 +69,8 @@ pub(crate) struct NodeProgram {
 pub(crate) enum ResultOf {
     /// Nothing.
     Waiting,
+    /// What was done, which is recorded as it is.
+    Acting,
     /// Links for the frontier.
     Links,
     /// A value for the item.
@@ -96,6 +98,8 @@ pub(crate) struct At {
 pub(crate) enum Run {
     /// One call into the page.
     Page(PageRun),
+    /// Something that is done to the page.
+    Act(ActRun),
     /// A pause.
     Wait {
         /// The node.
@@ -103,6 +107,17 @@ pub(crate) enum Run {
         /// How long.
         pause: Duration,
     },
+}
+
+/// A node that does something to the page.
+#[derive(Debug)]
+pub(crate) struct ActRun {
+    /// The node.
+    pub(crate) at: At,
+    /// One call, which finds where it is to be done, or does it.
+    pub(crate) find: PageRun,
+    /// What is done.
+    pub(crate) act: Act,
 }
 
 /// Nodes that one call into the page executes, and those that are judged on what it gave.
@@ -166,11 +181,19 @@ impl Plan {
         let mut runs = Vec::new();
         let mut stretch = Vec::new();
         for (at, node) in nodes() {
-            if let Action::Wait(pause) = &node.action {
-                runs.extend(PageRun::of(std::mem::take(&mut stretch)).map(Run::Page));
-                runs.push(Run::Wait { at, pause: *pause });
-            } else {
-                stretch.push((at, node));
+            let alone = match &node.action {
+                Action::Wait(pause) => Some(Run::Wait { at, pause: *pause }),
+                Action::Act(act) => {
+                    PageRun::of(vec![(at, node)]).map(|find| Run::Act(ActRun { at, find, act: act.clone() }))
+                }
+                _ => None,
+            };
+            match alone {
+                Some(alone) => {
+                    runs.extend(PageRun::of(std::mem::take(&mut stretch)).map(Run::Page));
+                    runs.push(alone);
+                }
+                None => stretch.push((at, node)),
             }
         }
         runs.extend(PageRun::of(stretch).map(Run::Page));
@@ -185,6 +208,7 @@ impl Run {
     pub(crate) fn nodes(&self) -> impl Iterator<Item = At> {
         let (nodes, pause): (&[At], _) = match self {
             Self::Page(run) => (&run.nodes, None),
+            Self::Act(ActRun { at, .. }) => (&[], Some(*at)),
             Self::Wait { at, .. } => (&[], Some(*at)),
         };
         nodes.iter().copied().chain(pause)
@@ -208,11 +232,18 @@ impl PageRun {
     }
 }
 
+/// The first node of these phases that does something to the page, which takes one that lives.
+pub(crate) fn first_act<'w>(workflow: &'w Workflow, phases: &[usize]) -> Option<&'w Node> {
+    let mut nodes = phases.iter().flat_map(|phase| &workflow.phases[*phase].nodes);
+    nodes.find(|node| matches!(node.action, Action::Act(_)))
+}
+
 /// A page is loaded once for all its phases, so the most demanding one decides. One that shares nothing with others has no
 /// use for a lane that lives from sharing.
 fn render_of(workflow: &Workflow, phases: &[usize]) -> Render {
     let any = |render| phases.iter().any(|phase| workflow.phases[*phase].render == render);
-    if workflow.isolation == Isolation::Page || any(Render::Full) || phases.is_empty() {
+    let needs_tab = workflow.isolation == Isolation::Page || first_act(workflow, phases).is_some();
+    if needs_tab || any(Render::Full) || phases.is_empty() {
         Render::Full
     } else if any(Render::Auto) {
         Render::Auto
@@ -228,6 +259,7 @@ fn compile_phase(phase: &Phase, first_position: u16) -> PhaseProgram {
         output_key: node.output_key.clone(),
         result: match &node.action {
             Action::WaitFor(_) | Action::Wait(_) => ResultOf::Waiting,
+            Action::Act(_) => ResultOf::Acting,
             Action::ExtractLinks(_) => ResultOf::Links,
             Action::Extract(extract) => ResultOf::Value(Box::new(extract.clone())),
             Action::FilterUrls(filter) => {
@@ -250,6 +282,11 @@ fn dom_op(action: &Action) -> Option<DomOp> {
             required: !extract.multiple && extract.default_value.is_none(),
             fields: extract.fields.clone(),
         }),
+        Action::Act(Act::Click(target) | Act::Hover(target)) => {
+            Some(DomOp::Locate { target: target.clone(), focus: false })
+        }
+        Action::Act(Act::Type { into, .. }) => Some(DomOp::Locate { target: into.clone(), focus: true }),
+        Action::Act(Act::Scroll(to)) => Some(DomOp::Scroll(*to)),
         Action::Wait(_) | Action::FilterUrls(_) => None,
     }
 }

@@ -110,6 +110,11 @@ impl PrivatePostgres {
         format!("Postgres {} private ({})", self.binaries.version, self.folder.path().display())
     }
 
+    /// The folder of its programs.
+    pub fn programs(&self) -> &Path {
+        &self.binaries.folder
+    }
+
     /// The folder of everything that this server writes.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -10,6 +10,7 @@ mod extract;
 mod fields;
 mod health;
 mod hosts;
+mod idempotency;
 mod observe;
 mod openapi;
 mod problem;

@@ -6,9 +6,6 @@ use std::io;
 
 use serde_json::{Map, Value, json};
 
-/// The largest preview of a value that was too large, in bytes.
-const MAX_PREVIEW_BYTES: usize = 1024;
-
 /// Removes U+0000 and cuts to at most `max_bytes`, between characters.
 pub fn storable_text(text: &str, max_bytes: usize) -> Cow<'_, str> {
     if !text.contains('\0') {
@@ -26,21 +23,124 @@ pub fn storable_text(text: &str, max_bytes: usize) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
-/// Removes U+0000 from all strings and keys. What is still larger than `max_bytes` when written as JSON becomes
-/// `{"truncated": true, "bytes": <its size>, "preview": "<its beginning>"}`.
+/// Removes U+0000 from all strings and keys. Of what is still larger than `max_bytes` when written as JSON the beginning is
+/// kept: `{"truncated": true, "length": N, "value": BEGINNING}`, where `N` is the whole's number of elements, of members, or
+/// of UTF-16 units, as JavaScript counts text.
 ///
-/// Of two keys that become the same the later one wins. A `max_bytes` too small for even that object is exceeded
-/// by it, with an empty preview.
+/// Of two keys that become the same the later one wins. A `max_bytes` too small for even an empty marker is exceeded.
 pub fn storable_json(value: Value, max_bytes: usize) -> Value {
     let value = without_nul(value);
-    let mut gauge = Gauge::default();
-    // Writing to the gauge cannot fail, and every key is a string.
-    if serde_json::to_writer(&mut gauge, &value).is_ok() && gauge.bytes <= max_bytes {
+    if json_bytes(&value) <= max_bytes { value } else { marked(value, None, max_bytes) }
+}
+
+/// The same of the beginning of something that was this long.
+pub fn storable_part(value: Value, length: u64, max_bytes: usize) -> Value {
+    marked(without_nul(value), Some(length), max_bytes)
+}
+
+/// The same of an object whose keys must stay where they are: what is too long within it is cut, and
+/// `"_truncated": true` is added.
+pub fn storable_object(members: Map<String, Value>, max_bytes: usize) -> Value {
+    const MARK: &str = "_truncated";
+    let value = without_nul(Value::Object(members));
+    if json_bytes(&value) <= max_bytes {
         return value;
     }
-    let marker = |preview: &str| json!({"truncated": true, "bytes": gauge.bytes, "preview": preview});
-    let room = max_bytes.saturating_sub(marker("").to_string().len());
-    marker(gauge.preview(room))
+    let mut kept = beginning(value, max_bytes.saturating_sub(MARK.len() + 10));
+    if let Value::Object(members) = &mut kept {
+        members.insert(MARK.to_owned(), true.into());
+    }
+    kept
+}
+
+fn marked(value: Value, length: Option<u64>, max_bytes: usize) -> Value {
+    let length = length.unwrap_or_else(|| match &value {
+        Value::String(text) => text.encode_utf16().count() as u64,
+        Value::Array(elements) => elements.len() as u64,
+        Value::Object(members) => members.len() as u64,
+        _ => 1,
+    });
+    let mut marker = json!({"truncated": true, "length": length, "value": null});
+    let room = max_bytes.saturating_sub(json_bytes(&marker));
+    marker["value"] = beginning(value, room);
+    marker
+}
+
+/// As much of the beginning of a value as needs no more than `room` bytes, or is empty.
+fn beginning(value: Value, room: usize) -> Value {
+    if json_bytes(&value) <= room {
+        return value;
+    }
+    // The brackets, or the quotes.
+    let mut room = room.saturating_sub(2);
+    match value {
+        Value::String(mut text) => {
+            text.truncate(fitting(&text, room));
+            Value::String(text)
+        }
+        Value::Array(elements) => {
+            let mut kept = Vec::new();
+            for element in elements {
+                let bytes = json_bytes(&element) + 1;
+                if bytes > room {
+                    // Of a few that are large the first is better than nothing.
+                    if kept.is_empty() && room > 2 {
+                        kept.push(beginning(element, room));
+                    }
+                    break;
+                }
+                room -= bytes;
+                kept.push(element);
+            }
+            Value::Array(kept)
+        }
+        Value::Object(members) => {
+            let mut kept = Map::new();
+            for (key, member) in members {
+                // With its quotes, colon and comma, and room for an empty value.
+                let name = escaped_bytes(&key) + 4;
+                if name + 4 > room {
+                    continue;
+                }
+                room -= name;
+                let member = beginning(member, room);
+                room = room.saturating_sub(json_bytes(&member));
+                kept.insert(key, member);
+            }
+            Value::Object(kept)
+        }
+        other => other,
+    }
+}
+
+/// How many bytes of a text's beginning need no more than `room` bytes inside a JSON string.
+fn fitting(text: &str, room: usize) -> usize {
+    let mut needed = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        needed += escaped(*c);
+        needed > room
+    });
+    end.map_or(text.len(), |(end, _)| end)
+}
+
+fn escaped_bytes(text: &str) -> usize {
+    text.chars().map(escaped).sum()
+}
+
+/// What a character needs inside a JSON string.
+fn escaped(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        other => other.len_utf8(),
+    }
+}
+
+fn json_bytes(value: &Value) -> usize {
+    let mut gauge = Gauge(0);
+    // Writing to the gauge cannot fail, and every key is a string.
+    let _ = serde_json::to_writer(&mut gauge, value);
+    gauge.0
 }
 
 /// Reads JSON in which an escape may name half a surrogate pair, as JavaScript writes it: such a half becomes U+FFFD.
@@ -67,36 +167,12 @@ fn clean(mut text: String) -> String {
     text
 }
 
-/// Counts what is written and keeps the beginning of it.
-#[derive(Default)]
-struct Gauge {
-    bytes: usize,
-    head: Vec<u8>,
-}
-
-impl Gauge {
-    /// As much of the beginning as needs no more than `room` bytes inside a JSON string.
-    fn preview(&self, room: usize) -> &str {
-        let head = match std::str::from_utf8(&self.head) {
-            Ok(head) => head,
-            // The last character was cut.
-            Err(error) => std::str::from_utf8(&self.head[..error.valid_up_to()]).unwrap_or_default(),
-        };
-        let mut needed = 0;
-        // Written JSON holds no control characters; quotes and backslashes take two bytes.
-        let end = head.char_indices().find(|(_, c)| {
-            needed += if matches!(c, '"' | '\\') { 2 } else { c.len_utf8() };
-            needed > room
-        });
-        &head[..end.map_or(head.len(), |(end, _)| end)]
-    }
-}
+/// Counts what is written.
+struct Gauge(usize);
 
 impl io::Write for Gauge {
     fn write(&mut self, written: &[u8]) -> io::Result<usize> {
-        self.bytes += written.len();
-        let room = MAX_PREVIEW_BYTES - self.head.len();
-        self.head.extend_from_slice(&written[..written.len().min(room)]);
+        self.0 += written.len();
         Ok(written.len())
     }
 
@@ -164,16 +240,37 @@ mod tests {
     }
 
     #[test]
-    fn json_that_is_too_large_becomes_a_marker_with_its_size() {
-        let value = json!({"text": "\"é".repeat(1000)});
-        let bytes = value.to_string().len();
-        let stored = storable_json(value.clone(), 200);
-        assert_eq!(stored["truncated"], true);
-        assert_eq!(stored["bytes"], bytes);
-        assert!(stored["preview"].as_str().unwrap().starts_with(r#"{"text":"\"é"#));
-        assert!(stored.to_string().len() <= 200);
-        assert_eq!(storable_json(value.clone(), bytes), value, "exactly as large as allowed");
-        assert!(storable_json(value, bytes - 1).to_string().len() <= 2 * MAX_PREVIEW_BYTES + 60);
+    fn of_json_that_is_too_large_the_beginning_is_kept_and_marked() {
+        let text = json!("\"é".repeat(1000));
+        let bytes = text.to_string().len();
+        let stored = storable_json(text.clone(), 200);
+        assert_eq!((&stored["truncated"], &stored["length"]), (&json!(true), &json!(2000)));
+        assert!(stored["value"].as_str().unwrap().starts_with("\"é\"é\"é"), "{stored}");
+        assert!((190..=200).contains(&stored.to_string().len()), "{stored}");
+        assert_eq!(storable_json(text.clone(), bytes), text, "exactly as large as allowed");
+        assert!(storable_json(text, bytes - 1).to_string().len() < bytes);
+
+        let list: Vec<_> = (0..1000).map(|number| format!("/page/{number}")).collect();
+        let stored = storable_json(json!(list), 200);
+        assert_eq!(stored["length"], 1000);
+        let kept = stored["value"].as_array().unwrap();
+        assert!(kept.len() > 5 && kept.iter().zip(&list).all(|(kept, whole)| kept == whole), "{stored}");
+        assert_eq!(
+            storable_part(json!(["a"]), 7, 200),
+            json!({"truncated": true, "length": 7, "value": ["a"]})
+        );
+    }
+
+    #[test]
+    fn an_object_keeps_its_keys_when_it_is_cut() {
+        let Value::Object(members) = json!({"a": "x".repeat(500), "b": 1, "c": ["y".repeat(500)]}) else {
+            unreachable!()
+        };
+        let stored = storable_object(members.clone(), 300);
+        assert!(stored.to_string().len() <= 300, "{stored}");
+        assert_eq!(stored["_truncated"], true);
+        assert!(stored["a"].as_str().unwrap().starts_with("xxx"), "{stored}");
+        assert_eq!(storable_object(members.clone(), 5000), Value::Object(members));
     }
 
     #[test]

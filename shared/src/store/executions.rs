@@ -3,7 +3,7 @@
 //! Only writes rows. Who controls executions, publishes pages, ends executions or rescues them is elsewhere.
 
 use chrono::{DateTime, Utc};
-use sqlx::Acquire;
+use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
 use super::control::CancelMode;
@@ -99,6 +99,8 @@ pub struct ExecutionRow {
 pub enum StartExecution {
     /// It runs, and its start pages wait in the frontier.
     Started(ExecutionId),
+    /// It was started before, with the same key.
+    Repeated(ExecutionId),
     /// The workflow is not active but this.
     NotActive(WorkflowStatus),
     /// There is no such workflow.
@@ -125,7 +127,8 @@ pub struct PageCounts {
 pub use super::workflows::WorkflowStatus;
 
 impl Store {
-    /// Starts an execution of a workflow, with its first pages.
+    /// Starts an execution of a workflow, with its first pages. Where the workflow has one with the same key already, that one
+    /// is the answer, whatever has become of the workflow since.
     ///
     /// # Errors
     /// The database's; among them that there is no such version.
@@ -136,6 +139,9 @@ impl Store {
     ) -> Result<StartExecution, StoreError> {
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
+        if let Some(before) = started_as(&mut transaction, workflow, beginning.key).await? {
+            return Ok(StartExecution::Repeated(before));
+        }
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
         let status = sqlx::query_scalar!(
             r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 FOR SHARE"#,
@@ -149,7 +155,11 @@ impl Store {
             None => return Ok(StartExecution::NotFound),
         }
         let execution = ExecutionId::generate();
-        beginning.write(&mut transaction, execution, workflow, None).await?;
+        if !beginning.write(&mut transaction, execution, workflow, None).await? {
+            // The same start at the same time: it has committed, as the insertion waited for that.
+            let other = started_as(&mut transaction, workflow, beginning.key).await?;
+            return Ok(other.map_or(StartExecution::NotFound, StartExecution::Repeated));
+        }
         transaction.commit().await?;
         Ok(StartExecution::Started(execution))
     }
@@ -257,4 +267,22 @@ impl Store {
         .await?;
         Ok(counts)
     }
+}
+
+/// The execution of a workflow that was started with this key.
+async fn started_as(
+    connection: &mut PgConnection,
+    workflow: WorkflowId,
+    key: Option<&str>,
+) -> Result<Option<ExecutionId>, StoreError> {
+    let Some(key) = key else { return Ok(None) };
+    // Index: workflow_executions_start_key_idx.
+    let found = sqlx::query_scalar!(
+        "SELECT id FROM workflow_executions WHERE workflow_id = $1 AND start_key = $2",
+        workflow.0,
+        key,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.map(ExecutionId))
 }

@@ -26,6 +26,8 @@ pub struct Beginning<'a> {
     pub start_urls: &'a [PageUrl],
     /// Sitemaps, which are pages too.
     pub sitemaps: &'a [PageUrl],
+    /// What the client calls this start, so that the same one is not made twice.
+    pub key: Option<&'a str>,
 }
 
 impl<'a> Beginning<'a> {
@@ -38,17 +40,19 @@ impl<'a> Beginning<'a> {
             robots: workflow.robots,
             start_urls: &workflow.start_urls,
             sitemaps: &workflow.sitemaps.urls,
+            key: None,
         }
     }
 
     /// Writes an execution that runs: its row, its budgets, its start pages and its sitemaps, each URL once, and their lanes.
+    /// Answers whether it did: where the workflow has an execution with this key, it writes nothing.
     pub(super) async fn write(
         &self,
         connection: &mut PgConnection,
         execution: ExecutionId,
         workflow: WorkflowId,
         schedule: Option<ScheduleId>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let Limits { max_pages, rate_limit_delay, host_concurrency, adaptive_delay, host_unit, .. } =
             self.limits;
         let all = || self.start_urls.iter().chain(self.sitemaps);
@@ -59,11 +63,12 @@ impl<'a> Beginning<'a> {
         let are_sitemaps: Vec<bool> = (0..pages.len()).map(|place| place >= self.start_urls.len()).collect();
         let budgets = BudgetRows::of(self.budgets);
         // Depth 0 and priority 100 are what users of the old system know.
-        sqlx::query!(
-            "WITH execution AS (
+        let written = sqlx::query_scalar!(
+            r#"WITH execution AS (
                 INSERT INTO workflow_executions (id, workflow_id, version, status, schedule_id, max_pages,
-                    host_delay_ms, host_concurrency, adaptive_delay, per_domain, obeys_robots)
-                VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $8, $9, $10)
+                    host_delay_ms, host_concurrency, adaptive_delay, per_domain, obeys_robots, start_key)
+                VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $8, $9, $10, $19)
+                ON CONFLICT (workflow_id, start_key) WHERE start_key IS NOT NULL DO NOTHING
                 RETURNING id
             ), pages AS (
                 INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority, is_sitemap)
@@ -78,9 +83,11 @@ impl<'a> Beginning<'a> {
                 INSERT INTO execution_budgets (execution_id, kind, prefix, max)
                 SELECT execution.id, budget.kind, budget.prefix, budget.max
                 FROM execution, UNNEST($16::text[], $17::text[], $18::int8[]) AS budget (kind, prefix, max)
+            ), new_lanes AS (
+                INSERT INTO lanes (execution_id, host)
+                SELECT DISTINCT execution.id, host FROM execution, UNNEST($14::text[]) AS host
             )
-            INSERT INTO lanes (execution_id, host)
-            SELECT DISTINCT execution.id, host FROM execution, UNNEST($14::text[]) AS host",
+            SELECT EXISTS (SELECT FROM execution) AS "written!""#,
             execution.0,
             workflow.0,
             self.version,
@@ -99,9 +106,10 @@ impl<'a> Beginning<'a> {
             &budgets.kinds,
             &budgets.prefixes,
             &budgets.most,
+            self.key,
         )
-        .execute(connection)
+        .fetch_one(connection)
         .await?;
-        Ok(())
+        Ok(written)
     }
 }

@@ -103,7 +103,7 @@ pub async fn start_execution(store: &Store, definition: &Definition, limits: Lim
     let row = store.create_workflow(text, WorkflowStatus::Active).await?;
     let beginning = Beginning { limits, ..Beginning::of(row.version, &definition.workflow) };
     match store.start_execution(WorkflowId(row.id), &beginning).await? {
-        StartExecution::Started(execution) => Ok(execution),
+        StartExecution::Started(execution) | StartExecution::Repeated(execution) => Ok(execution),
         StartExecution::NotActive(_) | StartExecution::NotFound => bail!("no execution was started"),
     }
 }

@@ -53,6 +53,8 @@ enum Upstream {
 /// What the connections of a proxy read.
 #[derive(Debug)]
 struct Faults {
+    /// Written by the test: where connections lead from now on.
+    upstream: watch::Sender<Upstream>,
     /// Written by the test.
     mode: watch::Sender<Mode>,
     /// How often all connections were cut; each connection ends when this changes.
@@ -96,11 +98,7 @@ impl FaultProxy {
     /// The address is none of a Postgres, or there is no port.
     pub async fn before_postgres(server: &SecretUrl) -> (Self, SecretUrl) {
         let options = PgConnectOptions::from_str(server.expose()).expect("the address of a Postgres");
-        let upstream = match options.get_socket() {
-            Some(folder) => Upstream::Unix(folder.join(format!(".s.PGSQL.{}", options.get_port()))),
-            None => Upstream::Tcp(resolved(options.get_host(), options.get_port())),
-        };
-        let proxy = Self::before(upstream).await;
+        let proxy = Self::before(Upstream::of_postgres(&options)).await;
         let (user, database) = (options.get_username(), options.get_database().unwrap_or_default());
         let url = SecretUrl::new(format!("postgres://{user}@{}/{database}", proxy.address));
         (proxy, url)
@@ -123,18 +121,29 @@ impl FaultProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let faults = Arc::new(Faults {
+            upstream: watch::Sender::new(upstream),
             mode: watch::Sender::new(Mode::Pass),
             cuts: watch::Sender::new(0),
             trap: Mutex::new(None),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, upstream, Arc::clone(&faults)));
+        tasks.spawn(serve(listener, Arc::clone(&faults)));
         Self { address, faults, _tasks: tasks }
     }
 
     /// Does this from now on.
     pub fn set(&self, mode: Mode) {
         self.faults.mode.send_replace(mode);
+    }
+
+    /// Leads connections that are made from now on to another Postgres, and resets the others.
+    ///
+    /// # Panics
+    /// The address is none of a Postgres.
+    pub fn lead_to_postgres(&self, server: &SecretUrl) {
+        let options = PgConnectOptions::from_str(server.expose()).expect("the address of a Postgres");
+        self.faults.upstream.send_replace(Upstream::of_postgres(&options));
+        self.cut();
     }
 
     /// Resets all connections; what comes next is a matter of the mode.
@@ -160,6 +169,15 @@ impl FaultProxy {
     /// Takes back what was to happen once; answers whether it had not happened.
     pub fn disarm(&self) -> bool {
         self.faults.trap().take().is_some()
+    }
+}
+
+impl Upstream {
+    fn of_postgres(options: &PgConnectOptions) -> Self {
+        match options.get_socket() {
+            Some(folder) => Self::Unix(folder.join(format!(".s.PGSQL.{}", options.get_port()))),
+            None => Self::Tcp(resolved(options.get_host(), options.get_port())),
+        }
     }
 }
 
@@ -207,12 +225,12 @@ impl Faults {
     }
 }
 
-async fn serve(listener: TcpListener, upstream: Upstream, faults: Arc<Faults>) {
+async fn serve(listener: TcpListener, faults: Arc<Faults>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
         while connections.try_join_next().is_some() {}
-        let (upstream, faults) = (upstream.clone(), Arc::clone(&faults));
+        let (upstream, faults) = (faults.upstream.borrow().clone(), Arc::clone(&faults));
         connections.spawn(async move {
             let _ = client.set_nodelay(true);
             if *faults.mode.borrow() == Mode::Refuse {

@@ -153,6 +153,8 @@ impl Crawls {
     }
 
     async fn start(&self, until: Instant) -> Result<ExecutionId> {
+        // A start whose answer is lost comes again, and is the same start.
+        let key = Uuid::new_v4().to_string();
         loop {
             let beginning = Beginning {
                 version: self.version,
@@ -161,10 +163,13 @@ impl Crawls {
                 start_urls: &self.start_urls,
                 sitemaps: &[],
                 budgets: &Budgets::default(),
+                key: Some(&key),
             };
             let started = self.store.start_execution(self.workflow, &beginning).await;
             match started {
-                Ok(StartExecution::Started(execution)) => return Ok(execution),
+                Ok(StartExecution::Started(execution) | StartExecution::Repeated(execution)) => {
+                    return Ok(execution);
+                }
                 Ok(other) => bail!("the workflow does not start: {other:?}"),
                 Err(error) if Instant::now() > until => return Err(error.into()),
                 Err(_) => tokio::time::sleep(LOOK_EVERY).await,

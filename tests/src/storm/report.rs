@@ -105,6 +105,12 @@ impl Report {
         self.broken.is_empty() && self.recovery_p95() <= RECOVERED_WITHIN
     }
 
+    /// Whether half of the pages were completed that a calm fleet would have, or more. Says little of a short storm: its
+    /// executions begin with one page each.
+    pub fn keeps_its_pace(&self) -> bool {
+        2.0 * self.pages_a_second >= self.calm_pages_a_second
+    }
+
     /// From the end of a fault to the next completed page: what 95 of 100 do not exceed.
     pub fn recovery_p95(&self) -> Duration {
         let place = (self.recoveries.len() * 95).div_ceil(100);
@@ -185,7 +191,7 @@ mod tests {
         let report = Report::new(7, &figures, &faults, vec![lost]);
         assert_eq!(report.recoveries, [1, 4].map(Duration::from_secs));
         assert_eq!(report.recovery_p95(), Duration::from_secs(4));
-        assert!(!report.is_sound());
+        assert!(!report.is_sound() && !report.keeps_its_pace());
         assert_eq!(
             report.costs(),
             [

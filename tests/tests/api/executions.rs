@@ -24,6 +24,36 @@ async fn only_an_active_workflow_is_executed() {
 }
 
 #[tokio::test]
+async fn a_start_that_comes_again_with_its_key_is_the_same_execution() {
+    let api = Api::start().await;
+    let (path, other) = (api.workflow("active").await, api.workflow("active").await);
+    let start = async |path: &str, key: &str| {
+        let request = api.client.post(format!("{}{path}/execute", api.base)).header("idempotency-key", key);
+        let response = request.send().await.unwrap();
+        let (status, body) = (response.status(), response.json::<serde_json::Value>().await.unwrap());
+        (status, body["execution_id"].as_str().map(str::to_owned), body["code"].as_str().map(str::to_owned))
+    };
+    let at_once = futures_util::future::join_all((0..100).map(|_| start(&path, "order-1"))).await;
+    let first = at_once[0].1.clone().expect("an execution");
+    for (status, execution, _) in at_once {
+        assert_eq!((status, execution.as_ref()), (StatusCode::ACCEPTED, Some(&first)));
+    }
+    assert_eq!(api.count("SELECT COUNT(*) FROM workflow_executions").await, 1);
+    assert_eq!(api.count("SELECT COUNT(*) FROM url_queue").await, 2);
+    assert_eq!(api.count("SELECT COUNT(*) FROM lanes").await, 1);
+
+    let second = start(&path, "order-2").await.1.unwrap();
+    let elsewhere = start(&other, "order-1").await.1.unwrap();
+    assert!(first != second && first != elsewhere && second != elsewhere);
+    let paused = json!({"status": "paused"});
+    api.expect(StatusCode::OK, Method::PATCH, &format!("{path}/status"), Some(&paused)).await;
+    assert_eq!(start(&path, "\"order-1\"").await.1, Some(first), "whatever has become of the workflow");
+    assert_eq!(start(&path, "order-3").await.2.as_deref(), Some("workflow_not_active"));
+    let wrong = start(&other, "two words").await;
+    assert_eq!((wrong.0, wrong.2.as_deref()), (StatusCode::BAD_REQUEST, Some("bad_idempotency_key")));
+}
+
+#[tokio::test]
 async fn a_start_writes_the_execution_and_each_start_page_once_and_wakes_the_dispatcher() {
     let api = Api::start().await;
     let path = api.workflow("active").await;

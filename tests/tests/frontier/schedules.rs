@@ -48,6 +48,7 @@ async fn fire(store: &Store, schedule: ScheduleId, version: i32, occasion: Occas
         robots: Robots::Ignore,
         start_urls: &start_urls,
         sitemaps: &[page_url("http://shop.test/sitemap.xml")],
+        key: None,
     };
     store.fire_schedule(schedule, version, occasion, Some(&run)).await.unwrap()
 }

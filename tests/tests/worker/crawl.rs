@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
+use crawlify_worker::chrome::driver::Input;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use serde_json::{Value, json};
 
@@ -73,6 +74,37 @@ async fn a_failed_node_cancels_what_follows_it_in_its_phase_and_the_other_phase_
         crawl.texts("SELECT data::text FROM extracted_items LIMIT 1").await,
         ["{\"price\": \"the p\", \"title\": \"the h1\"}"]
     );
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_page_stands_between_what_is_read_before_and_after_and_makes_it_a_page_of_a_tab() {
+    let click = |selector: &str| json!({"id": "more", "type": "click", "params": {"selector": selector}, "output_key": "x"});
+    for (selector, more, after) in
+        [("button", "completed", "completed"), ("missing", "failed selector_missing", "cancelled cancelled")]
+    {
+        let mut config =
+            workflow(json!([links("first", "a"), click(selector), links("rest", "a")]), json!([]));
+        config["render"] = json!("static");
+        let driver = FakeDriver::new().with_page("http://shop.test/", [page(&[])]);
+        let running = Running::start(&config, driver, TIMES).await;
+        let driver = running.driver.clone();
+        let crawl = running.end().await;
+        let expected = ["/ first completed".to_owned(), format!("/ more {more}"), format!("/ rest {after}")];
+        assert_eq!(crawl.texts(NODES).await, expected);
+        assert_eq!(driver.loads().len(), 1, "no page is read as it comes");
+        let output =
+            "SELECT output::text FROM node_executions WHERE node_id = 'more' AND status = 'completed'";
+        let (inputs, outputs) = (driver.inputs(), crawl.texts(output).await);
+        if more == "completed" {
+            assert_eq!(
+                (inputs, outputs),
+                (vec![Input::Click(0.0, 0.0)], vec!["{\"clicked\": \"button\"}".to_owned()])
+            );
+        } else {
+            assert!(inputs.is_empty() && outputs.is_empty(), "{inputs:?}");
+        }
+        assert_eq!(crawl.number("SELECT count(*) FROM extracted_items").await, 0, "it is no value");
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crawlify_shared::broker::{Broker, InProcessBroker, MESSAGE_VERSION, PageMess
 use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::domain::id::{ExecutionId, PageId};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
-use crawlify_shared::domain::workflow::{Selector, parse_config};
+use crawlify_shared::domain::workflow::{Selector, Target, parse_config};
 use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
@@ -206,7 +206,9 @@ fn answers(
 ) -> impl Fn(&DomStep) -> Result<Value, Failure> + Send + Sync + 'static {
     let links = json!(links);
     move |step: &DomStep| match &step.op {
-        DomOp::Links(Selector::Css(query)) | DomOp::Read { selector: Selector::Css(query), .. }
+        DomOp::Links(Selector::Css(query))
+        | DomOp::Read { selector: Selector::Css(query), .. }
+        | DomOp::Locate { target: Target { selector: Selector::Css(query), .. }, .. }
             if query == "missing" =>
         {
             Err(Failure::new(ErrorClass::SelectorMissing, "nothing matches `missing`"))

@@ -8,7 +8,8 @@ use chromiumoxide_cdp::cdp::browser_protocol::browser::{
     BrowserContextId, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
 };
 use chromiumoxide_cdp::cdp::browser_protocol::emulation::SetUserAgentOverrideParams;
-use chromiumoxide_cdp::cdp::browser_protocol::network;
+use chromiumoxide_cdp::cdp::browser_protocol::network::{self, TimeSinceEpoch};
+use chromiumoxide_cdp::cdp::browser_protocol::storage::{GetCookiesParams, SetCookiesParams};
 use chromiumoxide_cdp::cdp::browser_protocol::target::{
     AttachToTargetParams, CloseTargetParams, CreateBrowserContextParams, CreateTargetParams,
     DisposeBrowserContextParams, TargetId,
@@ -139,6 +140,42 @@ impl Opener {
         deny.browser_context_id = Some(id.clone());
         self.connection.call(None, &deny, deadline).await?;
         Ok(BrowserContext { id, gate })
+    }
+
+    /// The cookies of a context, as another one takes them.
+    pub(super) async fn cookies(
+        &self,
+        context: &BrowserContext,
+        deadline: Instant,
+    ) -> Result<Vec<network::CookieParam>, CallError> {
+        let of_context = GetCookiesParams { browser_context_id: Some(context.id.clone()) };
+        let cookies = self.connection.call(None, &of_context, deadline).await?.cookies;
+        Ok(cookies.into_iter().map(handed_over).collect())
+    }
+
+    /// Gives cookies to a context.
+    pub(super) async fn set_cookies(
+        &self,
+        context: &BrowserContext,
+        cookies: Vec<network::CookieParam>,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        if cookies.is_empty() {
+            return Ok(());
+        }
+        let mut set = SetCookiesParams::new(cookies);
+        set.browser_context_id = Some(context.id.clone());
+        self.connection.call(None, &set, deadline).await.map(|_| ())
+    }
+
+    /// Whether a target is a tab of ours.
+    pub(super) fn knows(&self, target: &str) -> bool {
+        self.attached.lock().contains_key(target)
+    }
+
+    /// Closes a target, without waiting.
+    pub(super) fn close_target(&self, target: &str) {
+        self.connection.send(None, &CloseTargetParams::new(TargetId::new(target)));
     }
 
     /// Disposes of a context, with all its tabs, without waiting.
@@ -274,6 +311,24 @@ impl<'h> SentHeaders<'h> {
         }
         sent
     }
+}
+
+/// A cookie as it is set. One of a host alone is named by an address, because a domain would have it sent to hosts below too.
+fn handed_over(cookie: network::Cookie) -> network::CookieParam {
+    let mut set = network::CookieParam::new(cookie.name, cookie.value);
+    if cookie.domain.starts_with('.') {
+        set.domain = Some(cookie.domain);
+    } else {
+        let scheme = if cookie.secure { "https" } else { "http" };
+        set.url = Some(format!("{scheme}://{}{}", cookie.domain, cookie.path));
+    }
+    set.path = Some(cookie.path);
+    set.secure = Some(cookie.secure);
+    set.http_only = Some(cookie.http_only);
+    set.same_site = cookie.same_site;
+    set.expires = (!cookie.session).then(|| TimeSinceEpoch::new(cookie.expires));
+    set.partition_key = cookie.partition_key;
+    set
 }
 
 /// The languages of an `Accept-Language` header, if Chrome gives them the very weights that the header has: 1, 0.9, 0.8

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
 use super::memory::own_bytes;
-use super::tabs::{TabLimits, Tabs};
+use super::tabs::{ContextPatience, TabLimits, Tabs};
 use crate::egress::Egress;
 
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
@@ -20,8 +20,9 @@ const PINGS_MISSED: u32 = 2;
 const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
 /// So many pages that are read without being rendered count as one page.
 const READS_PER_PAGE: u64 = 20;
-/// Contexts that nobody used for this long are disposed of.
-const CONTEXT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long an execution that has no page here for a while keeps what it had.
+const CONTEXT_PATIENCE: ContextPatience =
+    ContextPatience { tabs: Duration::from_secs(60), cookies: Duration::from_secs(15 * 60) };
 
 /// A running browser.
 #[derive(Debug)]
@@ -111,6 +112,7 @@ impl Browser {
             if self.started.elapsed() >= upkeep.age {
                 return WatchEnd::Retired("age");
             }
+            self.tabs.leave_idle_pages();
             if last_ping.elapsed() < upkeep.ping_every {
                 continue;
             }
@@ -121,6 +123,10 @@ impl Browser {
             self.tabs.dispose_unused(CONTEXT_PATIENCE);
             let deadline = last_ping + upkeep.ping_every;
             let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;
+            let answer = match answer {
+                Ok(_) => self.tabs.close_strangers(deadline).await,
+                Err(error) => Err(error),
+            };
             missed = if answer.is_ok() { 0 } else { missed + 1 };
             if missed >= PINGS_MISSED {
                 return WatchEnd::Lost("it does not answer");

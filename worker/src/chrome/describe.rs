@@ -67,8 +67,12 @@ impl Description {
         self.url.split(':').next() == Some(ERROR_SCHEME)
     }
 
-    /// The document, if it is a page.
-    pub(super) fn document(&self, requested: &PageUrl, gate: Option<&Gate>) -> Result<Document, TabError> {
+    /// The document, if it is a page. It may have been asked for, or be where a click has led.
+    pub(super) fn document(
+        &self,
+        requested: Option<&PageUrl>,
+        gate: Option<&Gate>,
+    ) -> Result<Document, TabError> {
         let bad = |failure| Err(TabError { failure, tab_usable: true });
         if self.kind == "application/pdf" {
             return bad(Failure::new(ErrorClass::NotAPage, "the response is a PDF, not a page"));
@@ -76,7 +80,8 @@ impl Description {
         if self.elements > MAX_ELEMENTS {
             return bad(failure::too_many_elements(MAX_ELEMENTS));
         }
-        let final_url = Url::parse(&self.url).unwrap_or_else(|_| requested.as_url().clone());
+        let shown = Url::parse(&self.url).ok().or_else(|| Some(requested?.as_url().clone()));
+        let Some(final_url) = shown else { return bad(Reason::NotAllowed.failure()) };
         if !matches!(final_url.scheme(), "http" | "https") {
             return bad(Reason::NotAllowed.failure());
         }

@@ -10,7 +10,7 @@ use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{
-    Block, Field, Headers, Isolation, Proxy, Read, Selector, WaitFor, WaitUntil,
+    Block, Field, Headers, Isolation, Proxy, Read, ScrollTo, Selector, Target, WaitFor, WaitUntil,
 };
 use serde_json::Value;
 use url::Url;
@@ -88,8 +88,8 @@ pub trait Tab: Send + std::fmt::Debug {
     /// the groups that ended before.
     ///
     /// # Errors
-    /// The run as a whole was lost: the tab crashed, the browser died, the page navigated away, or the deadline
-    /// passed. Nothing is known of its steps.
+    /// The run as a whole was lost: the tab crashed, the browser died, the page navigated away, or was too busy to say
+    /// how far it had come when the deadline passed. Nothing is known of its steps.
     async fn run(
         &mut self,
         program: &DomProgram,
@@ -97,8 +97,36 @@ pub trait Tab: Send + std::fmt::Debug {
         deadline: tokio::time::Instant,
     ) -> Result<Vec<Option<StepResult>>, TabError>;
 
+    /// Has the page receive what a person would do with pointer and keys. Where that leads to another document, that is
+    /// waited for as `wait_until` says, and answered; further programs run in it.
+    ///
+    /// # Errors
+    /// As [`Tab::navigate`].
+    async fn input(
+        &mut self,
+        input: &Input,
+        wait_until: WaitUntil,
+        deadline: tokio::time::Instant,
+    ) -> Result<Option<Document>, TabError>;
+
     /// Gives the tab back for the next page of its execution.
     async fn release(self: Box<Self>);
+}
+
+/// What a person does with pointer and keys. Points are pixels of the window, from its left and its top.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Presses and releases the main button here.
+    Click(f64, f64),
+    /// Moves the pointer here.
+    Hover(f64, f64),
+    /// Types into what has the focus.
+    Keys {
+        /// Key by key; a line break is the Enter key.
+        text: String,
+        /// The pause between two keys.
+        delay: Duration,
+    },
 }
 
 /// What was loaded.
@@ -188,6 +216,15 @@ pub enum DomOp {
         /// Objects instead of values; their transforms and defaults are not applied here.
         fields: Vec<Field>,
     },
+    /// Waits until the element can be clicked on, and scrolls there. The output is the point to click on, `{"x", "y"}`.
+    Locate {
+        /// Which element.
+        target: Target,
+        /// Whether it gets the focus; then it may be covered.
+        focus: bool,
+    },
+    /// Scrolls the window. The output is where that led to, `{"x", "y"}`.
+    Scroll(ScrollTo),
 }
 
 /// How one step went.
@@ -197,9 +234,12 @@ pub struct StepResult {
     pub started_at: DateTime<Utc>,
     /// Not before `started_at`.
     pub completed_at: DateTime<Utc>,
-    /// The raw output, or why there is none. One that is too long is cut to `{"truncated": true, "length": N, "value":
-    /// PART}`, where `N` counts the UTF-16 units of a string or the matches of an array.
+    /// The raw output, or why there is none. A failure of the class `nav_timeout` means that the time of the whole run was
+    /// over then, and that the steps after it were not run.
     pub output: Result<Value, Failure>,
+    /// Of an output that is too long only the beginning is there; so long the whole is, in UTF-16 units of a string or
+    /// matches of an array.
+    pub cut_from: Option<u64>,
     /// How many times it was run again.
     pub retries: u16,
 }

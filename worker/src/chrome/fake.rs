@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
-use super::driver::{Document, DomProgram, DomStep, Driver, Session, Static, StepResult, Tab, TabError};
+use super::driver::{
+    Document, DomProgram, DomStep, Driver, Input, Session, Static, StepResult, Tab, TabError,
+};
 use super::failure;
 
 /// What happens when a URL is loaded.
@@ -63,6 +65,7 @@ struct State {
     /// What happens at the next loads of a URL; the last entry stays.
     pages: HashMap<String, VecDeque<FakePage>>,
     loads: Vec<(Session, PageUrl)>,
+    inputs: Vec<Input>,
     /// What steps give when a URL is read without being rendered.
     statics: HashMap<String, FakePage>,
     static_reads: usize,
@@ -134,6 +137,11 @@ impl FakeDriver {
     /// Every load so far, in order.
     pub fn loads(&self) -> Vec<(Session, PageUrl)> {
         self.shared.state().loads.clone()
+    }
+
+    /// Everything that pages received of pointer and keys.
+    pub fn inputs(&self) -> Vec<Input> {
+        self.shared.state().inputs.clone()
     }
 
     /// How many tabs are in somebody's hands.
@@ -248,6 +256,16 @@ impl Tab for FakeTab {
         }
     }
 
+    async fn input(
+        &mut self,
+        input: &Input,
+        _wait_until: WaitUntil,
+        _deadline: Instant,
+    ) -> Result<Option<Document>, TabError> {
+        self.shared.state().inputs.push(input.clone());
+        Ok(None)
+    }
+
     async fn release(self: Box<Self>) {
         self.shared.state().released_tabs += 1;
     }
@@ -320,7 +338,7 @@ fn run(steps: &[DomStep], ended: &[usize], answer: &Answer) -> Vec<Option<StepRe
             ended.insert(step.group);
         }
         let completed_at = Utc::now().max(started_at);
-        results.push(Some(StepResult { started_at, completed_at, output, retries }));
+        results.push(Some(StepResult { started_at, completed_at, output, cut_from: None, retries }));
     }
     results
 }

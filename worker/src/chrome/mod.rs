@@ -19,6 +19,7 @@ pub mod fake;
 mod find;
 mod flags;
 mod guarded;
+mod input;
 mod launch;
 mod memory;
 mod page_state;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
-use crawlify_shared::domain::workflow::{Read, Selector, WaitFor};
+use crawlify_shared::domain::workflow::{Read, ScrollTo, Selector, Target, WaitFor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -12,13 +12,16 @@ use super::driver::{DomOp, DomProgram, StepResult};
 pub(super) const RUNNER: &str = include_str!("runner.js");
 /// How much text one step may bring back, in UTF-16 units; the rest is cut off.
 pub const STEP_OUTPUT_LIMIT: usize = 1 << 20;
+/// The same of a step that reads links: what is over would not be crawled.
+const LINKS_OUTPUT_LIMIT: usize = 8 << 20;
 /// How much all steps of a run may bring back together.
-const RUN_OUTPUT_LIMIT: usize = 8 << 20;
+const RUN_OUTPUT_LIMIT: usize = 16 << 20;
 
 #[derive(Serialize)]
 struct Program<'a> {
     steps: Vec<Step<'a>>,
     step_limit: usize,
+    links_limit: usize,
     total_limit: usize,
 }
 
@@ -48,6 +51,14 @@ enum Op<'a> {
         required: bool,
         fields: Vec<FieldToRead<'a>>,
     },
+    Locate {
+        #[serde(flatten)]
+        target: &'a Target,
+        focus: bool,
+    },
+    Scroll {
+        to: ScrollTo,
+    },
 }
 
 #[derive(Serialize)]
@@ -57,14 +68,22 @@ struct FieldToRead<'a> {
     read: &'a Read,
 }
 
+/// What a run answers. Times are milliseconds since 1970, by the page's clock.
+#[derive(Deserialize)]
+struct Answers {
+    begun: f64,
+    ended: f64,
+    results: Vec<Option<Answer>>,
+}
+
 #[derive(Deserialize)]
 struct Answer {
-    /// Milliseconds since 1970, by the page's clock.
     started: f64,
     completed: f64,
     retries: u16,
     #[serde(default)]
     output: Value,
+    cut_from: Option<u64>,
     error: Option<AnswerError>,
 }
 
@@ -102,6 +121,8 @@ fn encode(program: &DomProgram) -> serde_json::Result<String> {
                     })
                     .collect(),
             },
+            DomOp::Locate { target, focus } => Op::Locate { target, focus: *focus },
+            DomOp::Scroll(to) => Op::Scroll { to: *to },
         },
         group: step.group,
         ends_group: step.ends_group,
@@ -111,19 +132,24 @@ fn encode(program: &DomProgram) -> serde_json::Result<String> {
     serde_json::to_string(&Program {
         steps: steps.collect(),
         step_limit: STEP_OUTPUT_LIMIT,
+        links_limit: LINKS_OUTPUT_LIMIT,
         total_limit: RUN_OUTPUT_LIMIT,
     })
 }
 
-/// Reads what the page answered to a call that began and ended at these times, which no step may exceed.
+/// Reads what the page answered to a call that began and ended at these times. The page's clock may be another one than ours,
+/// as it is read once for many pages: where the run does not lie within the call, it is moved there. No step exceeds the call.
 pub(super) fn results(
     answer: &str,
     began: DateTime<Utc>,
     ended: DateTime<Utc>,
 ) -> serde_json::Result<Vec<Option<StepResult>>> {
-    let answers: Vec<Option<Answer>> = serde_json::from_str(answer)?;
+    let Answers { begun: page_began, ended: page_ended, results: answers } = serde_json::from_str(answer)?;
     let ended = ended.max(began);
+    let milliseconds = |time: DateTime<Utc>| time.timestamp_micros() as f64 / 1000.0;
+    let behind = (milliseconds(began) - page_began).max(0.0) - (page_ended - milliseconds(ended)).max(0.0);
     let within = |ms: f64, earliest: DateTime<Utc>| {
+        let ms = ms + behind;
         #[allow(
             clippy::cast_possible_truncation,
             reason = "a float that is too large becomes the largest integer"
@@ -143,6 +169,7 @@ pub(super) fn results(
                     None => Ok(answer.output),
                     Some(error) => Err(Failure::new(class(&error.class), error.message)),
                 },
+                cut_from: answer.cut_from,
                 retries: answer.retries,
             })
         })
@@ -150,11 +177,8 @@ pub(super) fn results(
 }
 
 fn class(name: &str) -> ErrorClass {
-    if name == ErrorClass::SelectorMissing.as_str() {
-        ErrorClass::SelectorMissing
-    } else {
-        ErrorClass::Script
-    }
+    let known = [ErrorClass::SelectorMissing, ErrorClass::NavTimeout];
+    known.into_iter().find(|class| class.as_str() == name).unwrap_or(ErrorClass::Script)
 }
 
 #[cfg(test)]
@@ -165,9 +189,10 @@ mod tests {
     fn times_of_the_page_stay_within_the_call() {
         let began = DateTime::from_timestamp_millis(10_000).unwrap();
         let ended = DateTime::from_timestamp_millis(20_000).unwrap();
-        let answer = r#"[{"started":1.0,"completed":1e300,"retries":0,"output":null},
-                         {"started":15000.5,"completed":12000,"retries":2,"error":{"class":"selector_missing","message":"m"}},
-                         null]"#;
+        let answer = r#"{"begun":10000,"ended":20000,"results":[
+            {"started":1.0,"completed":1e300,"retries":0,"output":null},
+            {"started":15000.5,"completed":12000,"retries":2,"error":{"class":"selector_missing","message":"m"}},
+            null]}"#;
         let mut results = results(answer, began, ended).unwrap();
         assert!(results.pop().unwrap().is_none());
         let results: Vec<_> = results.into_iter().map(Option::unwrap).collect();
@@ -177,5 +202,24 @@ mod tests {
         assert_eq!(results[1].completed_at, results[1].started_at);
         assert_eq!(results[1].retries, 2);
         assert_eq!(results[1].output, Err(Failure::new(ErrorClass::SelectorMissing, "m")));
+    }
+
+    #[test]
+    fn a_page_whose_clock_is_another_one_keeps_the_distances_of_its_steps() {
+        let began = DateTime::from_timestamp_millis(10_000).unwrap();
+        let ended = DateTime::from_timestamp_millis(20_000).unwrap();
+        for (off, shown) in [(-3_600_000, 10_000), (3_600_000, 16_000)] {
+            let at = |ms: i64| 10_000 + off + ms;
+            let answer = format!(
+                r#"{{"begun":{},"ended":{},"results":[{{"started":{},"completed":{},"retries":0}}]}}"#,
+                at(0),
+                at(4_000),
+                at(1_000),
+                at(1_500)
+            );
+            let result = results(&answer, began, ended).unwrap().remove(0).unwrap();
+            assert_eq!(result.started_at.timestamp_millis(), shown + 1_000);
+            assert_eq!((result.completed_at - result.started_at).num_milliseconds(), 500);
+        }
     }
 }

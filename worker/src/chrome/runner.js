@@ -2,11 +2,12 @@
 // do is give elements names that hide a property of `document` or of a form (`<input name="getAttribute">`), and clear
 // timers by their number; therefore properties are read through prototypes, and pauses are tasks, not timers.
 //
-// `program` is JSON: {steps, step_limit, total_limit}; `endedGroups` are numbers. `parsed` is the document of a page that was
-// fetched and not rendered; without it, the page itself is meant. The result is JSON: for each step an object, or
-// null where it was not run.
-async function run(program, endedGroups, parsed) {
-  const { steps, step_limit: stepLimit, total_limit: totalLimit } = JSON.parse(program);
+// `program` is JSON: {steps, step_limit, links_limit, total_limit}; `endedGroups` are numbers. After `timeLeft` milliseconds
+// no further step is run, and what is known by then is the result; null is no limit. `parsed` is the document of a page
+// that was fetched and not rendered; without it, the page itself is meant. The result is JSON: when the run began and
+// ended, and for each step an object, or null where it was not run.
+async function run(program, endedGroups, timeLeft, parsed) {
+  const { steps, step_limit: stepLimit, links_limit: linksLimit, total_limit: totalLimit } = JSON.parse(program);
   const root = parsed ?? document;
 
   const uncurried = (method) => Function.prototype.call.bind(method);
@@ -22,6 +23,8 @@ async function run(program, endedGroups, parsed) {
   const evaluate = uncurried(Document.prototype.evaluate);
 
   const now = () => performance.timeOrigin + performance.now();
+  const runBegun = now();
+  const runEnd = timeLeft === null ? Infinity : performance.now() + timeLeft;
   const sleep = (ms) =>
     typeof scheduler === "object"
       ? scheduler.postTask(() => {}, { delay: ms, priority: "user-blocking" })
@@ -33,6 +36,13 @@ async function run(program, endedGroups, parsed) {
       this.message = message;
       // Whether running the step again can change nothing.
       this.lasting = lasting;
+    }
+  }
+
+  // Ends the whole run: the page's time is over.
+  class OutOfTime extends StepError {
+    constructor(doing) {
+      super("nav_timeout", `the page's time was over ${doing}`, true);
     }
   }
 
@@ -94,6 +104,8 @@ async function run(program, endedGroups, parsed) {
     constructor(limit) {
       this.left = limit;
       this.exceeded = false;
+      // How long the whole is.
+      this.length = 1;
     }
     keep(text) {
       if (text.length > this.left) {
@@ -111,13 +123,10 @@ async function run(program, endedGroups, parsed) {
     for (const node of nodes) {
       const one = value(node);
       if (one !== undefined) values.push(one);
-      if (budget.exceeded) return { truncated: true, length: nodes.length, value: values };
+      if (budget.exceeded) break;
     }
+    budget.length = nodes.length;
     return values;
-  }
-
-  function single(budget, value, length) {
-    return budget.exceeded ? { truncated: true, length, value } : value;
   }
 
   function links(selector, budget) {
@@ -145,8 +154,9 @@ async function run(program, endedGroups, parsed) {
       if (step.required) throw new StepError("selector_missing", `${shown(step.selector)} not found`);
       return null;
     }
-    const length = step.fields.length > 0 ? 1 : readFrom(nodes[0], step.read).length;
-    return single(budget, value(nodes[0]), length);
+    const one = value(nodes[0]);
+    if (budget.exceeded && step.fields.length === 0) budget.length = readFrom(nodes[0], step.read).length;
+    return one;
   }
 
   const isVisible = (node) =>
@@ -160,7 +170,7 @@ async function run(program, endedGroups, parsed) {
   }
 
   async function waitFor({ selector, state, timeout_ms: timeout }) {
-    const end = performance.now() + timeout;
+    const end = Math.min(performance.now() + timeout, runEnd);
     if (isReached(selector, state)) return;
     // Nothing will ever change in a document that no script runs in.
     if (parsed !== undefined) throw new NeedsFull(`${shown(selector)} is not ${state} in the response`);
@@ -170,6 +180,7 @@ async function run(program, endedGroups, parsed) {
     try {
       for (;;) {
         const left = end - performance.now();
+        if (left <= 0 && end === runEnd) throw new OutOfTime(`while it waited for ${shown(selector)}`);
         if (left <= 0) throw new StepError("selector_missing", `${shown(selector)} was not ${state} within ${timeout} ms`);
         // Styles, animations and shadow trees change without a mutation, and frames stop in a tab that is not painted.
         const change = new Promise((resolve) => (changed = resolve));
@@ -181,9 +192,66 @@ async function run(program, endedGroups, parsed) {
     }
   }
 
-  function output(step, limit) {
-    const budget = new Budget(limit);
+  const rectangleOf = uncurried(Element.prototype.getBoundingClientRect);
+  const scrollIntoView = uncurried(Element.prototype.scrollIntoView);
+  const matches = uncurried(Element.prototype.matches);
+  const closest = uncurried(Element.prototype.closest);
+  const contains = uncurried(Node.prototype.contains);
+  const atPoint = uncurried(Document.prototype.elementFromPoint);
+  const scrollerOf = getter(Document.prototype, "scrollingElement");
+  const frame = () => Promise.race([new Promise(requestAnimationFrame), sleep(50)]);
+
+  // What keeps an element from being clicked on at its middle; undefined is nothing. One that gets the focus may be covered.
+  function obstacle(element, { x, y, width, height }, before, focus) {
+    if (!isVisible(element) || width === 0 || height === 0) return "was not visible";
+    if (matches(element, ":disabled")) return "was disabled";
+    if (before === undefined || before.x !== x || before.y !== y) return "did not come to rest";
+    if (focus) return undefined;
+    const hit = atPoint(document, x + width / 2, y + height / 2);
+    if (hit === null) return "was outside the window";
+    if (contains(element, hit) || contains(hit, element)) return undefined;
+    if (closest(hit, "label")?.control === element) return undefined;
+    return `was covered by \`${hit.localName}\``;
+  }
+
+  // The point of an element that can be clicked on, scrolled into the window; `before` is where it was a frame ago.
+  async function locate({ selector, timeout_ms: timeout, focus }) {
+    if (parsed !== undefined) throw new NeedsFull("something is done to the page");
+    const end = Math.min(performance.now() + timeout, runEnd);
+    for (let before; ; ) {
+      const [element] = find(selector, root, false);
+      let problem = "was not there";
+      if (element instanceof Element) {
+        scrollIntoView(element, { block: "center", inline: "center", behavior: "instant" });
+        const place = rectangleOf(element);
+        problem = obstacle(element, place, before, focus);
+        before = place;
+        if (problem === undefined) {
+          if (focus) HTMLElement.prototype.focus.call(element, { preventScroll: true });
+          return { x: place.x + place.width / 2, y: place.y + place.height / 2 };
+        }
+      }
+      const left = end - performance.now();
+      if (left <= 0 && end === runEnd) throw new OutOfTime(`while it waited for ${shown(selector)}, which ${problem}`);
+      if (left <= 0) throw new StepError("selector_missing", `${shown(selector)} ${problem} within ${timeout} ms`);
+      await frame();
+    }
+  }
+
+  async function scroll({ to }) {
+    if (parsed !== undefined) throw new NeedsFull("something is done to the page");
+    const [x, y] = to === "bottom" ? [0, scrollerOf(document)?.scrollHeight ?? 0] : to.point;
+    globalThis.scrollTo({ left: x, top: y, behavior: "instant" });
+    await frame();
+    return { x: globalThis.scrollX, y: globalThis.scrollY };
+  }
+
+  function output(step, budget) {
     switch (step.op) {
+      case "locate":
+        return locate(step);
+      case "scroll":
+        return scroll(step);
       case "wait_for":
         return waitFor(step.wait_for);
       case "links":
@@ -205,10 +273,13 @@ async function run(program, endedGroups, parsed) {
     results.push(result);
     for (;;) {
       try {
-        let value = output(step, Math.min(stepLimit, left));
+        if (performance.now() >= runEnd) throw new OutOfTime(`before it was run${result.retries > 0 ? " again" : ""}`);
+        const budget = new Budget(Math.min(step.op === "links" ? linksLimit : stepLimit, left));
+        let value = output(step, budget);
         if (value instanceof Promise) value = await value;
         delete result.error;
         result.output = value ?? null;
+        if (budget.exceeded) result.cut_from = budget.length;
         break;
       } catch (error) {
         if (error instanceof NeedsFull) throw error;
@@ -219,14 +290,15 @@ async function run(program, endedGroups, parsed) {
         if (result.retries >= step.max_retries || (known && error.lasting) || parsed !== undefined) break;
       }
       result.retries += 1;
-      await sleep(step.retry_delay_ms);
+      await sleep(Math.max(0, Math.min(step.retry_delay_ms, runEnd - performance.now())));
     }
     result.completed = now();
+    if (result.error?.class === "nav_timeout") break;
     if (result.error === undefined) {
       left = Math.max(0, left - JSON.stringify(result.output).length);
     } else if (step.ends_group) {
       ended.add(step.group);
     }
   }
-  return JSON.stringify(results);
+  return JSON.stringify({ begun: runBegun, ended: now(), results });
 }

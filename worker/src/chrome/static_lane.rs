@@ -80,8 +80,8 @@ struct Request<'a> {
 #[derive(Deserialize)]
 struct Reading {
     document: Option<Fetched>,
-    #[serde(default)]
-    results: String,
+    /// `None` for a page that was refused: no step was run.
+    results: Option<String>,
     #[serde(default)]
     needs_full: String,
 }
@@ -231,7 +231,10 @@ impl StaticTab {
         let document = Document { final_url, base_url, status, retry_after, bytes };
         Ok(Static::Read {
             document: Box::new(document),
-            results: run::results(&reading.results, began, ended)?,
+            results: match reading.results {
+                Some(results) => run::results(&results, began, ended)?,
+                None => Vec::new(),
+            },
         })
     }
 

@@ -94,7 +94,9 @@
       });
     }
     const parsed = new DOMParser().parseFromString(text, type);
-    if (Document.prototype.getElementsByTagName.call(parsed, "*").length > MOST_ELEMENTS) return null;
+    if (Document.prototype.getElementsByTagName.call(parsed, "*").length > MOST_ELEMENTS) {
+      throw { reason: `it has more than ${MOST_ELEMENTS} elements` };
+    }
     const found = all(parsed, "noscript");
     if (type === "text/html" && (found.length !== texts.length || /<noscript(?![^>]* data-crawlify-noscript=)/i.test(text))) {
       return null;
@@ -146,7 +148,7 @@
     if (response.status >= 400) {
       document.retry_after = response.headers.get("retry-after");
       response.body?.cancel();
-      return { document, results: "[]" };
+      return { document, results: null };
     }
     const [type, ...parameters] = (response.headers.get("content-type") ?? "").toLowerCase().split(";");
     if (!HTML.test(type.trim())) return { needs_full: `the content type is \`${type.trim().slice(0, 60)}\`` };
@@ -166,7 +168,7 @@
     if (sendsOn(parsed)) return { needs_full: "the page sends the browser on" };
     document.base = baseOf(parsed, response.url);
     document.bytes = bytes.length;
-    return { document, results: await run(program, [], parsed) };
+    return { document, results: await run(program, [], null, parsed) };
   }
 
   return async (request, program) => {

@@ -23,6 +23,9 @@ const HEALTHY_AGE: Duration = Duration::from_secs(30);
 /// How long a retired browser may go on with the pages it has, which is longer than a page's deadline.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
 
+/// How long it may take to hand over cookies.
+const INHERIT_WITHIN: Duration = Duration::from_secs(5);
+
 /// The browser that tabs are opened in; `None` while there is none.
 pub(super) type Current = watch::Sender<Option<Arc<Browser>>>;
 
@@ -65,7 +68,13 @@ impl Supervisor {
                     // The next one is there before this one goes, so that no page waits.
                     let next = stop.run_until_cancelled(self.launch()).await;
                     match next {
-                        Some(Ok(next)) => browser = Some(next),
+                        Some(Ok(next)) => {
+                            let deadline = tokio::time::Instant::now() + INHERIT_WITHIN;
+                            if let Err(error) = next.tabs.inherit(&watched.tabs, deadline).await {
+                                tracing::warn!(%error, "cookies are lost with the browser that had them");
+                            }
+                            browser = Some(next);
+                        }
                         Some(Err(error)) => {
                             tracing::warn!(%error, "no browser started to replace a used one");
                             self.current.send_replace(None);

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{
@@ -16,14 +17,17 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::WaitUntil;
 use serde_json::Value;
+use tokio::sync::watch::error::RecvError;
+use tokio::sync::watch::{Receiver, Ref};
 use tokio::time::Instant;
 
 use super::attach::AttachedTab;
 use super::browser::Browser;
 use super::describe::{self, Description};
-use super::driver::{Document, DomProgram, StepResult, Tab, TabError};
+use super::driver::{Document, DomProgram, Input, StepResult, Tab, TabError};
 use super::failure;
-use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
+use super::input;
+use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
 use super::pending::Pending;
 use super::run;
 use super::tabs::Lease;
@@ -33,6 +37,10 @@ const WORLD: &str = "crawlify";
 /// Completes "the deadline passed while ...".
 pub(super) const BUSY: &str = "the page was busy";
 const RUNNING: &str = "its nodes ran";
+/// How soon after a click a page is left, if it is left for that.
+const LEAVES_WITHIN: Duration = Duration::from_millis(100);
+/// So long before the deadline a run answers what it knows.
+const RUN_ENDS_BEFORE: Duration = Duration::from_millis(500);
 /// How often a navigation is begun again because the page before it navigated at the same moment.
 const CROSSED_NAVIGATIONS: u32 = 2;
 
@@ -188,7 +196,7 @@ impl ChromeTab {
                         return Err(TabError { failure, tab_usable: true });
                     }
                     if has_stayed {
-                        let document = description.document(url, self.attached()?.gate.as_deref())?;
+                        let document = description.document(Some(url), self.attached()?.gate.as_deref())?;
                         self.world = Some(world);
                         self.ahead = ahead;
                         return Ok(document);
@@ -201,19 +209,90 @@ impl ChromeTab {
         }
     }
 
+    /// Sends input, and waits for the document that it leads to, if it does.
+    async fn act(
+        &mut self,
+        input: &Input,
+        wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<Option<Document>, TabError> {
+        let mut state = self.attached()?.events.watch();
+        let before = state.borrow_and_update().documents.len();
+        input::send(self, input, deadline).await?;
+        if !input.may_lead_on() {
+            return Ok(None);
+        }
+        let left = state.wait_for(|state| state.gone || state.is_leaving() || state.documents.len() > before);
+        if tokio::time::timeout(LEAVES_WITHIN, left).await.is_err() {
+            return Ok(None);
+        }
+        loop {
+            let documents = self.arrived(&mut state, before, wait_until, deadline).await?;
+            if documents == before {
+                // A download, or an empty answer: the page has stayed.
+                return Ok(None);
+            }
+            let frame = FrameId::new(self.attached()?.target.as_str());
+            let (description, world) = match self.describe_anew(frame, deadline).await {
+                Ok(described) => described,
+                // It went while it was looked at; the next document is waited for. The deadline ends this.
+                Err(error) if error.tab_usable => continue,
+                Err(error) => return Err(error),
+            };
+            let has_stayed = {
+                let state = state.borrow();
+                state.documents.len() == documents && !state.is_leaving()
+            };
+            if has_stayed && description.is_browsers_error() {
+                return Err(TabError { failure: failure::sent_astray(), tab_usable: true });
+            }
+            if has_stayed {
+                let document = description.document(None, self.attached()?.gate.as_deref())?;
+                (self.world, self.ahead) = (Some(world), None);
+                return Ok(Some(document));
+            }
+        }
+    }
+
+    /// Waits until the page that was left for another one is there, or the one before has stayed; answers how many documents
+    /// there were.
+    async fn arrived(
+        &self,
+        state: &mut Receiver<PageState>,
+        before: usize,
+        wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<usize, TabError> {
+        let arrived = state.wait_for(|state| {
+            let last = state.documents.last().map(String::as_str).unwrap_or_default();
+            let is_there = state.documents.len() == before && !state.is_leaving();
+            is_there || state.documents.len() > MAX_DOCUMENTS || state.has_reached(wait_until, last)
+        });
+        self.counted(arrived, deadline).await
+    }
+
     /// Waits until the page is as far as it should be; answers how many documents it took.
     async fn reached(
         &self,
-        state: &mut tokio::sync::watch::Receiver<super::page_state::PageState>,
+        state: &mut Receiver<PageState>,
         wait_until: WaitUntil,
         loader: &str,
         deadline: Instant,
     ) -> Result<usize, TabError> {
         let reached = state
             .wait_for(|state| state.documents.len() > MAX_DOCUMENTS || state.has_reached(wait_until, loader));
+        self.counted(reached, deadline).await
+    }
+
+    /// How many documents it took to get to a state.
+    async fn counted(
+        &self,
+        state: impl Future<Output = Result<Ref<'_, PageState>, RecvError>>,
+        deadline: Instant,
+    ) -> Result<usize, TabError> {
         let documents = self
             .unless_broken(async {
-                match tokio::time::timeout_at(deadline, reached).await {
+                match tokio::time::timeout_at(deadline, state).await {
                     Ok(Ok(state)) => Ok(state.documents.len()),
                     Ok(Err(_)) => Err(failure::tab_crashed()),
                     Err(_) => Err(failure::deadline_passed("the page was loading")),
@@ -263,7 +342,10 @@ impl ChromeTab {
         ended: &[usize],
         deadline: Instant,
     ) -> Result<Ahead, TabError> {
-        let arguments = vec![argument(run::program(program).map_err(not_understood)?), argument(ended)];
+        let time_left = deadline.saturating_duration_since(Instant::now() + RUN_ENDS_BEFORE);
+        let time_left = u64::try_from(time_left.as_millis()).unwrap_or(u64::MAX);
+        let program_text = run::program(program).map_err(not_understood)?;
+        let arguments = vec![argument(program_text), argument(ended), argument(time_left)];
         let began = Utc::now();
         let pending = self.begin_call(world, run::RUNNER, arguments, deadline, RUNNING).await?;
         Ok(Ahead { program: std::ptr::from_ref(program).addr(), began, pending })
@@ -346,6 +428,18 @@ impl Tab for ChromeTab {
         let ended = Utc::now();
         self.usable = was_usable && answer.as_ref().err().is_none_or(|error| error.tab_usable);
         run::results(answer?.as_str().unwrap_or_default(), began, ended).map_err(not_understood)
+    }
+
+    async fn input(
+        &mut self,
+        input: &Input,
+        wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<Option<Document>, TabError> {
+        let was_usable = std::mem::replace(&mut self.usable, false);
+        let led_to = self.act(input, wait_until, deadline).await;
+        self.usable = was_usable && led_to.as_ref().err().is_none_or(|error| error.tab_usable);
+        led_to
     }
 
     async fn release(mut self: Box<Self>) {

@@ -1,11 +1,15 @@
 //! The tabs of one browser: a browser context for each execution, so that cookies never mix, and within it tabs that
 //! are used again. Idle tabs are bounded. Everything that a page opens by itself is closed. Loads nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chromiumoxide_cdp::cdp::browser_protocol::target::SetDiscoverTargetsParams;
+use chromiumoxide_cdp::cdp::browser_protocol::network::CookieParam;
+use chromiumoxide_cdp::cdp::browser_protocol::page::NavigateParams;
+use chromiumoxide_cdp::cdp::browser_protocol::target::{
+    GetBrowserContextsParams, GetTargetsParams, SetDiscoverTargetsParams,
+};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::Isolation;
@@ -18,6 +22,10 @@ use super::driver::{DomProgram, Session, Static};
 use super::static_lane::{Page, StaticLane};
 use crate::egress::Egress;
 
+/// Contexts that are kept with nobody using them; the one that was used longest ago goes first.
+const KEPT_CONTEXTS: usize = 32;
+/// A page that has a tab to itself for so long, without being anybody's, is left.
+const LEAVE_AFTER: Duration = Duration::from_secs(1);
 /// Sites of one execution that have tabs for static pages; the one that was used longest ago gives way.
 const STATIC_ORIGINS: usize = 8;
 
@@ -27,6 +35,10 @@ pub(super) struct Tabs {
     opener: Arc<Opener>,
     limits: TabLimits,
     contexts: Mutex<HashMap<ExecutionId, Context>>,
+    /// The cookies that executions had in the browser before this one.
+    inherited: Mutex<HashMap<ExecutionId, Vec<CookieParam>>>,
+    /// Targets that nobody here has opened, when it was looked last.
+    strangers: Mutex<HashSet<String>>,
     /// How many tabs are in use. Written by [`Lease`], awaited before the browser is replaced.
     in_use: watch::Sender<usize>,
 }
@@ -40,15 +52,33 @@ pub(super) struct TabLimits {
     pub(super) static_tabs: usize,
 }
 
+/// How long a context without a page is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ContextPatience {
+    /// With its tabs.
+    pub(super) tabs: Duration,
+    /// With its cookies and caches.
+    pub(super) cookies: Duration,
+}
+
 /// The browser context of one execution.
 #[derive(Debug)]
 struct Context {
     made: Arc<OnceCell<BrowserContext>>,
-    idle: Vec<AttachedTab>,
+    idle: Vec<IdleTab>,
     /// By origin.
     lanes: HashMap<String, (Arc<StaticLane>, Instant)>,
     in_use: usize,
     last_used: Instant,
+}
+
+/// A tab without a page of anybody's.
+#[derive(Debug)]
+struct IdleTab {
+    tab: AttachedTab,
+    since: Instant,
+    /// The last page is left: it does nothing any more.
+    is_empty: bool,
 }
 
 /// The right to use a tab of an execution's context. While it lives, neither the context nor the browser goes.
@@ -68,8 +98,14 @@ impl Tabs {
     ) -> Result<Arc<Self>, CallError> {
         let opener = Opener::new(connection, egress);
         opener.connection().call(None, &SetDiscoverTargetsParams::new(true), deadline).await?;
-        let (contexts, in_use) = (Mutex::default(), watch::Sender::new(0));
-        Ok(Arc::new(Self { opener: Arc::new(opener), limits, contexts, in_use }))
+        Ok(Arc::new(Self {
+            opener: Arc::new(opener),
+            limits,
+            contexts: Mutex::default(),
+            inherited: Mutex::default(),
+            strangers: Mutex::default(),
+            in_use: watch::Sender::new(0),
+        }))
     }
 
     /// Takes a free tab of the execution's context, or opens one.
@@ -89,7 +125,7 @@ impl Tabs {
                 return Ok((tab, lease));
             }
         }
-        let context = made.get_or_try_init(|| self.opener.create_context(session, deadline)).await?;
+        let context = made.get_or_try_init(|| self.make_context(session, deadline)).await?;
         Ok((self.opener.open(context, session, deadline).await?, lease))
     }
 
@@ -103,7 +139,7 @@ impl Tabs {
         deadline: Instant,
     ) -> Result<Static, CallError> {
         let (_lease, made) = self.lease(session.execution_id);
-        let context = made.get_or_try_init(|| self.opener.create_context(session, deadline)).await?;
+        let context = made.get_or_try_init(|| self.make_context(session, deadline)).await?;
         let lane = self.lane(session, url);
         lane.read(&self.opener, context, session, Page { url, program, fresh }, deadline).await
     }
@@ -112,24 +148,18 @@ impl Tabs {
     pub(super) fn give_back(&self, execution: ExecutionId, tab: AttachedTab) {
         let mut contexts = self.contexts();
         match contexts.get_mut(&execution).filter(|_| !tab.is_apart()) {
-            Some(context) => context.idle.push(tab),
+            Some(context) => context.idle.push(IdleTab { tab, since: Instant::now(), is_empty: false }),
             None => self.discard(&tab),
         }
         let idle = contexts.values().map(|context| context.idle.len()).sum::<usize>();
         if idle <= self.limits.idle {
             return;
         }
-        let unused = contexts.iter().filter(|(_, context)| context.in_use == 0);
-        let oldest = unused.min_by_key(|(_, context)| context.last_used).map(|(execution, _)| *execution);
-        match oldest {
-            Some(oldest) => self.dispose(contexts.remove(&oldest)),
-            // The caller still counts as using its context, so this is the common case with few executions.
-            None => {
-                let context = contexts.get_mut(&execution);
-                if let Some(tab) = context.and_then(|context| context.idle.pop()) {
-                    self.discard(&tab);
-                }
-            }
+        // Tabs can be opened again; cookies, which the context keeps, cannot be had again.
+        let with_tabs = contexts.values_mut().filter(|context| !context.idle.is_empty());
+        if let Some(oldest) = with_tabs.min_by_key(|context| (context.in_use > 0, context.last_used)) {
+            let idle = oldest.idle.remove(0);
+            self.discard(&idle.tab);
         }
     }
 
@@ -138,17 +168,91 @@ impl Tabs {
         self.opener.close(tab);
     }
 
-    /// Disposes of the contexts that nobody used for a while, with their cookies and caches.
-    pub(super) fn dispose_unused(&self, for_longer_than: Duration) {
+    /// Closes the tabs of contexts that nobody used for a while, and disposes of those that nobody used for long, or that
+    /// are too many, with their cookies and caches.
+    pub(super) fn dispose_unused(&self, patience: ContextPatience) {
         let mut contexts = self.contexts();
-        let old: Vec<_> = contexts
+        let mut unused: Vec<_> = contexts
             .iter()
-            .filter(|(_, context)| context.in_use == 0 && context.last_used.elapsed() > for_longer_than)
-            .map(|(execution, _)| *execution)
+            .filter(|(_, context)| context.in_use == 0)
+            .map(|(execution, context)| (context.last_used, *execution))
             .collect();
-        for execution in old {
-            self.dispose(contexts.remove(&execution));
+        unused.sort_unstable_by(|one, other| other.cmp(one));
+        for (place, (last_used, execution)) in unused.into_iter().enumerate() {
+            if place >= KEPT_CONTEXTS || last_used.elapsed() > patience.cookies {
+                self.dispose(contexts.remove(&execution));
+            } else if last_used.elapsed() > patience.tabs
+                && let Some(context) = contexts.get_mut(&execution)
+            {
+                context.lanes.clear();
+                context.idle.drain(..).for_each(|idle| self.discard(&idle.tab));
+            }
         }
+    }
+
+    /// Leaves the pages that nobody came to replace: they would go on working, and asking their hosts for more.
+    pub(super) fn leave_idle_pages(&self) {
+        for context in self.contexts().values_mut() {
+            let idle =
+                context.idle.iter_mut().filter(|idle| !idle.is_empty && idle.since.elapsed() > LEAVE_AFTER);
+            for idle in idle {
+                idle.is_empty = true;
+                let nowhere = NavigateParams::new("about:blank");
+                self.opener.connection().send(Some(&idle.tab.session), &nowhere);
+            }
+        }
+    }
+
+    /// Closes pages that were opened by pages and do not say by which, such as those of links with `rel=noopener`. One must
+    /// have been there the last time too: it may be one of ours that is just being opened.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub(super) async fn close_strangers(&self, deadline: Instant) -> Result<(), CallError> {
+        let connection = self.opener.connection();
+        // The browser's own first page is in none of these, and stays.
+        let contexts =
+            connection.call(None, &GetBrowserContextsParams {}, deadline).await?.browser_context_ids;
+        let targets = connection.call(None, &GetTargetsParams::default(), deadline).await?.target_infos;
+        let pages = targets.into_iter().filter(|target| {
+            target.r#type == "page"
+                && target.browser_context_id.as_ref().is_some_and(|id| contexts.contains(id))
+        });
+        let unknown = pages.map(|target| String::from(target.target_id)).filter(|id| !self.opener.knows(id));
+        let unknown: HashSet<String> = unknown.collect();
+        let mut before = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        for target in unknown.intersection(&before) {
+            self.opener.close_target(target);
+        }
+        *before = unknown;
+        Ok(())
+    }
+
+    /// Takes over the cookies that executions have in the browser before this one: what they logged in to, they stay logged
+    /// in to.
+    ///
+    /// # Errors
+    /// The other browser does not answer.
+    pub(super) async fn inherit(&self, before: &Self, deadline: Instant) -> Result<(), CallError> {
+        let made: Vec<_> = before
+            .contexts()
+            .iter()
+            .filter_map(|(execution, context)| Some((*execution, context.made.get()?.clone())))
+            .collect();
+        let mut inherited = before.inherited().clone();
+        for (execution, context) in made {
+            inherited.insert(execution, before.opener.cookies(&context, deadline).await?);
+        }
+        *self.inherited() = inherited;
+        Ok(())
+    }
+
+    /// Makes an execution's context, with the cookies that it had before.
+    async fn make_context(&self, session: &Session, deadline: Instant) -> Result<BrowserContext, CallError> {
+        let context = self.opener.create_context(session, deadline).await?;
+        let cookies = self.inherited().remove(&session.execution_id).unwrap_or_default();
+        self.opener.set_cookies(&context, cookies, deadline).await?;
+        Ok(context)
     }
 
     /// Waits until no tab is in use.
@@ -171,7 +275,7 @@ impl Tabs {
     }
 
     fn pop_idle(&self, execution: ExecutionId) -> Option<AttachedTab> {
-        self.contexts().get_mut(&execution)?.idle.pop()
+        Some(self.contexts().get_mut(&execution)?.idle.pop()?.tab)
     }
 
     /// The lane of a URL's origin, within an execution's context, which is leased.
@@ -192,8 +296,8 @@ impl Tabs {
 
     fn dispose(&self, context: Option<Context>) {
         let Some(context) = context else { return };
-        for tab in &context.idle {
-            self.opener.forget(tab);
+        for idle in &context.idle {
+            self.opener.forget(&idle.tab);
         }
         if let Some(made) = context.made.get() {
             self.opener.dispose_context(made);
@@ -202,6 +306,10 @@ impl Tabs {
 
     fn contexts(&self) -> MutexGuard<'_, HashMap<ExecutionId, Context>> {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, HashMap<ExecutionId, Vec<CookieParam>>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

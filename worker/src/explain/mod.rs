@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crawlify_shared::domain::workflow::{
-    Action, ElementState, Isolation, Node, Phase, Render, Selector, WaitUntil, Workflow,
+    Act, Action, ElementState, Isolation, Node, Phase, Render, Selector, WaitUntil, Workflow,
 };
 use serde::Serialize;
 
 pub use budgets::{ExplainedBudgets, ExplainedPathBudget};
 
-use crate::program::{At, PageRun, Plan, Program, Run};
+use crate::program::{At, PageRun, Plan, Program, Run, first_act};
 
 /// How a workflow will be executed.
 #[derive(Clone, Debug, Serialize)]
@@ -122,8 +122,8 @@ pub struct ExplainedPage {
 /// A stretch of nodes that is executed in one way.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExplainedRun {
-    /// `call`: one call into the page executes `nodes`. `pause`: nothing happens for `pause_ms`. `outside`: no call is
-    /// needed.
+    /// `call`: one call into the page executes `nodes`. `act`: one call and input do something to the page. `pause`: nothing
+    /// happens for `pause_ms`. `outside`: no call is needed.
     pub how: &'static str,
     /// The positions of the nodes that are executed in the page, or of the pause.
     pub nodes: Vec<u16>,
@@ -136,7 +136,10 @@ pub struct ExplainedRun {
 }
 
 const ENDS_AT_PAUSE: &str = "a pause follows, and the nodes after it must see the page as it is then";
-const ENDS_WITH_PAGE: &str = "no pause comes between them";
+const ENDS_AT_ACT: &str =
+    "something is done to the page then, and the nodes after it must see what comes of it";
+const ENDS_WITH_PAGE: &str = "nothing comes between them";
+const ACT: &str = "one call finds where it is to be done, and real input of pointer or keys follows";
 const OUTSIDE: &str = "these nodes need nothing of the page";
 const PAUSE: &str = "`wait` is a pause; the page goes on meanwhile";
 const STATIC: &str = "nothing can change in a page that runs no scripts, so pauses are over at once";
@@ -214,7 +217,10 @@ fn selector(action: &Action) -> Option<String> {
         Action::WaitFor(wait) => &wait.selector,
         Action::ExtractLinks(selector) => selector,
         Action::Extract(extract) => &extract.selector,
-        Action::Wait(_) | Action::FilterUrls(_) => return None,
+        Action::Act(Act::Click(target) | Act::Hover(target) | Act::Type { into: target, .. }) => {
+            &target.selector
+        }
+        Action::Act(Act::Scroll(_)) | Action::Wait(_) | Action::FilterUrls(_) => return None,
     };
     Some(match selector {
         Selector::Css(query) => query.clone(),
@@ -233,7 +239,13 @@ fn waits_for(node: &Node) -> Option<String> {
             Some(format!("{state}, at most {} ms", milliseconds(wait.timeout)))
         }
         Action::Wait(pause) => Some(format!("{} ms", milliseconds(*pause))),
-        Action::ExtractLinks(_) | Action::FilterUrls(_) | Action::Extract(_) => None,
+        Action::Act(Act::Click(target) | Act::Hover(target) | Act::Type { into: target, .. }) => {
+            Some(format!("visible, enabled and at rest, at most {} ms", milliseconds(target.timeout)))
+        }
+        Action::Act(Act::Scroll(_))
+        | Action::ExtractLinks(_)
+        | Action::FilterUrls(_)
+        | Action::Extract(_) => None,
     }
 }
 
@@ -245,7 +257,7 @@ fn explain_page(program: &Program, kind: &'static str, plan: &Plan) -> Explained
         phases: plan.phases.iter().map(|phase| program.workflow.phases[*phase].id.clone()).collect(),
         render: plan.render.as_str(),
         render_reason: render_reason(program, plan),
-        calls: runs.iter().filter(|run| run.how == "call").count(),
+        calls: runs.iter().filter(|run| matches!(run.how, "call" | "act")).count(),
         static_run: (plan.render != Render::Full).then(|| page_run(program, &plan.fused, STATIC)),
         runs,
     }
@@ -262,14 +274,24 @@ fn render_reason(program: &Program, plan: &Plan) -> Option<String> {
     if program.workflow.isolation == Isolation::Page {
         return Some("`isolation` is `page`".to_owned());
     }
+    if let Some(act) = first_act(&program.workflow, &plan.phases) {
+        return Some(format!("`{}` does something to the page, which takes one that lives", act.id));
+    }
     let decisive = phases().find(|phase| phase.render == plan.render)?;
     Some(format!("a page is loaded once for all its phases, and `{}` asks for this", decisive.id))
 }
 
 fn explain_run(program: &Program, plan: &Plan, index: usize, run: &Run) -> ExplainedRun {
     match run {
-        Run::Page(run) if index + 1 < plan.runs.len() => page_run(program, run, ENDS_AT_PAUSE),
-        Run::Page(run) => page_run(program, run, ENDS_WITH_PAGE),
+        Run::Page(run) => {
+            let why = match plan.runs.get(index + 1) {
+                Some(Run::Act(_)) => ENDS_AT_ACT,
+                Some(_) => ENDS_AT_PAUSE,
+                None => ENDS_WITH_PAGE,
+            };
+            page_run(program, run, why)
+        }
+        Run::Act(run) => ExplainedRun { how: "act", ..page_run(program, &run.find, ACT) },
         Run::Wait { at, pause } => ExplainedRun {
             how: "pause",
             nodes: vec![position(program, *at)],

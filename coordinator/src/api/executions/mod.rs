@@ -18,33 +18,43 @@ use uuid::Uuid;
 
 use super::ApiState;
 use super::extract::PathId;
+use super::idempotency::IdempotencyKey;
 use super::observe::Started;
 use super::problem::ApiError;
 use super::query::{Given, Parameters, Query};
 use super::versions::etag;
 use body::{DataBody, ExecutionBody, ExecutionEntry, ExecutionList, Figures, StartedBody, StatsBody};
 
-/// Starts an execution of a workflow.
+/// Starts an execution of a workflow. A start that is asked for again with the same `Idempotency-Key`, because its answer was
+/// lost, is answered with the execution that it made, and makes no other.
 #[utoipa::path(
     post,
     path = "/api/v1/workflows/{id}/execute",
     tag = "executions",
-    params(("id" = Uuid, Path, description = "The workflow, which must be active")),
-    responses((status = 202, description = "It runs", body = StartedBody))
+    params(
+        ("id" = Uuid, Path, description = "The workflow, which must be active"),
+        ("Idempotency-Key" = Option<String>, Header, description = "What the client calls this start: 1 to 255 visible \
+            ASCII characters, such as a UUID. It is kept as long as the execution")
+    ),
+    responses((status = 202, description = "It runs, or was started before with the same key", body = StartedBody))
 )]
 pub(super) async fn start(
     State(state): State<ApiState>,
     Extension(started): Extension<Started>,
     PathId(id): PathId<WorkflowId>,
+    IdempotencyKey(key): IdempotencyKey,
     _: Query<()>,
 ) -> Result<impl IntoResponse, ApiError> {
     let row = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
     let workflow = parse_config(&row.config).map_err(ApiError::invalid_workflow)?;
-    let outcome = state.store.start_execution(id, &Beginning::of(row.version, &workflow)).await?;
+    let beginning = Beginning { key: key.as_deref(), ..Beginning::of(row.version, &workflow) };
+    let outcome = state.store.start_execution(id, &beginning).await?;
+    if matches!(outcome, StartExecution::Started(_)) {
+        started.over_rest.inc();
+        state.frontier_changed.notify_one();
+    }
     match outcome {
-        StartExecution::Started(execution) => {
-            started.over_rest.inc();
-            state.frontier_changed.notify_one();
+        StartExecution::Started(execution) | StartExecution::Repeated(execution) => {
             let location = format!("/api/v1/executions/{execution}");
             let body = StartedBody {
                 message: "workflow execution started",

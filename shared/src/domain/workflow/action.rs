@@ -6,28 +6,29 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::extract::read_extract;
-use super::model::{Action, ElementState, NODE_TYPES, Selector, WaitFor};
+use super::model::{Act, Action, ElementState, NODE_TYPES, ScrollTo, Selector, Target, WaitFor};
 use super::problem::{Pointer, Report};
 use super::reader::{Object, shorten};
 use super::suggest::did_you_mean;
 use crate::domain::url_filter::UrlFilter;
 use crate::domain::{regex_dialect, selector};
 
-/// Where `wait_for` has no timeout of its own.
+/// How long an element is waited for where the node does not say.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 /// The longest wait of one node.
 const MAX_WAIT_MS: u64 = 600_000;
+/// The longest pause between two keys.
+const MAX_KEY_DELAY_MS: u64 = 10_000;
+/// The longest text that is typed.
+const MAX_TYPED_CHARS: usize = 10_000;
+/// The furthest that a window is scrolled.
+const MAX_PIXELS: u64 = 10_000_000;
 /// The most patterns of one list.
 const MAX_PATTERNS: usize = 100;
 
 /// Node types of the old formats that cannot be executed yet.
-const LATER_NODE_TYPES: [&str; 21] = [
+const LATER_NODE_TYPES: [&str; 16] = [
     "navigate",
-    "click",
-    "type",
-    "input",
-    "hover",
-    "scroll",
     "screenshot",
     "extract_json",
     "paginate",
@@ -60,6 +61,10 @@ pub(super) fn read_action(
         "extract_links" => read_link_selector(&mut params, report).map(Action::ExtractLinks),
         "filter_urls" => Some(Action::FilterUrls(read_filter(&mut params, report))),
         "extract" => read_extract(&mut params, report).map(Action::Extract),
+        "click" => read_target(&mut params, report).map(Act::Click).map(Action::Act),
+        "hover" => read_target(&mut params, report).map(Act::Hover).map(Action::Act),
+        "type" | "input" => read_typing(&mut params, report).map(Action::Act),
+        "scroll" => Some(Action::Act(Act::Scroll(read_scroll(&mut params, report)))),
         other => {
             report_type(other, &node_at.key("type"), report);
             return None;
@@ -83,8 +88,44 @@ fn report_type(node_type: &str, at: &Pointer, report: &mut Report) {
     }
 }
 
-fn read_wait_for(params: &mut Object<'_>, report: &mut Report) -> Option<WaitFor> {
+fn read_target(params: &mut Object<'_>, report: &mut Report) -> Option<Target> {
     let selector = needed_selector(params, "selector", report);
+    let timeout = read_timeout(params, report);
+    Some(Target { selector: selector?, timeout })
+}
+
+fn read_typing(params: &mut Object<'_>, report: &mut Report) -> Option<Act> {
+    let into = read_target(params, report);
+    let text = params.needed_text("text", "missing_setting", "there is no `text` to type", report);
+    let delay = params.whole("delay", 0..=MAX_KEY_DELAY_MS, report).unwrap_or_default();
+    if text.is_some_and(|text| text.chars().count() > MAX_TYPED_CHARS) {
+        let message = format!("the text has more than {MAX_TYPED_CHARS} characters");
+        report.problem(&params.at("text"), "bad_value", message);
+        return None;
+    }
+    Some(Act::Type { into: into?, text: text?.to_owned(), delay: Duration::from_millis(delay) })
+}
+
+fn read_scroll(params: &mut Object<'_>, report: &mut Report) -> ScrollTo {
+    let mut pixels = |key| {
+        u32::try_from(params.whole(key, 0..=MAX_PIXELS, report).unwrap_or_default()).unwrap_or(u32::MAX)
+    };
+    let (x, y) = (pixels("x"), pixels("y"));
+    match params.text("to", report) {
+        None => ScrollTo::Point(x, y),
+        Some("bottom") => ScrollTo::Bottom,
+        Some(other) => {
+            let message = format!(
+                "there is no place `{}` to scroll to; there is `bottom`, or `x` and `y`",
+                shorten(other)
+            );
+            report.problem(&params.at("to"), "bad_value", message);
+            ScrollTo::Point(x, y)
+        }
+    }
+}
+
+fn read_timeout(params: &mut Object<'_>, report: &mut Report) -> Duration {
     let timeout = params.whole("timeout", 0..=MAX_WAIT_MS, report);
     if timeout == Some(0) {
         let message = format!(
@@ -92,7 +133,12 @@ fn read_wait_for(params: &mut Object<'_>, report: &mut Report) -> Option<WaitFor
         );
         report.warn(&params.at("timeout"), "default_timeout", message);
     }
-    let timeout = timeout.filter(|timeout| *timeout > 0).unwrap_or(DEFAULT_TIMEOUT_MS);
+    Duration::from_millis(timeout.filter(|timeout| *timeout > 0).unwrap_or(DEFAULT_TIMEOUT_MS))
+}
+
+fn read_wait_for(params: &mut Object<'_>, report: &mut Report) -> Option<WaitFor> {
+    let selector = needed_selector(params, "selector", report);
+    let timeout = read_timeout(params, report);
     let state = match params.text("state", report) {
         None | Some("visible") => ElementState::Visible,
         Some("hidden") => ElementState::Hidden,
@@ -105,7 +151,7 @@ fn read_wait_for(params: &mut Object<'_>, report: &mut Report) -> Option<WaitFor
             ElementState::Visible
         }
     };
-    Some(WaitFor { selector: selector?, state, timeout: Duration::from_millis(timeout) })
+    Some(WaitFor { selector: selector?, state, timeout })
 }
 
 fn read_wait(params: &mut Object<'_>, report: &mut Report) -> Option<Duration> {

@@ -268,6 +268,48 @@ pub enum Action {
     FilterUrls(UrlFilter),
     /// Reads a value from the page.
     Extract(Extract),
+    /// Does something to the page, as a person would.
+    Act(Act),
+}
+
+/// Something that is done to a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Clicks on an element.
+    Click(Target),
+    /// Moves the pointer over an element.
+    Hover(Target),
+    /// Types into an element.
+    Type {
+        /// Which gets the focus.
+        into: Target,
+        /// Key by key; a line break is the Enter key.
+        text: String,
+        /// The pause between two keys.
+        delay: Duration,
+    },
+    /// Scrolls the window.
+    Scroll(ScrollTo),
+}
+
+/// The element that something is done to: the first match, as soon as it is visible, enabled, at rest, and not covered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// Which element.
+    pub selector: Selector,
+    /// How long it is waited for, in milliseconds.
+    #[serde(rename = "timeout_ms", serialize_with = "as_millis")]
+    pub timeout: Duration,
+}
+
+/// Where a window is scrolled to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrollTo {
+    /// This many pixels from the left and from the top.
+    Point(u32, u32),
+    /// The end of the document, as it is then.
+    Bottom,
 }
 
 impl Action {
@@ -279,12 +321,17 @@ impl Action {
             Self::ExtractLinks(_) => "extract_links",
             Self::FilterUrls(_) => "filter_urls",
             Self::Extract(_) => "extract",
+            Self::Act(Act::Click(_)) => "click",
+            Self::Act(Act::Hover(_)) => "hover",
+            Self::Act(Act::Type { .. }) => "type",
+            Self::Act(Act::Scroll(_)) => "scroll",
         }
     }
 }
 
 /// Every node type that can be executed, for metrics and messages.
-pub const NODE_TYPES: [&str; 5] = ["wait_for", "wait", "extract_links", "filter_urls", "extract"];
+pub const NODE_TYPES: [&str; 9] =
+    ["wait_for", "wait", "extract_links", "filter_urls", "extract", "click", "hover", "type", "scroll"];
 
 /// A selector that passed what can be checked without a browser.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -294,6 +341,15 @@ pub enum Selector {
     Css(String),
     /// An XPath expression, written `xpath=...` or `//...`.
     Xpath(String),
+}
+
+impl Selector {
+    /// The expression, without its engine.
+    pub fn query(&self) -> &str {
+        match self {
+            Self::Css(query) | Self::Xpath(query) => query,
+        }
+    }
 }
 
 /// The parameters of `wait_for`.

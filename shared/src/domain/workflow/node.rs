@@ -105,7 +105,7 @@ fn read_retry(node: &mut Object<'_>, report: &mut Report) -> Retry {
 
 fn warn_of_output(action: &Action, output_key: Option<&str>, node: &Object<'_>, report: &mut Report) {
     match (action, output_key) {
-        (Action::WaitFor(_) | Action::Wait(_), Some(_)) => {
+        (Action::WaitFor(_) | Action::Wait(_) | Action::Act(_), Some(_)) => {
             let message = format!("`{}` has no output: nothing is saved under this key", action.node_type());
             report.warn(&node.at("output_key"), "output_key_unused", message);
         }

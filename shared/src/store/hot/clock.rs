@@ -1,16 +1,19 @@
-//! The database's clock as seen from here. Starts on a host are planned in its time, by whichever worker; how long an answer
-//! took, a commit to the disk included, must not move them.
+//! The database's clock as seen from here, which is the only one that counts. Starts on a host are planned in its time, by
+//! whichever worker; how long an answer took, a commit to the disk included, must not move them. And where this machine's
+//! clock is wrong, what nodes are recorded with is put right.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use deadpool_postgres::Object;
 
 use crate::store::StoreError;
 
 /// Clocks run apart by some 0.1 ms in this time.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Clocks that are kept by NTP are within some milliseconds of each other.
+const TOLERATED: TimeDelta = TimeDelta::seconds(1);
 /// The quickest of so many answers counts: the time may have been read at any moment of it.
 const LOOKS: usize = 4;
 
@@ -65,6 +68,13 @@ async fn look(client: &Object) -> Result<(Duration, Reading), StoreError> {
 }
 
 impl Reading {
+    /// How far the time there is ahead of what this machine's clock shows, where they are further apart than clocks that
+    /// somebody sets; zero otherwise.
+    pub(super) fn ahead(&self) -> TimeDelta {
+        let ahead = self.there + self.here.elapsed() - Utc::now();
+        if ahead.abs() > TOLERATED { ahead } else { TimeDelta::zero() }
+    }
+
     /// When it is so late there, by the clock here.
     pub(super) fn here(&self, there: DateTime<Utc>) -> Instant {
         let ahead = there - self.there;
@@ -86,5 +96,8 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(reading.here(there + second), here + second);
         assert_eq!(reading.here(there - second), here.checked_sub(second).unwrap());
+        let hour = TimeDelta::seconds(3_600);
+        assert!((reading.ahead() - hour).abs() < TimeDelta::seconds(1));
+        assert_eq!(Reading { here, there: Utc::now() }.ahead(), TimeDelta::zero());
     }
 }

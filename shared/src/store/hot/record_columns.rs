@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
@@ -49,6 +49,8 @@ pub(super) struct Columns<'a> {
     page_rendered: Vec<Option<&'static str>>,
     page_fault: Vec<&'static str>,
     page_bytes: Vec<i64>,
+    /// What nodes' times lack to be the database's.
+    clock_ahead: TimeDelta,
     node_started_at: Vec<DateTime<Utc>>,
     node_page: Vec<Uuid>,
     node_definition: Vec<i32>,
@@ -136,6 +138,11 @@ pub(super) fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
 }
 
 impl<'a> Columns<'a> {
+    /// None yet; the database's clock is so far ahead of that which nodes' times are of.
+    pub(super) fn of_a_clock(ahead: TimeDelta) -> Self {
+        Self { clock_ahead: ahead, ..Self::default() }
+    }
+
     /// Adds a page; `numbers` are those of its execution's definitions, by position.
     pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32]) {
         self.pages.push(finished);
@@ -247,7 +254,7 @@ impl<'a> Columns<'a> {
             pages.nodes_executed += 1;
             pages.nodes_failed += i64::from(status == b'f');
         }
-        self.node_started_at.push(node.started_at);
+        self.node_started_at.push(node.started_at + self.clock_ahead);
         self.node_page.push(page.page_id.0);
         self.node_definition.push(number);
         self.node_duration_us.push(i32::try_from(duration_us).unwrap_or(i32::MAX));

@@ -52,7 +52,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         verdicts.figure(&title(100_000), format!("{:.1}", of_few));
         verdicts.at_most(&title(options.pages), of_many, 50.0);
         verdicts.at_most(&format!("the second against the first, {what}"), of_many / of_few, 1.5);
-        fleet.client.batch_execute("TRUNCATE url_queue; TRUNCATE lanes; TRUNCATE hosts").await?;
+        fleet.client.batch_execute("TRUNCATE url_queue, lost_attempts, lanes, hosts").await?;
     }
     fleet.stop().await;
     Ok(())

@@ -164,7 +164,7 @@ async fn answer(request: Request) -> Response {
     let host = request.headers()[header::HOST].to_str().unwrap().to_owned();
     match request.uri().path() {
         "/" => Html(include_str!("shop.html")).into_response(),
-        "/plain" => Html("<h1>plain</h1>").into_response(),
+        "/plain" | "/about/Node.js" => Html("<h1>plain</h1>").into_response(),
         "/headers" => Html(listed(request.headers())).into_response(),
         "/cookie" => ([(header::SET_COOKIE, "who=me; path=/")], Html("<h1>set</h1>")).into_response(),
         "/missing" => (StatusCode::NOT_FOUND, Html("<h1>gone</h1>")).into_response(),
@@ -234,6 +234,12 @@ async fn answer(request: Request) -> Response {
         "/popups" => Html(
             "<a id=a target=_blank rel=noopener href=/plain>x</a><h1>opener</h1><script>\
              for (let i = 0; i < 200; i++) { window.open('/plain?' + i); } a.click();</script>",
+        )
+        .into_response(),
+        "/acts" => Html(include_str!("acts.html")).into_response(),
+        "/acts/next/" | "/acts/found" => Html("<h1>the next page</h1><a href=further>on</a>").into_response(),
+        "/restless" => Html(
+            "<h1>restless</h1><script>setInterval(() => fetch('/blocked'), 50)</script>",
         )
         .into_response(),
         "/hostile" => Html(include_str!("hostile.html")).into_response(),

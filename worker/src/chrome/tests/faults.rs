@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chromiumoxide_cdp::cdp::browser_protocol::page::CrashParams;
-use chromiumoxide_cdp::cdp::browser_protocol::target::GetTargetsParams;
+use chromiumoxide_cdp::cdp::browser_protocol::target::{GetTargetsParams, TargetInfo};
 use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::workflow::{Block, ElementState, Isolation, ResourceKind};
 use rustix::process::{Pid, Signal, kill_process};
@@ -42,20 +42,51 @@ async fn dialogs_are_dismissed_and_a_loop_of_them_is_given_up() {
 
 #[tokio::test]
 async fn popups_do_not_live() {
-    let bench = Bench::start().await;
+    let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(200), ..options() }).await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/popups").await.unwrap();
     assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "opener");
     let browser = bench.driver.current_browser().unwrap();
     let deadline = soon();
+    // Those of links without an opener too, of which nobody says that they are popups.
     loop {
         let targets = browser.launched.connection.call(None, &GetTargetsParams::default(), deadline).await;
         let targets = targets.unwrap().target_infos;
-        if targets.iter().filter(|target| target.opener_id.is_some()).count() == 0 {
+        let stays = |target: &&TargetInfo| target.url.contains("/popups") || target.url == "about:blank";
+        if targets.iter().filter(|target| !stays(target)).count() == 0 {
             break;
         }
         assert!(Instant::now() < deadline, "popups stay open: {targets:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "opener", "it is none itself");
+}
+
+#[tokio::test]
+async fn a_page_that_is_nobodys_any_more_is_left() {
+    let bench = Bench::start().await;
+    assert_eq!(bench.texts(&bench.session, "/restless", "h1").await, ["restless"]);
+    let execution = bench.session.execution_id;
+    // Each of its requests is answered with more than nothing.
+    let deadline = soon();
+    bench.driver.take_received(execution);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if bench.driver.take_received(execution) == Some(0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it goes on and on");
+    }
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_browser_that_is_old_is_replaced() {
+    let bench = Bench::with(ChromeOptions { browser_age: Duration::from_secs(1), ..options() }).await;
+    let first = bench.driver.browser_pid().unwrap();
+    eventually("the browser is replaced", || bench.driver.browser_pid().is_some_and(|pid| pid != first))
+        .await;
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
 }
 
 #[tokio::test]
@@ -177,6 +208,10 @@ async fn what_is_blocked_is_not_asked_for_and_the_page_itself_always_is() {
     assert_eq!(parts, ["script", "no image", "no style", "no fetch"]);
     let parts = bench.texts(&bench.session, "/with-parts", "li").await;
     assert_eq!(parts, ["script", "image", "style", "fetch"]);
+    let kinds = vec![ResourceKind::Script, ResourceKind::Image, ResourceKind::Stylesheet];
+    let block = Block { kinds, patterns: Vec::new() };
+    let session = Session { block, ..bench.session.clone() };
+    assert_eq!(bench.texts(&session, "/about/Node.js", "h1").await, ["plain"], "whatever its name is");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use chromiumoxide_cdp::cdp::browser_protocol::target::GetBrowserContextsParams;
 use crawlify_shared::domain::workflow::{ElementState, Isolation};
 use serde_json::json;
 
-use super::bench::{Bench, css, read_all, run, session, soon, step, wait_for};
+use super::bench::{Bench, css, eventually, options, read_all, run, session, soon, step, wait_for};
+use crate::chrome::ChromeOptions;
 use crate::chrome::driver::{DomOp, Session};
 
 #[tokio::test]
@@ -31,9 +32,40 @@ async fn executions_share_no_cookies_and_their_own_pages_do() {
     let bench = Bench::start().await;
     let (first, second) = (session(&[]), session(&[]));
     bench.texts(&first, "/cookie", "h1").await;
-    let has_cookie = |lines: Vec<String>| lines.iter().any(|line| line == "cookie: who=me");
-    assert!(has_cookie(bench.texts(&first, "/headers", "li").await));
-    assert!(!has_cookie(bench.texts(&second, "/headers", "li").await));
+    assert!(has_cookie(&bench.texts(&first, "/headers", "li").await));
+    assert!(!has_cookie(&bench.texts(&second, "/headers", "li").await));
+}
+
+fn has_cookie(lines: &[String]) -> bool {
+    lines.iter().any(|line| line == "cookie: who=me")
+}
+
+#[tokio::test]
+async fn an_execution_keeps_its_cookies_however_many_others_want_tabs() {
+    let bench = Bench::with(ChromeOptions { idle_tabs: 1, ..options() }).await;
+    let executions = [session(&[]), session(&[]), session(&[])];
+    bench.texts(&executions[0], "/cookie", "h1").await;
+    for execution in executions.iter().cycle().take(9) {
+        let lines = bench.texts(execution, "/headers", "li").await;
+        let is_first = execution.execution_id == executions[0].execution_id;
+        assert_eq!(has_cookie(&lines), is_first, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_execution_keeps_its_cookies_when_its_browser_is_replaced() {
+    let bench = Bench::with(ChromeOptions { pages_per_browser: 2, ..options() }).await;
+    let (first, other) = (session(&[]), session(&[]));
+    bench.texts(&first, "/cookie", "h1").await;
+    for _ in 0..2 {
+        let pid = bench.driver.browser_pid();
+        bench.texts(&other, "/plain", "h1").await;
+        bench.texts(&other, "/plain", "h1").await;
+        eventually("the browser is replaced", || ![None, pid].contains(&bench.driver.browser_pid())).await;
+    }
+    // Not looked at for a browser in between, they were handed over twice.
+    assert!(has_cookie(&bench.texts(&first, "/headers", "li").await));
+    assert!(!has_cookie(&bench.texts(&other, "/headers", "li").await));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The real browser against a site that misbehaves on purpose. A missing browser fails them, with the package's name.
 
+mod acts;
 mod bench;
 mod faults;
 mod isolation;

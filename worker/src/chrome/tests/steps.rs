@@ -153,14 +153,32 @@ async fn outputs_that_are_too_long_are_cut_and_marked() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/large").await.unwrap();
-    let text = one(&mut tab, read(css("p"), Read::Text, false, Vec::new())).await.unwrap();
-    assert_eq!(text["truncated"], true);
-    assert_eq!(text["length"], 3 << 20);
-    assert_eq!(text["value"].as_str().unwrap().len(), crate::chrome::STEP_OUTPUT_LIMIT);
-    let texts = one(&mut tab, read_all("b")).await.unwrap();
-    assert_eq!((&texts["truncated"], &texts["length"]), (&json!(true), &json!(3000)));
-    let kept = texts["value"].as_array().unwrap().len();
+    let steps = [read(css("p"), Read::Text, false, Vec::new()), read_all("b"), read_all("h1")];
+    let results = run(&mut tab, steps, soon()).await.unwrap();
+    let [text, texts, whole] = &results[..] else { panic!("{results:?}") };
+    assert_eq!(text.cut_from, Some(3 << 20));
+    assert_eq!(text.output.as_ref().unwrap().as_str().unwrap().len(), crate::chrome::STEP_OUTPUT_LIMIT);
+    assert_eq!(texts.cut_from, Some(3000));
+    let kept = texts.output.as_ref().unwrap().as_array().unwrap().len();
     assert!((1000..1100).contains(&kept), "{kept}");
+    assert_eq!((&whole.output, whole.cut_from), (&Ok(json!([])), None));
+}
+
+#[tokio::test]
+async fn a_run_whose_time_is_over_says_how_far_it_came_and_its_tab_goes_on() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/plain").await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(1500);
+    let never = DomStep { max_retries: 9, ..wait_for(".never", ElementState::Attached, 60_000) };
+    let results = run(&mut tab, [read_all("h1"), never, read_all("h1")], deadline).await.unwrap();
+    assert!(deadline.elapsed().is_zero(), "it answers in time");
+    assert_eq!(results.len(), 2);
+    assert_eq!(results[0].output, Ok(json!(["plain"])));
+    let failure = results[1].output.as_ref().unwrap_err();
+    assert_eq!(failure.class, ErrorClass::NavTimeout);
+    assert_eq!(failure.message, "the page's time was over while it waited for selector \".never\"");
+    bench.load(&mut tab, "/plain").await.unwrap();
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ fn all_problems_are_told_at_once_each_with_its_pointer() {
         json!([
             {"id": "a", "type": "wait_for", "params": {"selector": "a["}},
             {"type": "extract_lnks"},
-            {"id": "a", "type": "click", "params": {"selector": "a"}},
+            {"id": "a", "type": "screenshot", "params": {"selector": "a"}},
             {"id": "f", "type": "filter_urls", "params": {"exclude_patterns": ["ok", "(?=no)"]}, "dependencies": ["aa", "t"]},
         ]),
         json!([extract(

@@ -19,6 +19,46 @@ fn only_extract(params: Value) -> Extract {
 }
 
 #[test]
+fn what_is_done_to_a_page_has_defaults_and_bounds() {
+    let act = |node_type: &str, params: Value| match only_action(
+        json!({"id": "a", "type": node_type, "params": params}),
+    ) {
+        Action::Act(act) => act,
+        other => panic!("{other:?}"),
+    };
+    let target =
+        |timeout| Target { selector: Selector::Css("a".to_owned()), timeout: Duration::from_millis(timeout) };
+    assert_eq!(act("click", json!({"selector": "a"})), Act::Click(target(30_000)));
+    assert_eq!(act("hover", json!({"selector": "a", "timeout": 5})), Act::Hover(target(5)));
+    for name in ["type", "input"] {
+        let typed = act(name, json!({"selector": "a", "text": "two\n", "delay": 20}));
+        let (text, delay) = ("two\n".to_owned(), Duration::from_millis(20));
+        assert_eq!(typed, Act::Type { into: target(30_000), text, delay });
+        assert_eq!(Action::Act(typed).node_type(), "type");
+    }
+    assert_eq!(act("scroll", json!({})), Act::Scroll(ScrollTo::Point(0, 0)));
+    assert_eq!(act("scroll", json!({"y": 800})), Act::Scroll(ScrollTo::Point(0, 800)));
+    assert_eq!(act("scroll", json!({"to": "bottom"})), Act::Scroll(ScrollTo::Bottom));
+    for (node, problem) in [
+        (json!({"type": "click"}), "missing_setting /config/data_extraction/0/params/selector"),
+        (
+            json!({"type": "type", "params": {"selector": "a"}}),
+            "missing_setting /config/data_extraction/0/params/text",
+        ),
+        (
+            json!({"type": "type", "params": {"selector": "a", "text": "x".repeat(10_001)}}),
+            "bad_value /config/data_extraction/0/params/text",
+        ),
+        (json!({"type": "scroll", "params": {"to": "top"}}), "bad_value /config/data_extraction/0/params/to"),
+        (json!({"type": "scroll", "params": {"y": -1}}), "out_of_range /config/data_extraction/0/params/y"),
+    ] {
+        let mut node = node;
+        node["id"] = json!("a");
+        assert_eq!(problems(&document(json!([]), json!([node]))), [problem]);
+    }
+}
+
+#[test]
 fn waiting_has_defaults_and_bounds() {
     let wait_for = |params: Value| match only_action(json!({"id": "w", "type": "wait_for", "params": params}))
     {

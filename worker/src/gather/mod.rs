@@ -1,6 +1,9 @@
 //! Gathers what the nodes of one page give: records, the item, the links. Transforms and URL filters run here, in
 //! linear time, outside the page.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +13,7 @@ use crawlify_shared::domain::outcome::{
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::skip::{Skip, SkipReason};
-use crawlify_shared::domain::storable::storable_json;
+use crawlify_shared::domain::storable::{storable_json, storable_object, storable_part};
 use crawlify_shared::domain::transform::{Transform, apply_all};
 use crawlify_shared::domain::workflow::{Extract, Field};
 use serde_json::{Map, Value, json};
@@ -78,30 +81,55 @@ impl<'p> Gathered<'p> {
         self.ended[at.phase].is_some()
     }
 
+    /// From now on the page is another document: its links resolve against that one.
+    pub(crate) fn moved_to(&mut self, document: &Document) {
+        self.base_url = document.base_url.clone();
+    }
+
     /// Takes in what a run gave: what ran, what was judged on it, and what did not run because its phase had ended.
-    pub(crate) fn take(&mut self, run: &PageRun, results: Vec<Option<StepResult>>) {
+    ///
+    /// # Errors
+    /// The page's time was over while the run was under way; what it gave until then is taken in.
+    pub(crate) fn take(&mut self, run: &PageRun, results: Vec<Option<StepResult>>) -> Result<(), TabError> {
         let mut results = results;
-        for (at, step) in run.nodes.iter().zip(&run.steps) {
+        let mut out_of_time = None;
+        for (place, (at, step)) in run.nodes.iter().zip(&run.steps).enumerate() {
             let result = step.and_then(|step| results.get_mut(step)?.take());
+            if let Some(StepResult { output: Err(failure), .. }) = &result
+                && failure.class == ErrorClass::NavTimeout
+            {
+                out_of_time = Some(failure.clone());
+            }
             match (&self.ended[at.phase], result) {
                 (Some(reason), _) => {
                     let reason = reason.clone();
                     self.cancel(*at, &reason);
                 }
                 (None, Some(result)) => self.add_result(*at, result),
-                (None, None) if step.is_none() => self.add_judged(*at),
+                (None, None) if step.is_none() => {
+                    let later = run.steps[place..].iter().flatten();
+                    let mut later = later.filter_map(|step| results.get(*step)?.as_ref());
+                    let next_starts_at = later.next().map(|next| next.started_at);
+                    self.add_judged(*at, next_starts_at);
+                }
                 (None, None) => {
                     let failure = Failure::new(ErrorClass::Internal, "the page gave no result for the node");
                     let now = Utc::now();
                     self.add(*at, NodeEnd::Failed(failure), now, now, 0);
                 }
             }
+            if let Some(failure) = &out_of_time {
+                for ended in &mut self.ended {
+                    ended.get_or_insert_with(|| format!("not run: {}", failure.message));
+                }
+            }
         }
+        out_of_time.map_or(Ok(()), |failure| Err(TabError { failure, tab_usable: true }))
     }
 
     fn add_result(&mut self, at: At, result: StepResult) {
         let end = match result.output {
-            Ok(raw) => NodeEnd::Completed(self.refine(at, raw)),
+            Ok(raw) => NodeEnd::Completed(storable(self.refine(at, raw), result.cut_from)),
             Err(failure) => {
                 let node = self.node(at);
                 if !node.optional {
@@ -114,11 +142,16 @@ impl<'p> Gathered<'p> {
         self.add(at, end, result.started_at, result.completed_at.max(result.started_at), result.retries);
     }
 
-    /// A filter, or a pause where nothing can change.
-    fn add_judged(&mut self, at: At) {
-        let started_at = Utc::now();
-        let output = self.apply_filter(at);
-        self.add(at, NodeEnd::Completed(output), started_at, Utc::now(), 0);
+    /// A filter, or a pause where nothing can change. It is judged when the whole run is over, and recorded where it stands
+    /// among the nodes of the run: after the one before it, and not beyond the start of the next.
+    fn add_judged(&mut self, at: At, next_starts_at: Option<DateTime<Utc>>) {
+        let begun = Utc::now();
+        let output = storable(self.apply_filter(at), None);
+        let took = Utc::now() - begun;
+        let last_ended_at = self.nodes.last().map(|node| node.completed_at);
+        let started_at = last_ended_at.or(next_starts_at).unwrap_or(begun);
+        let completed_at = next_starts_at.unwrap_or(DateTime::<Utc>::MAX_UTC).min(started_at + took);
+        self.add(at, NodeEnd::Completed(output), started_at, completed_at.max(started_at), 0);
     }
 
     /// Adds the record of a pause.
@@ -132,6 +165,7 @@ impl<'p> Gathered<'p> {
         let definition = &program.phases[at.phase].nodes[at.node];
         match &definition.result {
             ResultOf::Waiting | ResultOf::Filter { .. } => Value::Null,
+            ResultOf::Acting => raw,
             ResultOf::Value(extract) => refine_extract(extract, raw),
             ResultOf::Links => {
                 for link in raw.as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -154,13 +188,12 @@ impl<'p> Gathered<'p> {
     fn add(
         &mut self,
         at: At,
-        mut end: NodeEnd,
+        end: NodeEnd,
         started_at: DateTime<Utc>,
         completed_at: DateTime<Utc>,
         retries: u16,
     ) {
-        if let NodeEnd::Completed(output) = &mut end {
-            *output = storable_json(std::mem::take(output), MAX_OUTPUT_BYTES);
+        if let NodeEnd::Completed(output) = &end {
             let definition = self.node(at);
             if let Some(key) = &definition.output_key
                 && matches!(definition.result, ResultOf::Links | ResultOf::Value(_))
@@ -236,7 +269,7 @@ impl<'p> Gathered<'p> {
     /// Ends the page.
     pub(crate) fn into_outcome(self, end: PageEnd, document: &Document, rendered: Rendered) -> PageOutcome {
         let discovered = judged(self.links, self.page.depth, self.program.workflow.limits.max_depth);
-        let item = (!self.item.is_empty()).then(|| storable_json(Value::Object(self.item), MAX_ITEM_BYTES));
+        let item = (!self.item.is_empty()).then(|| storable_object(self.item, MAX_ITEM_BYTES));
         debug_assert!(self.nodes.len() <= self.program.table.nodes.len());
         PageOutcome {
             end,
@@ -249,6 +282,14 @@ impl<'p> Gathered<'p> {
             bytes: document.bytes,
             received: None,
         }
+    }
+}
+
+/// What is recorded of an output.
+fn storable(output: Value, cut_from: Option<u64>) -> Value {
+    match cut_from {
+        Some(length) => storable_part(output, length, MAX_OUTPUT_BYTES),
+        None => storable_json(output, MAX_OUTPUT_BYTES),
     }
 }
 

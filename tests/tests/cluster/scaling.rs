@@ -1,0 +1,54 @@
+//! Workers that are taken away while they have pages in hand, as an autoscaler does it: with a signal, or without a word.
+
+use std::time::Duration;
+
+use harness::fleet::{Fleet, SLOTS, stop};
+use rustix::process::Signal;
+
+use super::{PAGES, WITHIN, completed};
+
+/// A worker of these has pages in hand at any time.
+const TAKES: [&str; 2] = ["--takes", "200"];
+
+#[tokio::test]
+async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let execution = fleet.execute(&[1], None).await;
+    let stays = fleet.start_with("worker", &TAKES);
+    for pages in [30, 90, 150, 210] {
+        let (one, other) = (fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES));
+        completed(&fleet, pages).await;
+        stop([one, other]).await;
+    }
+    fleet.ended(execution).await;
+    assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt <> 1").await, 0);
+    fleet.close([stays, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_attempt() {
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let execution = fleet.execute(&[1], None).await;
+    let stays = fleet.start_with("worker", &TAKES);
+    let mut taken = 0;
+    for pages in [30, 120, 210] {
+        let away = [fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES)];
+        completed(&fleet, pages).await;
+        for worker in away {
+            worker.signal(Signal::KILL);
+            let _ = worker.end(WITHIN).await;
+            taken += 1;
+        }
+        // Nobody is held up by the pages that are lost.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    fleet.ended(execution).await;
+    let wasted = fleet.number("SELECT sum(greatest(attempt - 1, 0)) FROM url_queue").await;
+    assert!((1..=3 * taken * SLOTS as i64).contains(&wasted), "{wasted} attempts were wasted");
+    assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE status = 'failed'").await, 0);
+    fleet.close([stays, coordinator], execution, Some(calm)).await;
+}

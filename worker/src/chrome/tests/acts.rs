@@ -1,0 +1,109 @@
+//! What is done to pages, and what they see of it.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_shared::domain::workflow::{ScrollTo, Target, WaitUntil};
+use serde_json::{Value, json};
+
+use super::bench::{Bench, css, one, read_all, soon, step};
+use crate::chrome::driver::{Document, DomOp, DomStep, Input, Tab, TabError};
+
+fn locate(query: &str, timeout_ms: u64, focus: bool) -> DomStep {
+    let target = Target { selector: css(query), timeout: Duration::from_millis(timeout_ms) };
+    step(DomOp::Locate { target, focus })
+}
+
+async fn point_of(tab: &mut Box<dyn Tab>, query: &str) -> (f64, f64) {
+    let found = one(tab, locate(query, 5000, false)).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+    (found["x"].as_f64().unwrap(), found["y"].as_f64().unwrap())
+}
+
+async fn click(tab: &mut Box<dyn Tab>, query: &str) -> Result<Option<Document>, TabError> {
+    let (x, y) = point_of(tab, query).await;
+    tab.input(&Input::Click(x, y), WaitUntil::Load, soon()).await
+}
+
+/// What the page has seen that holds this text.
+async fn seen(tab: &mut Box<dyn Tab>, text: &str) -> Vec<String> {
+    let lines: Vec<String> = serde_json::from_value(one(tab, read_all("#log li")).await.unwrap()).unwrap();
+    lines.into_iter().filter(|line| line.contains(text)).collect()
+}
+
+#[tokio::test]
+async fn clicks_are_a_persons_and_reach_what_is_far_late_moving_or_labelled() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    for query in ["#slides", "#late", "#disabled", "#far", "#box"] {
+        assert!(click(&mut tab, query).await.unwrap().is_none(), "{query} leads nowhere");
+    }
+    let clicks = seen(&mut tab, "click").await;
+    assert_eq!(clicks, ["click slides", "click late", "click disabled", "click far", "click box"]);
+    assert_eq!(seen(&mut tab, "change").await, ["change box"]);
+    let (x, y) = point_of(&mut tab, "#slides").await;
+    tab.input(&Input::Hover(x, y), WaitUntil::Load, soon()).await.unwrap();
+    assert_eq!(seen(&mut tab, "mouseover slides").await.len(), 2, "once before the click");
+}
+
+#[tokio::test]
+async fn what_cannot_be_clicked_on_fails_and_says_why() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    for (query, problem) in [
+        ("#covered", "selector \"#covered\" was covered by `div` within 300 ms"),
+        ("#nothing", "selector \"#nothing\" was not there within 300 ms"),
+        ("script", "selector \"script\" was not visible within 300 ms"),
+    ] {
+        let failure = one(&mut tab, locate(query, 300, false)).await.unwrap_err();
+        assert_eq!((failure.class, failure.message.as_str()), (ErrorClass::SelectorMissing, problem));
+    }
+}
+
+#[tokio::test]
+async fn where_a_click_leads_the_next_nodes_run() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    let led_to = click(&mut tab, "#next").await.unwrap().expect("another document");
+    assert_eq!((led_to.final_url.path(), led_to.status), ("/acts/next/", Some(200)));
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["the next page"]));
+    bench.load(&mut tab, "/acts").await.unwrap();
+    assert_eq!(click(&mut tab, "#gone").await.unwrap().expect("another document").status, Some(404));
+    bench.load(&mut tab, "/acts").await.unwrap();
+    assert!(click(&mut tab, "#file").await.unwrap().is_none(), "a download leaves the page where it is");
+    assert_eq!(seen(&mut tab, "click file").await.len(), 1);
+}
+
+#[tokio::test]
+async fn text_is_typed_key_by_key_and_enter_sends_a_form() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    one(&mut tab, locate("#word", 5000, true)).await.unwrap();
+    let keys = |text: &str| Input::Keys { text: text.to_owned(), delay: Duration::from_millis(1) };
+    assert!(tab.input(&keys(" Ab€"), WaitUntil::Load, soon()).await.unwrap().is_none());
+    assert_eq!(seen(&mut tab, "key").await, ["key  ", "key A", "key b"], "the euro is on no key");
+    let led_to = tab.input(&keys("\n"), WaitUntil::Load, soon()).await.unwrap().expect("another document");
+    assert_eq!(led_to.final_url.query(), Some("q=old+Ab%E2%82%AC"));
+}
+
+#[tokio::test]
+async fn a_window_is_scrolled_to_a_point_and_to_its_end() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    let to = one(&mut tab, step(DomOp::Scroll(ScrollTo::Point(0, 700)))).await.unwrap();
+    assert_eq!(to, json!({"x": 0, "y": 700}));
+    let to = one(&mut tab, step(DomOp::Scroll(ScrollTo::Bottom))).await.unwrap();
+    let y = to["y"].as_u64().expect("pixels");
+    assert!(y > 5000, "{y}");
+    let told = super::bench::read(
+        css("body"),
+        crawlify_shared::domain::workflow::Read::Attribute("data-y".to_owned()),
+        false,
+        Vec::new(),
+    );
+    assert_eq!(one(&mut tab, told).await.unwrap(), Value::from(y.to_string()), "the page was told");
+}
