@@ -14,6 +14,8 @@ use crate::egress::Egress;
 
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked how much memory it has.
+const WEIGH_EVERY: Duration = Duration::from_secs(1);
 /// A browser that did not answer this many times in a row is dead.
 const PINGS_MISSED: u32 = 2;
 /// How long a first command may take after the first answer.
@@ -43,8 +45,11 @@ pub(super) struct Upkeep {
     pub(super) pages: u64,
     /// It is replaced after this long.
     pub(super) age: Duration,
-    /// It is replaced when it uses more bytes of memory than this.
+    /// It is replaced when it uses more bytes of memory than this, and killed when it uses a quarter more: a document that is
+    /// small on its way may be as large as it likes when it is unpacked.
     pub(super) memory: u64,
+    /// Whether it goes on although it has done its work, as long as it lives.
+    pub(super) until_lost: bool,
     /// How often it is asked whether it lives, and how long it may take to say so.
     pub(super) ping_every: Duration,
 }
@@ -54,7 +59,7 @@ pub(super) struct Upkeep {
 pub(super) enum WatchEnd {
     /// It has done its work: it has loaded enough pages, is old enough, or uses too much memory.
     Retired(&'static str),
-    /// It died, or no longer answers.
+    /// It died, no longer answers, or must not go on.
     Lost(&'static str),
 }
 
@@ -100,26 +105,38 @@ impl Browser {
         }
     }
 
+    fn has_done_its_work(&self, upkeep: Upkeep) -> Option<&'static str> {
+        let reads = self.reads.load(Ordering::Relaxed) / READS_PER_PAGE;
+        if self.pages.load(Ordering::Relaxed) + reads >= upkeep.pages {
+            return Some("pages");
+        }
+        (self.started.elapsed() >= upkeep.age).then_some("age")
+    }
+
     async fn ping(&self, upkeep: Upkeep) -> WatchEnd {
         let mut missed = 0;
-        let mut last_ping = Instant::now();
+        let (mut last_ping, mut last_weighed) = (Instant::now(), Instant::now());
         loop {
             tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
-            let reads = self.reads.load(Ordering::Relaxed) / READS_PER_PAGE;
-            if self.pages.load(Ordering::Relaxed) + reads >= upkeep.pages {
-                return WatchEnd::Retired("pages");
-            }
-            if self.started.elapsed() >= upkeep.age {
-                return WatchEnd::Retired("age");
-            }
+            let mut retired = self.has_done_its_work(upkeep);
             self.tabs.leave_idle_pages();
+            if last_weighed.elapsed() >= WEIGH_EVERY.min(upkeep.ping_every) {
+                last_weighed = Instant::now();
+                let bytes = own_bytes(self.launched.id());
+                if bytes > upkeep.memory.saturating_add(upkeep.memory / 4) {
+                    return WatchEnd::Lost("it used far too much memory");
+                }
+                if bytes > upkeep.memory {
+                    retired = retired.or(Some("memory"));
+                }
+            }
+            if let Some(reason) = retired.filter(|_| !upkeep.until_lost) {
+                return WatchEnd::Retired(reason);
+            }
             if last_ping.elapsed() < upkeep.ping_every {
                 continue;
             }
             last_ping = Instant::now();
-            if own_bytes(self.launched.id()) > upkeep.memory {
-                return WatchEnd::Retired("memory");
-            }
             self.tabs.dispose_unused(CONTEXT_PATIENCE);
             let deadline = last_ping + upkeep.ping_every;
             let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;

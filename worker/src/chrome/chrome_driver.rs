@@ -41,8 +41,8 @@ pub struct ChromeOptions {
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
     pub browser_age: Duration,
-    /// A browser is replaced when its processes together use more memory than this, in bytes. What they share is not
-    /// counted.
+    /// A browser is replaced when its processes together use more memory than this, in bytes, and killed when they use a
+    /// quarter more. What they share is not counted.
     pub browser_memory: u64,
     /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
     /// replaced.
@@ -142,6 +142,7 @@ impl ChromeDriver {
                 age: options.browser_age,
                 memory: options.browser_memory,
                 ping_every: options.ping_every,
+                until_lost: false,
             },
             profiles,
             confinements: Confinement::choices(),

@@ -82,7 +82,8 @@ impl Supervisor {
                         }
                         None => {}
                     }
-                    retired.spawn(drain(watched, stop.clone()));
+                    let upkeep = Upkeep { until_lost: true, ..self.upkeep };
+                    retired.spawn(drain(watched, upkeep, stop.clone()));
                 }
                 Some(WatchEnd::Lost(reason)) => {
                     self.current.send_replace(None);
@@ -120,9 +121,17 @@ impl Supervisor {
     }
 }
 
-async fn drain(browser: Arc<Browser>, stop: CancellationToken) {
-    let unused = tokio::time::timeout(DRAIN_PATIENCE, browser.tabs.unused());
-    let _ = stop.run_until_cancelled(unused).await;
+/// Lets a retired browser end its pages, as long as it lives.
+async fn drain(browser: Arc<Browser>, upkeep: Upkeep, stop: CancellationToken) {
+    let drained = async {
+        tokio::select! {
+            () = browser.tabs.unused() => {}
+            end = browser.watch_over(upkeep) => {
+                tracing::warn!(?end, browser.pid = browser.launched.id(), "a retired browser was lost with its last pages");
+            }
+        }
+    };
+    let _ = stop.run_until_cancelled(tokio::time::timeout(DRAIN_PATIENCE, drained)).await;
     close(browser).await;
 }
 

@@ -198,6 +198,14 @@ async fn answer(request: Request) -> Response {
             let body = futures_util::stream::repeat(piece).map(Ok::<_, Infallible>);
             ([(header::CONTENT_TYPE, "text/html")], Body::from_stream(body)).into_response()
         }
+        // Each piece of a kilobyte is a megabyte when it is unpacked.
+        "/bomb" => {
+            let (first, piece) = bomb();
+            let first = futures_util::stream::once(async move { Ok::<_, Infallible>(first) });
+            let rest = futures_util::stream::repeat(piece).map(Ok);
+            let head = [(header::CONTENT_TYPE, "text/html"), (header::CONTENT_ENCODING, "gzip")];
+            (head, Body::from_stream(first.chain(rest))).into_response()
+        }
         "/silent" => std::future::pending().await,
         "/slow-picture" => Html("<h1>seen</h1><img src=/silent>").into_response(),
         "/late-fetch" => Html(
@@ -274,6 +282,19 @@ async fn answer(request: Request) -> Response {
         path if path.starts_with("/static/") => super::statics::answer(&request),
         _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
     }
+}
+
+/// The beginning of a packed document, and a piece that may come as often as one likes.
+fn bomb() -> (Bytes, Bytes) {
+    let pack = |text: &[u8]| {
+        let mut packed = Vec::with_capacity(1 << 20);
+        let mut packer = flate2::Compress::new(flate2::Compression::best(), false);
+        packer.compress_vec(text, &mut packed, flate2::FlushCompress::Full).unwrap();
+        packed
+    };
+    let mut first = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    first.extend(pack(b"<h1>a small page</h1>"));
+    (first.into(), pack(&[b' '; 1 << 20]).into())
 }
 
 fn listed(headers: &HeaderMap) -> String {

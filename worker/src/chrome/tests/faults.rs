@@ -199,6 +199,44 @@ async fn a_browser_that_uses_too_much_memory_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_retired_browser_that_freezes_fails_the_pages_that_it_has() {
+    let ping_every = Duration::from_millis(500);
+    let bench = Bench::with(ChromeOptions { pages_per_browser: 2, ping_every, ..options() }).await;
+    let first = bench.driver.browser_pid().unwrap();
+    let mut held = bench.open().await;
+    bench.load(&mut held, "/plain").await.unwrap();
+    bench.texts(&bench.session, "/plain", "h1").await;
+    eventually("the browser is replaced", || bench.driver.browser_pid().is_some_and(|pid| pid != first))
+        .await;
+    signal(first, Signal::STOP);
+    let error = endless_run(&mut held).await;
+    assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+    eventually("the frozen browser is gone", || !is_running(first)).await;
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_document_that_is_unpacked_without_end_takes_its_browser_down_before_the_machine() {
+    let bench = Bench::with(ChromeOptions { browser_memory: 1 << 30, ..options() }).await;
+    let first = bench.driver.browser_pid().unwrap();
+    let mut tab = bench.open().await;
+    let began = Instant::now();
+    let error = bench.load(&mut tab, "/bomb").await.unwrap_err();
+    let (class, took) = (error.failure.class, began.elapsed());
+    assert!(
+        matches!(class, ErrorClass::BrowserLost | ErrorClass::TabCrash | ErrorClass::TooLarge),
+        "{error} after {took:?}"
+    );
+    assert!(took < Duration::from_secs(15), "it took {took:?}");
+    drop(tab);
+    bench.driver.ready().await;
+    if class == ErrorClass::BrowserLost {
+        eventually("the browser is gone", || !is_running(first)).await;
+    }
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
 async fn what_is_blocked_is_not_asked_for_and_the_page_itself_always_is() {
     let bench = Bench::start().await;
     let patterns = vec!["*/blocked*".to_owned(), "*".to_owned() + "with-parts*"];

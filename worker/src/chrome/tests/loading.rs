@@ -1,11 +1,14 @@
 //! Loading pages: what came, or why nothing did.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::bench::{Bench, one, options, read_all, soon, wait_for};
@@ -54,6 +57,49 @@ async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
         assert!(began.elapsed() < Duration::from_secs(1), "{url} took {:?}", began.elapsed());
         bench.load(&mut tab, "/plain").await.unwrap();
     }
+}
+
+/// A site over TLS with a certificate that nobody vouches for.
+async fn self_signed_site() -> (PageUrl, JoinSet<()>) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], signing_key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = PageUrl::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let answer =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<h1>deep</h1>";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (url, server)
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_an_error() {
+    let (url, _server) = self_signed_site().await;
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    let error = tab.navigate(&url, WaitUntil::Load, None, soon()).await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::Tls, "{error}");
+    // That it is for its certificate: a browser that is told not to look loads it.
+    let mut careless = options();
+    careless.extra_flags.push("--ignore-certificate-errors".to_owned());
+    let bench = Bench::with(careless).await;
+    let mut tab = bench.open().await;
+    tab.navigate(&url, WaitUntil::Load, None, soon()).await.unwrap();
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["deep"]));
 }
 
 #[tokio::test]
