@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// Links come with each click, prices when one looks for them, and everything behind a door that is opened by a word.
 const SHOP: &str = "<h1>shop</h1>
 <form action=/open><input name=word></form>
-<ul></ul><button>more</button><p style='margin-top: 3000px'></p>
+<ul></ul><button>more</button><p style='margin-top: 3000px; height: 1em'></p>
 <script>
   document.querySelector('button').onclick = (event) => {
     const number = document.querySelectorAll('li').length + 1;

@@ -66,7 +66,7 @@ fn marked(value: Value, length: Option<u64>, max_bytes: usize) -> Value {
     marker
 }
 
-/// As much of the beginning of a value as needs no more than `room` bytes, or is empty.
+/// As much of the beginning of a value as needs no more than `room` bytes, which are 4 at the least.
 fn beginning(value: Value, room: usize) -> Value {
     if json_bytes(&value) <= room {
         return value;
@@ -84,7 +84,7 @@ fn beginning(value: Value, room: usize) -> Value {
                 let bytes = json_bytes(&element) + 1;
                 if bytes > room {
                     // Of a few that are large the first is better than nothing.
-                    if kept.is_empty() && room > 2 {
+                    if kept.is_empty() && room >= 4 {
                         kept.push(beginning(element, room));
                     }
                     break;
@@ -109,7 +109,7 @@ fn beginning(value: Value, room: usize) -> Value {
             }
             Value::Object(kept)
         }
-        other => other,
+        _ => Value::Null,
     }
 }
 

@@ -214,6 +214,16 @@ async function run(program, endedGroups, timeLeft, parsed) {
     return `was covered by \`${hit.localName}\``;
   }
 
+  // What is typed comes after what is there already.
+  function focusOn(element) {
+    HTMLElement.prototype.focus.call(element, { preventScroll: true });
+    try {
+      element.setSelectionRange(element.value.length, element.value.length);
+    } catch {
+      // Not every kind of element has a place for a cursor.
+    }
+  }
+
   // The point of an element that can be clicked on, scrolled into the window; `before` is where it was a frame ago.
   async function locate({ selector, timeout_ms: timeout, focus }) {
     if (parsed !== undefined) throw new NeedsFull("something is done to the page");
@@ -227,7 +237,7 @@ async function run(program, endedGroups, timeLeft, parsed) {
         problem = obstacle(element, place, before, focus);
         before = place;
         if (problem === undefined) {
-          if (focus) HTMLElement.prototype.focus.call(element, { preventScroll: true });
+          if (focus) focusOn(element);
           return { x: place.x + place.width / 2, y: place.y + place.height / 2 };
         }
       }
