@@ -16,8 +16,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tempfile::TempDir;
 
-const COPIED_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+use crate::wait::wait_for;
+
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// A standby server of a private Postgres.
 #[derive(Debug)]
@@ -64,9 +65,14 @@ impl Standby {
         let committed: String = sqlx::query_scalar(committed).fetch_one(&mut connect(primary).await?).await?;
         let mut connection = connect(&self.server).await?;
         let has_it = "SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn";
-        while !sqlx::query_scalar::<_, bool>(has_it).bind(&committed).fetch_one(&mut connection).await? {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        wait_for("the standby has what was committed", WITHIN, async || {
+            sqlx::query_scalar::<_, bool>(has_it)
+                .bind(&committed)
+                .fetch_one(&mut connection)
+                .await
+                .is_ok_and(|has| has)
+        })
+        .await;
         Ok(())
     }
 
@@ -79,9 +85,13 @@ impl Standby {
         sqlx::query("ALTER SYSTEM SET primary_conninfo = ''").execute(&mut connection).await?;
         sqlx::query("SELECT pg_reload_conf()").execute(&mut connection).await?;
         let receives = "SELECT count(*) FROM pg_stat_wal_receiver";
-        while sqlx::query_scalar::<_, i64>(receives).fetch_one(&mut connection).await? > 0 {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        wait_for("the standby is cut off", WITHIN, async || {
+            sqlx::query_scalar::<_, i64>(receives)
+                .fetch_one(&mut connection)
+                .await
+                .is_ok_and(|count| count == 0)
+        })
+        .await;
         Ok(())
     }
 
@@ -111,8 +121,7 @@ async fn copy(primary: &PrivatePostgres, data: &Path, account: Option<&Account>)
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
     let copying =
         ChildProcess::spawn(command, account, Signal::KILL).context("cannot start pg_basebackup")?;
-    let status =
-        tokio::time::timeout(COPIED_WITHIN, copying.exited()).await.context("pg_basebackup hangs")?;
+    let status = tokio::time::timeout(WITHIN, copying.exited()).await.context("pg_basebackup hangs")?;
     ensure!(status.success(), "pg_basebackup failed: {status}");
     Ok(())
 }

@@ -6,23 +6,20 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use chrono::Utc;
 use crawlify_shared::crash::{self, CrashPoint};
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, HostContact, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::url_shape::shape;
-use crawlify_shared::domain::workflow::{Act, Isolation, Render, WaitUntil};
-use serde_json::json;
+use crawlify_shared::domain::workflow::{Isolation, Render};
 use tokio::time::Instant;
 
-use crate::chrome::driver::{
-    Document, DomProgram, Driver, Input, Session, Static, StepResult, Tab, TabError,
-};
+use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab};
 use crate::gather::Gathered;
 use crate::lanes::Slot;
 use crate::metrics::{Metrics, Step};
+use crate::nodes::{Nodes, Stopped};
 use crate::page::host_turns::{HostTurns, TooFar};
-use crate::program::{ActRun, PageRun, Plan, Program, Run};
+use crate::program::{PageRun, Plan, Program, Run};
 use crate::render::{Course, Renders, compare};
 
 /// How long a tab may take to be free.
@@ -30,7 +27,7 @@ const FREE_WITHIN: Duration = Duration::from_secs(15);
 /// How long a tab may take to open.
 const OPEN_WITHIN: Duration = Duration::from_secs(15);
 /// A host that is asked more rarely is not asked twice for the sake of speed.
-const UNHURRIED: Duration = Duration::from_secs(1);
+pub(crate) const UNHURRIED: Duration = Duration::from_secs(1);
 /// How long a page may take to be read without being rendered, before it is loaded in a tab.
 const READ_WITHIN: Duration = Duration::from_secs(20);
 
@@ -114,7 +111,10 @@ pub(crate) async fn execute(
                 let mut outcome = visit.load(slot, None).await;
                 // What was loaded is what counts; a page that was not is no measure for anything.
                 if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
-                    let verdicts = compare(program, &visit.plan.phases, &outcome, read);
+                    // A phase that the workflow wants static is so, whatever a tab would have given.
+                    let is_on_trial = |phase: &usize| workflow.phases[*phase].render == Render::Auto;
+                    let on_trial: Vec<_> = visit.plan.phases.iter().copied().filter(is_on_trial).collect();
+                    let verdicts = compare(program, &on_trial, &outcome, read);
                     means.renders.were_compared(page.execution_id, &shape, verdicts);
                 }
                 outcome.bytes += read.as_ref().map_or(0, |read| read.bytes);
@@ -185,7 +185,7 @@ impl Visit<'_> {
                 "the server answers with HTTP status {status} without a tab"
             )));
         }
-        if let Some(mut outcome) = http_failure(&document) {
+        if let Some(mut outcome) = refused(&document) {
             outcome.rendered = Rendered::Static;
             return Ok(outcome);
         }
@@ -273,131 +273,52 @@ impl Visit<'_> {
             Ok(document) => document,
             Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
         };
-        if let Some(mut outcome) = http_failure(&document) {
+        if let Some(mut outcome) = refused(&document) {
             self.ask_when_to_return(&mut outcome, deadline).await;
             return (outcome, true);
         }
         let begun = Instant::now();
         let mut gathered = Gathered::new(self.page, self.program, &document);
-        let mut lost: Option<TabError> = None;
+        let mut stopped: Option<Stopped> = None;
         let wait_until = self.program.workflow.wait_until;
+        let mut nodes = Nodes { tab, wait_until, deadline, has_acted: false };
         for run in &self.plan.runs {
-            if let Some(error) = &lost {
+            if let Some(Stopped { error, .. }) = &stopped {
                 gathered.lose(run.nodes(), error);
-            } else if let Err(error) = execute_run(run, tab, wait_until, &mut gathered, deadline).await {
-                lost = Some(error);
+            } else {
+                stopped = nodes.run(run, &mut gathered).await.err();
             }
         }
         self.means.metrics.observe_step(Step::Nodes, begun.elapsed());
-        let tab_usable = lost.as_ref().is_none_or(|error| error.tab_usable);
-        let end = lost.map_or(PageEnd::Completed, |error| PageEnd::Failed(error.failure));
-        (gathered.into_outcome(end, &document, Rendered::Full), tab_usable)
+        let tab_usable = stopped.as_ref().is_none_or(|stopped| stopped.error.tab_usable);
+        let back_off = stopped.as_ref().and_then(|stopped| stopped.back_off);
+        let end = stopped.map_or(PageEnd::Completed, |stopped| PageEnd::Failed(stopped.error.failure));
+        let mut outcome = gathered.into_outcome(end, &document, Rendered::Full);
+        outcome.contact.back_off = back_off;
+        (outcome, tab_usable)
     }
-}
-
-/// `Err`: the tab was lost, or the page's time is over; the run's nodes are recorded as cancelled.
-async fn execute_run(
-    run: &Run,
-    tab: &mut dyn Tab,
-    wait_until: WaitUntil,
-    gathered: &mut Gathered<'_>,
-    deadline: Instant,
-) -> Result<(), TabError> {
-    match run {
-        Run::Act(act) if gathered.has_ended(act.at) => gathered.skip(act.at),
-        Run::Act(act) => match execute_act(act, tab, wait_until, gathered, deadline).await {
-            Ok(results) => gathered.take(&act.find, results)?,
-            Err(error) => {
-                gathered.lose(run.nodes(), &error);
-                return Err(error);
-            }
-        },
-        Run::Page(page_run) => {
-            let ended = gathered.ended_phases();
-            let needs_page = page_run.dom.steps().iter().any(|step| !ended.contains(&step.group));
-            let results =
-                if needs_page { tab.run(&page_run.dom, &ended, deadline).await } else { Ok(Vec::new()) };
-            match results {
-                Ok(results) => gathered.take(page_run, results)?,
-                Err(error) => {
-                    gathered.lose(run.nodes(), &error);
-                    return Err(error);
-                }
-            }
-        }
-        Run::Wait { at, .. } if gathered.has_ended(*at) => gathered.skip(*at),
-        Run::Wait { at, pause } => {
-            let started_at = Utc::now();
-            if tokio::time::timeout_at(deadline, tokio::time::sleep(*pause)).await.is_err() {
-                let failure =
-                    Failure::new(ErrorClass::NavTimeout, "the page's time was over before the wait");
-                let error = TabError { failure, tab_usable: true };
-                gathered.lose(run.nodes(), &error);
-                return Err(error);
-            }
-            gathered.add_pause(*at, started_at);
-        }
-    }
-    Ok(())
-}
-
-/// Finds where something is to be done, and does it. Answers the node's result, as a call into the page would.
-async fn execute_act(
-    ActRun { find, act, .. }: &ActRun,
-    tab: &mut dyn Tab,
-    wait_until: WaitUntil,
-    gathered: &mut Gathered<'_>,
-    deadline: Instant,
-) -> Result<Vec<Option<StepResult>>, TabError> {
-    let mut results = tab.run(&find.dom, &[], deadline).await?;
-    let Some(Some(result)) = results.first_mut() else { return Ok(results) };
-    let Ok(found) = &result.output else { return Ok(results) };
-    let at = |axis: &str| found[axis].as_f64().unwrap_or_default();
-    let (input, output) = match act {
-        Act::Click(target) => {
-            (Some(Input::Click(at("x"), at("y"))), json!({"clicked": target.selector.query()}))
-        }
-        Act::Hover(target) => {
-            (Some(Input::Hover(at("x"), at("y"))), json!({"hovered": target.selector.query()}))
-        }
-        Act::Type { into, text, delay } => (
-            Some(Input::Keys { text: text.clone(), delay: *delay }),
-            json!({"typed": true, "selector": into.selector.query()}),
-        ),
-        Act::Scroll(_) => (None, json!({"scrolled": true, "x": found["x"], "y": found["y"]})),
-    };
-    result.output = Ok(output);
-    if let Some(input) = input
-        && let Some(document) = tab.input(&input, wait_until, deadline).await?
-    {
-        match http_failure(&document) {
-            Some(PageOutcome { end: PageEnd::Failed(failure), .. }) => {
-                result.output = Err(Failure::new(
-                    failure.class,
-                    format!("it led to {}: {}", document.final_url, failure.message),
-                ));
-            }
-            _ => gathered.moved_to(&document),
-        }
-    }
-    result.completed_at = Utc::now().max(result.completed_at);
-    Ok(results)
 }
 
 /// A document that came with an HTTP error is not what the workflow was written for: the page fails, with its class.
-fn http_failure(document: &Document) -> Option<PageOutcome> {
+pub(crate) fn http_failure(document: &Document) -> Option<(Failure, HostContact)> {
     let status = document.status.filter(|status| *status >= 400)?;
     let class = match status {
         429 => ErrorClass::Http429,
         500.. => ErrorClass::Http5xx,
         _ => ErrorClass::Http4xx,
     };
-    let mut outcome =
-        PageOutcome::failed(Failure::new(class, format!("the server answered with HTTP status {status}")));
-    if matches!(status, 429 | 503) {
-        outcome.contact.back_off = Some(document.retry_after.unwrap_or_default());
-    }
-    outcome.final_url = Some(document.final_url.to_string());
-    outcome.bytes = document.bytes;
-    Some(outcome)
+    let back_off = matches!(status, 429 | 503).then(|| document.retry_after.unwrap_or_default());
+    let failure = Failure::new(class, format!("the server answered with HTTP status {status}"));
+    Some((failure, HostContact { back_off, ..HostContact::default() }))
+}
+
+/// What becomes of a page that is such a document.
+fn refused(document: &Document) -> Option<PageOutcome> {
+    let (failure, contact) = http_failure(document)?;
+    Some(PageOutcome {
+        contact,
+        final_url: Some(document.final_url.to_string()),
+        bytes: document.bytes,
+        ..PageOutcome::failed(failure)
+    })
 }

@@ -16,6 +16,7 @@ mod http;
 mod lanes;
 pub mod machine;
 mod metrics;
+mod nodes;
 mod page;
 mod program;
 mod recorder;

@@ -95,19 +95,27 @@ fn beginning(value: Value, room: usize) -> Value {
             Value::Array(kept)
         }
         Value::Object(members) => {
-            let mut kept = Map::new();
+            // Every key stays, if there is room for keys alone: each with its quotes, colon and comma, and an empty value.
+            let mut kept: Vec<(usize, String, Value)> = Vec::new();
             for (key, member) in members {
-                // With its quotes, colon and comma, and room for an empty value.
                 let name = escaped_bytes(&key) + 4;
                 if name + 4 > room {
-                    continue;
+                    break;
                 }
-                room -= name;
-                let member = beginning(member, room);
-                room = room.saturating_sub(json_bytes(&member));
-                kept.insert(key, member);
+                room -= name + 4;
+                kept.push((json_bytes(&member), key, member));
             }
-            Value::Object(kept)
+            // The short ones are kept whole, and the others share what is left.
+            kept.sort_unstable_by_key(|(bytes, ..)| *bytes);
+            let mut left = kept.len();
+            let cut = kept.into_iter().map(|(_, key, member)| {
+                let share = room / left.max(1);
+                left -= 1;
+                let member = beginning(member, share + 4);
+                room -= json_bytes(&member).saturating_sub(4).min(room);
+                (key, member)
+            });
+            Value::Object(cut.collect())
         }
         _ => Value::Null,
     }
@@ -270,6 +278,8 @@ mod tests {
         assert!(stored.to_string().len() <= 300, "{stored}");
         assert_eq!(stored["_truncated"], true);
         assert!(stored["a"].as_str().unwrap().starts_with("xxx"), "{stored}");
+        assert_eq!(stored["b"], 1);
+        assert!(stored["c"][0].as_str().unwrap().starts_with("yyy"), "{stored}");
         assert_eq!(storable_object(members.clone(), 5000), Value::Object(members));
     }
 

@@ -33,6 +33,8 @@ async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_e
     proxy.lead_to_postgres(&standby.url());
     wait_for("the standby answers", WITHIN, async || fleet.store.execution(execution).await.is_ok()).await;
     fleet.ended(execution).await;
+    let all = fleet.number("SELECT count(*) FROM url_queue WHERE status = 'completed'").await;
+    assert_eq!(all, 2 * PAGES as i64, "those of the calm crawl and these");
     let before: i64 =
         sqlx::query_scalar("SELECT count(*) FROM url_queue WHERE execution_id = $1 AND processed_at < $2")
             .bind(execution.0)

@@ -1,7 +1,5 @@
 //! Workers that are taken away while they have pages in hand, as an autoscaler does it: with a signal, or without a word.
 
-use std::time::Duration;
-
 use harness::fleet::{Fleet, SLOTS, stop};
 use rustix::process::Signal;
 
@@ -43,8 +41,6 @@ async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_at
             let _ = worker.end(WITHIN).await;
             taken += 1;
         }
-        // Nobody is held up by the pages that are lost.
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     fleet.ended(execution).await;
     let wasted = fleet.number("SELECT sum(greatest(attempt - 1, 0)) FROM url_queue").await;

@@ -108,6 +108,45 @@ async fn what_is_done_to_a_page_stands_between_what_is_read_before_and_after_and
 }
 
 #[tokio::test]
+async fn a_click_that_leads_to_an_error_fails_the_page_and_nothing_is_read_there() {
+    let click = json!({"id": "more", "type": "click", "params": {"selector": "button"}, "optional": true});
+    let config =
+        workflow(json!([links("first", "a"), click, links("rest", "a")]), json!([extract("title", "h1")]));
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["/1"])])
+        .leading_to("http://shop.test/gone", 404);
+    let crawl = Running::start(&config, driver, TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ failed 1 http_4xx"]);
+    let expected = [
+        "/ first completed",
+        "/ more failed http_4xx",
+        "/ rest cancelled cancelled",
+        "/ title cancelled cancelled",
+    ];
+    assert_eq!(crawl.texts(NODES).await, expected);
+    let error = "SELECT error FROM url_queue";
+    let why = "it led to http://shop.test/gone: the server answered with HTTP status 404";
+    assert_eq!(crawl.texts(error).await, [why]);
+    assert_eq!(crawl.number("SELECT count(*) FROM extracted_items").await, 0);
+}
+
+#[tokio::test]
+async fn where_a_click_leads_links_are_resolved() {
+    let click = json!({"id": "more", "type": "click", "params": {"selector": "button"}});
+    let mut config = workflow(json!([links("first", "a"), click, links("rest", "a")]), json!([]));
+    config["max_depth"] = json!(1);
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/", [page(&["1"])])
+        .with_page("http://shop.test/1", [page(&[])])
+        .with_page("http://shop.test/deep/1", [page(&[])])
+        .leading_to("http://shop.test/deep/", 200);
+    let crawl = Running::start(&config, driver, TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1", "/deep/1 completed 1"]);
+    let final_url = "SELECT final_url FROM url_queue WHERE depth = 0";
+    assert_eq!(crawl.texts(final_url).await, ["http://shop.test/deep/"]);
+}
+
+#[tokio::test]
 async fn a_filter_holds_although_a_node_before_it_failed() {
     let filter = json!({"id": "filter", "type": "filter_urls", "params": {"same_domain": true}});
     let config = workflow(json!([links("links", "a"), links("broken", "missing"), filter]), json!([]));

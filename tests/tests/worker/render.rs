@@ -89,6 +89,39 @@ async fn pages_that_differ_stay_in_their_tabs_and_what_the_tab_gave_counts() {
 }
 
 #[tokio::test]
+async fn a_phase_that_is_to_be_static_is_not_on_trial_beside_one_that_is() {
+    let mut config = shop();
+    config["render"] = json!({"url_discovery": "auto", "data_extraction": "static"});
+    let running = Running::start(&config, items("another"), TIMES).await;
+    let crawl = running.end().await;
+    assert_eq!(titles(&crawl).await, ["another h1", "the h1"], "the first ones were loaded both ways");
+    let read = crawl.number("SELECT count(*) FROM url_queue WHERE rendered = 'static'").await;
+    assert!((25..=35).contains(&read), "{read} pages were read as they came");
+}
+
+#[tokio::test]
+async fn a_page_on_trial_that_is_not_there_or_wants_to_be_left_alone_is_asked_for_once() {
+    for (status, ends) in [(404, "failed 1 http_4xx"), (503, "pending 1 http_5xx")] {
+        let driver = FakeDriver::new()
+            .with_page("http://shop.test/", [page(&["/1"])])
+            .with_static("http://shop.test/", answers(&["/1"], "the"))
+            .with_page("http://shop.test/1", [page(&[])])
+            .with_static_status("http://shop.test/1", status);
+        let running = Running::start(&shop_with("auto"), driver, TIMES).await;
+        running
+            .wait(
+                "both were tried",
+                "SELECT count(*) / 2 FROM url_queue WHERE error_class IS NOT NULL OR status = 'completed'",
+            )
+            .await;
+        let pages = running.crawl.texts(PAGES).await;
+        assert_eq!(pages[1], format!("/1 {ends}"));
+        assert_eq!(running.driver.loads().len(), 1, "only the page that is there was loaded too");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_is_asked_rarely_is_not_asked_twice() {
     let mut config = shop_with("auto");
     config["rate_limit_delay"] = json!(1000);

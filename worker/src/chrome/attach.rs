@@ -1,15 +1,14 @@
 //! Opens targets and prepares them: a browser context, a tab of it that commands can be sent to, the headers it sends and
 //! what it does not load. Knows nothing about who uses a tab, or how often.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chromiumoxide_cdp::cdp::browser_protocol::browser::{
     BrowserContextId, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
 };
 use chromiumoxide_cdp::cdp::browser_protocol::emulation::SetUserAgentOverrideParams;
-use chromiumoxide_cdp::cdp::browser_protocol::network::{self, TimeSinceEpoch};
-use chromiumoxide_cdp::cdp::browser_protocol::storage::{GetCookiesParams, SetCookiesParams};
+use chromiumoxide_cdp::cdp::browser_protocol::network;
 use chromiumoxide_cdp::cdp::browser_protocol::target::{
     AttachToTargetParams, CloseTargetParams, CreateBrowserContextParams, CreateTargetParams,
     DisposeBrowserContextParams, TargetId,
@@ -25,6 +24,7 @@ use super::connection::{CallError, Connection, Listener};
 use super::driver::Session;
 use super::flags::NO_BYPASS;
 use super::page_state::PageEvents;
+use super::sent_headers::SentHeaders;
 use super::viewport::paint_a_corner;
 use crate::egress::{Egress, Gate};
 
@@ -43,7 +43,7 @@ pub(super) struct AttachedTab {
 /// A browser context, and what its traffic goes through, which lives as long.
 #[derive(Clone, Debug)]
 pub(super) struct BrowserContext {
-    id: BrowserContextId,
+    pub(super) id: BrowserContextId,
     gate: Option<Arc<Gate>>,
 }
 
@@ -57,16 +57,10 @@ pub(super) struct Opener {
 
 /// The tabs that exist, by their target and by their session: who is told when one crashes or goes.
 #[derive(Debug, Default)]
-struct Attached(Mutex<HashMap<String, Arc<PageEvents>>>);
-
-/// How a tab sends a session's headers. Chrome sends headers that it is given only while its Network domain is on, which
-/// costs an event for each request and response; so what can be sent otherwise is.
-#[derive(Debug, Default)]
-struct SentHeaders<'h> {
-    user_agent: Option<&'h str>,
-    /// The languages alone: Chrome adds their weights.
-    languages: Option<String>,
-    rest: serde_json::Map<String, serde_json::Value>,
+struct Attached {
+    tabs: Mutex<HashMap<String, Arc<PageEvents>>>,
+    /// Targets that are not attached to yet.
+    opening: Mutex<HashSet<String>>,
 }
 
 #[derive(Deserialize)]
@@ -112,10 +106,12 @@ impl Opener {
         &self.connection
     }
 
-    /// Makes a browser context, with cookies, storage, cache and way to the network of its own. It takes no downloads.
+    /// Makes a browser context, with these cookies, and with storage, cache and way to the network of its own. It takes no
+    /// downloads.
     pub(super) async fn create_context(
         &self,
         session: &Session,
+        cookies: Vec<network::CookieParam>,
         deadline: Instant,
     ) -> Result<BrowserContext, CallError> {
         let gate = match (&self.egress, &session.proxy) {
@@ -136,41 +132,19 @@ impl Opener {
             create.proxy_bypass_list = Some(NO_BYPASS.to_owned());
         }
         let id = self.connection.call(None, &create, deadline).await?.browser_context_id;
+        let context = BrowserContext { id: id.clone(), gate };
+        let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
         let mut deny = SetDownloadBehaviorParams::new(SetDownloadBehaviorBehavior::Deny);
-        deny.browser_context_id = Some(id.clone());
+        deny.browser_context_id = Some(id);
         self.connection.call(None, &deny, deadline).await?;
-        Ok(BrowserContext { id, gate })
+        self.set_cookies(&context, cookies, deadline).await?;
+        unfinished.finish();
+        Ok(context)
     }
 
-    /// The cookies of a context, as another one takes them.
-    pub(super) async fn cookies(
-        &self,
-        context: &BrowserContext,
-        deadline: Instant,
-    ) -> Result<Vec<network::CookieParam>, CallError> {
-        let of_context = GetCookiesParams { browser_context_id: Some(context.id.clone()) };
-        let cookies = self.connection.call(None, &of_context, deadline).await?.cookies;
-        Ok(cookies.into_iter().map(handed_over).collect())
-    }
-
-    /// Gives cookies to a context.
-    pub(super) async fn set_cookies(
-        &self,
-        context: &BrowserContext,
-        cookies: Vec<network::CookieParam>,
-        deadline: Instant,
-    ) -> Result<(), CallError> {
-        if cookies.is_empty() {
-            return Ok(());
-        }
-        let mut set = SetCookiesParams::new(cookies);
-        set.browser_context_id = Some(context.id.clone());
-        self.connection.call(None, &set, deadline).await.map(|_| ())
-    }
-
-    /// Whether a target is a tab of ours.
+    /// Whether a target is a tab of ours, or is to become one.
     pub(super) fn knows(&self, target: &str) -> bool {
-        self.attached.lock().contains_key(target)
+        self.attached.opening().contains(target) || self.attached.lock().contains_key(target)
     }
 
     /// Closes a target, without waiting.
@@ -189,7 +163,7 @@ impl Opener {
         session: &Session,
         deadline: Instant,
     ) -> Result<AttachedTab, CallError> {
-        let context = self.create_context(session, deadline).await?;
+        let context = self.create_context(session, Vec::new(), deadline).await?;
         let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
         let mut tab = self.open(&context, session, deadline).await?;
         tab.own_context = Some(context);
@@ -209,6 +183,7 @@ impl Opener {
         let target_id = self.connection.call(None, &create, deadline).await?.target_id;
         // From here on the target exists, and must not be left behind whatever happens.
         let unfinished = Unfinished { opener: self, what: Some(Opened::Target(target_id.clone())) };
+        self.attached.opening().insert(target_id.clone().into());
         let mut attach = AttachToTargetParams::new(target_id.clone());
         attach.flatten = Some(true);
         let id = String::from(self.connection.call(None, &attach, deadline).await?.session_id);
@@ -293,66 +268,12 @@ impl Opener {
     }
 }
 
-impl<'h> SentHeaders<'h> {
-    fn of(headers: &'h [(String, String)]) -> Self {
-        let mut sent = Self::default();
-        for (name, value) in headers {
-            if name.eq_ignore_ascii_case("user-agent") {
-                sent.user_agent = Some(value);
-                continue;
-            }
-            if name.eq_ignore_ascii_case("accept-language") {
-                sent.languages = languages_of(value);
-                if sent.languages.is_some() {
-                    continue;
-                }
-            }
-            sent.rest.insert(name.clone(), value.clone().into());
-        }
-        sent
-    }
-}
-
-/// A cookie as it is set. One of a host alone is named by an address, because a domain would have it sent to hosts below too.
-fn handed_over(cookie: network::Cookie) -> network::CookieParam {
-    let mut set = network::CookieParam::new(cookie.name, cookie.value);
-    if cookie.domain.starts_with('.') {
-        set.domain = Some(cookie.domain);
-    } else {
-        let scheme = if cookie.secure { "https" } else { "http" };
-        set.url = Some(format!("{scheme}://{}{}", cookie.domain, cookie.path));
-    }
-    set.path = Some(cookie.path);
-    set.secure = Some(cookie.secure);
-    set.http_only = Some(cookie.http_only);
-    set.same_site = cookie.same_site;
-    set.expires = (!cookie.session).then(|| TimeSinceEpoch::new(cookie.expires));
-    set.partition_key = cookie.partition_key;
-    set
-}
-
-/// The languages of an `Accept-Language` header, if Chrome gives them the very weights that the header has: 1, 0.9, 0.8
-/// and so on.
-fn languages_of(header: &str) -> Option<String> {
-    let parts: Vec<_> = header.split(',').map(str::trim).collect();
-    let languages: Vec<_> =
-        parts.iter().map(|part| part.split(';').next().unwrap_or_default().trim()).collect();
-    let weighted = languages.iter().enumerate().map(|(place, language)| match place {
-        0 => (*language).to_owned(),
-        _ => format!("{language};q=0.{}", 10_usize.saturating_sub(place).max(1)),
-    });
-    let is_plain = |language: &&str| {
-        !language.is_empty() && language.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    (languages.iter().all(is_plain) && weighted.eq(parts.iter().map(|part| part.replace(' ', ""))))
-        .then(|| languages.join(","))
-}
-
 impl Attached {
     fn add(&self, tab: &AttachedTab) {
         let mut attached = self.lock();
         attached.insert(tab.target.clone(), tab.events.clone());
         attached.insert(tab.session.clone(), tab.events.clone());
+        self.opening().remove(&tab.target);
     }
 
     fn remove(&self, tab: &AttachedTab) {
@@ -362,7 +283,11 @@ impl Attached {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<PageEvents>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tabs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opening(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -410,22 +335,11 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         match self.what.take() {
             Some(Opened::Context(context)) => self.opener.dispose_context(&context),
-            Some(Opened::Target(id)) => self.opener.connection.send(None, &CloseTargetParams::new(id)),
+            Some(Opened::Target(id)) => {
+                self.opener.attached.opening().remove(id.inner());
+                self.opener.connection.send(None, &CloseTargetParams::new(id));
+            }
             None => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn languages_are_handed_over_where_chrome_weighs_them_the_same() {
-        assert_eq!(languages_of("en-US,en;q=0.9, de;q=0.8").as_deref(), Some("en-US,en,de"));
-        assert_eq!(languages_of("de").as_deref(), Some("de"));
-        for other in ["en,de;q=0.5", "en;q=0.9", "", "*", "en,,de;q=0.8"] {
-            assert_eq!(languages_of(other), None, "{other}");
         }
     }
 }

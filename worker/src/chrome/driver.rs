@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
-use crawlify_shared::domain::outcome::Failure;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{
     Block, Field, Headers, Isolation, Proxy, Read, ScrollTo, Selector, Target, WaitFor, WaitUntil,
@@ -108,6 +108,22 @@ pub trait Tab: Send + std::fmt::Debug {
         wait_until: WaitUntil,
         deadline: tokio::time::Instant,
     ) -> Result<Option<Document>, TabError>;
+
+    /// Waits for the document that a run was lost to: one that came late of what was done to the page. `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`Tab::navigate`].
+    async fn follow(
+        &mut self,
+        wait_until: WaitUntil,
+        deadline: tokio::time::Instant,
+    ) -> Result<Option<Document>, TabError>;
+
+    /// Where the page is by now, as its scripts may change its address; `None` before it was loaded.
+    ///
+    /// # Errors
+    /// As [`Tab::run`].
+    async fn look_again(&mut self, deadline: tokio::time::Instant) -> Result<Option<Document>, TabError>;
 
     /// Gives the tab back for the next page of its execution.
     async fn release(self: Box<Self>);
@@ -242,6 +258,13 @@ pub struct StepResult {
     pub cut_from: Option<u64>,
     /// How many times it was run again.
     pub retries: u16,
+}
+
+impl TabError {
+    /// Whether a run was lost because the page went elsewhere.
+    pub(crate) fn has_left(&self) -> bool {
+        self.tab_usable && self.failure.class == ErrorClass::NavTimeout
+    }
 }
 
 /// A call on a tab failed.

@@ -26,10 +26,22 @@ impl ChromeTab {
         requested: &PageUrl,
         deadline: Instant,
     ) -> Result<Option<Failure>, TabError> {
-        let Some(gate) = self.attached()?.gate.clone() else { return Ok(None) };
+        if self.attached()?.gate.is_none() {
+            return Ok(None);
+        }
+        let unreachable = self.unreachable_url(deadline).await?;
+        Ok(self.why_not(unreachable.as_ref().unwrap_or(requested.as_url())))
+    }
+
+    /// The address that the tab could not load, where it shows the browser's own page about that.
+    pub(super) async fn unreachable_url(&self, deadline: Instant) -> Result<Option<Url>, TabError> {
         let unreachable = self.main_frame(deadline).await?.unreachable_url;
-        let unreachable = unreachable.and_then(|url| Url::parse(&url).ok());
-        Ok(gate.why_not(unreachable.as_ref().unwrap_or(requested.as_url())).map(Reason::failure))
+        Ok(unreachable.and_then(|url| Url::parse(&url).ok()))
+    }
+
+    /// Why an address was not reached, as far as the guard knows.
+    pub(super) fn why_not(&self, url: &Url) -> Option<Failure> {
+        self.attached().ok()?.gate.as_ref()?.why_not(url).map(Reason::failure)
     }
 
     /// Begins to watch for documents that are cut off; before the navigation, so that none is missed.

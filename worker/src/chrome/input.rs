@@ -1,5 +1,4 @@
-//! Pointer and keys: what a person would do, as the browser's own events, which pages cannot tell from a person's. Knows
-//! nothing of what comes of them.
+//! Pointer and keys: what a person would do, as the browser's own (trusted) events. Knows nothing of what comes of them.
 
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::tab::ChromeTab;
 const RECEIVED_WITHIN: Duration = Duration::from_secs(10);
 const DOING: &str = "it received input";
 const ENTER: i64 = 13;
+const SHIFT: i64 = 8;
 
 /// Has the page receive it.
 pub(super) async fn send(tab: &ChromeTab, input: &Input, deadline: Instant) -> Result<(), TabError> {
@@ -64,6 +64,8 @@ async fn press(tab: &ChromeTab, character: char, deadline: Instant) -> Result<()
         let text = if is_enter { "\r".to_owned() } else { character.to_string() };
         let mut event = DispatchKeyEventParams::new(kind.clone());
         event.key = Some(key.clone());
+        event.code = physical_key(character);
+        event.modifiers = character.is_ascii_uppercase().then_some(SHIFT);
         // Of other characters the number is another key's.
         if is_enter || character.is_ascii_alphanumeric() || character == ' ' {
             event.windows_virtual_key_code = Some(code);
@@ -74,6 +76,17 @@ async fn press(tab: &ChromeTab, character: char, deadline: Instant) -> Result<()
         tab.call(&event, soon(deadline), DOING).await?;
     }
     Ok(())
+}
+
+/// The name of the key that a character is on, on a keyboard like that of the United States.
+fn physical_key(character: char) -> Option<String> {
+    match character {
+        '\n' => Some("Enter".to_owned()),
+        ' ' => Some("Space".to_owned()),
+        'a'..='z' | 'A'..='Z' => Some(format!("Key{}", character.to_ascii_uppercase())),
+        '0'..='9' => Some(format!("Digit{character}")),
+        _ => None,
+    }
 }
 
 fn soon(deadline: Instant) -> Instant {

@@ -7,11 +7,13 @@
 //! (`page_state`, `describe`, `guarded`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks over
 //! `connection`.
 
+mod act;
 mod attach;
 mod block;
 mod browser;
 mod chrome_driver;
 mod connection;
+mod cookies;
 mod describe;
 pub mod driver;
 mod failure;
@@ -21,11 +23,13 @@ mod flags;
 mod guarded;
 mod input;
 mod launch;
+mod look;
 mod memory;
 mod page_state;
 mod pending;
 mod profile;
 mod run;
+mod sent_headers;
 mod static_lane;
 mod supervisor;
 mod tab;

@@ -118,6 +118,16 @@ impl PageEvents {
         self.state.send_modify(|state| *state = PageState { gone: state.gone, ..PageState::default() });
     }
 
+    /// Something is done to the present document: others are counted from now on, and so are dialogs.
+    pub(super) fn begin_act(&self) {
+        self.state.send_modify(|state| {
+            let present = state.documents.len().saturating_sub(1);
+            state.documents.drain(..present);
+            state.started.clear();
+            state.dialogs = 0;
+        });
+    }
+
     /// Answers the requests that are held up with an empty document from now on, or no longer.
     pub(super) fn answer_empty(&self, empty: bool) {
         self.answers_empty.store(empty, Ordering::Relaxed);

@@ -132,7 +132,10 @@ async function run(program, endedGroups, timeLeft, parsed) {
   function links(selector, budget) {
     return collect(find(selector, root, true), budget, (node) => {
       const href = node instanceof Element ? attributeOf(node, "href") : textContentOf(node);
-      return href === null || href.trim() === "" ? undefined : budget.keep(href);
+      if (href === null || href.trim() === "") return undefined;
+      const kept = budget.keep(href);
+      // A part of an address is another address.
+      return budget.exceeded ? undefined : kept;
     });
   }
 
@@ -197,6 +200,7 @@ async function run(program, endedGroups, timeLeft, parsed) {
   const matches = uncurried(Element.prototype.matches);
   const closest = uncurried(Element.prototype.closest);
   const contains = uncurried(Node.prototype.contains);
+  const focusedIn = getter(Document.prototype, "activeElement");
   const atPoint = uncurried(Document.prototype.elementFromPoint);
   const scrollerOf = getter(Document.prototype, "scrollingElement");
   const frame = () => Promise.race([new Promise(requestAnimationFrame), sleep(50)]);
@@ -209,12 +213,12 @@ async function run(program, endedGroups, timeLeft, parsed) {
     if (focus) return undefined;
     const hit = atPoint(document, x + width / 2, y + height / 2);
     if (hit === null) return "was outside the window";
-    if (contains(element, hit) || contains(hit, element)) return undefined;
+    if (contains(element, hit)) return undefined;
     if (closest(hit, "label")?.control === element) return undefined;
     return `was covered by \`${hit.localName}\``;
   }
 
-  // What is typed comes after what is there already.
+  // What is typed comes after what is there already. Answers whether it will come there at all.
   function focusOn(element) {
     HTMLElement.prototype.focus.call(element, { preventScroll: true });
     try {
@@ -222,6 +226,8 @@ async function run(program, endedGroups, timeLeft, parsed) {
     } catch {
       // Not every kind of element has a place for a cursor.
     }
+    const focused = focusedIn(document);
+    return focused !== null && focused !== document.body && contains(element, focused);
   }
 
   // The point of an element that can be clicked on, scrolled into the window; `before` is where it was a frame ago.
@@ -233,11 +239,12 @@ async function run(program, endedGroups, timeLeft, parsed) {
       let problem = "was not there";
       if (element instanceof Element) {
         scrollIntoView(element, { block: "center", inline: "center", behavior: "instant" });
-        const place = rectangleOf(element);
+        // Of one that goes over several lines, the first.
+        const place = rectanglesOf(element)[0] ?? rectangleOf(element);
         problem = obstacle(element, place, before, focus);
         before = place;
+        if (problem === undefined && focus && !focusOn(element)) problem = "did not take the focus";
         if (problem === undefined) {
-          if (focus) focusOn(element);
           return { x: place.x + place.width / 2, y: place.y + place.height / 2 };
         }
       }

@@ -25,9 +25,14 @@
     return null;
   }
 
+  // What is no markup, however much it looks like it, and a tag with its attributes.
+  const NO_MARKUP = /<!--[^]*?-->|<(script|style|title|textarea|noscript|xmp|iframe|noembed|noframes)\b[^>]*>[^]*?(<\/\1|$)/gi;
+  const TAG = /<[a-z/](?:"[^"]*"|'[^']*'|[^"'>])*>/gi;
+
   function inMarkup(bytes) {
-    const start = new TextDecoder("latin1").decode(bytes.subarray(0, PRESCANNED_BYTES)).replace(/<!--[^]*?-->/g, "");
-    for (const [tag] of start.matchAll(/<meta[\s/][^>]*>/gi)) {
+    const start = new TextDecoder("latin1").decode(bytes.subarray(0, PRESCANNED_BYTES)).replace(NO_MARKUP, "");
+    for (const [tag] of start.matchAll(TAG)) {
+      if (!/^<meta[\s/]/i.test(tag)) continue;
       const content = /\scontent\s*=\s*("[^"]*"|'[^']*'|[^\s>]+)/i.exec(tag);
       const isType = /\shttp-equiv\s*=\s*["']?\s*content-type/i.test(tag);
       const declaring = content === null ? tag : isType ? content[1] : tag.replace(content[0], "");

@@ -68,13 +68,7 @@ impl Supervisor {
                     // The next one is there before this one goes, so that no page waits.
                     let next = stop.run_until_cancelled(self.launch()).await;
                     match next {
-                        Some(Ok(next)) => {
-                            let deadline = tokio::time::Instant::now() + INHERIT_WITHIN;
-                            if let Err(error) = next.tabs.inherit(&watched.tabs, deadline).await {
-                                tracing::warn!(%error, "cookies are lost with the browser that had them");
-                            }
-                            browser = Some(next);
-                        }
+                        Some(Ok(next)) => browser = Some(next),
                         Some(Err(error)) => {
                             tracing::warn!(%error, "no browser started to replace a used one");
                             self.current.send_replace(None);
@@ -82,8 +76,11 @@ impl Supervisor {
                         }
                         None => {}
                     }
+                    if let Some(next) = &browser {
+                        hand_over(&watched, next).await;
+                    }
                     let upkeep = Upkeep { until_lost: true, ..self.upkeep };
-                    retired.spawn(drain(watched, upkeep, stop.clone()));
+                    retired.spawn(drain(watched, browser.clone(), upkeep, stop.clone()));
                 }
                 Some(WatchEnd::Lost(reason)) => {
                     self.current.send_replace(None);
@@ -122,7 +119,7 @@ impl Supervisor {
 }
 
 /// Lets a retired browser end its pages, as long as it lives.
-async fn drain(browser: Arc<Browser>, upkeep: Upkeep, stop: CancellationToken) {
+async fn drain(browser: Arc<Browser>, next: Option<Arc<Browser>>, upkeep: Upkeep, stop: CancellationToken) {
     let drained = async {
         tokio::select! {
             () = browser.tabs.unused() => {}
@@ -132,7 +129,16 @@ async fn drain(browser: Arc<Browser>, upkeep: Upkeep, stop: CancellationToken) {
         }
     };
     let _ = stop.run_until_cancelled(tokio::time::timeout(DRAIN_PATIENCE, drained)).await;
+    if let Some(next) = next {
+        // The last pages may have logged in.
+        stop.run_until_cancelled(hand_over(&browser, &next)).await;
+    }
     close(browser).await;
+}
+
+/// What executions have in one browser they have in the next.
+async fn hand_over(browser: &Browser, next: &Browser) {
+    next.tabs.inherit(&browser.tabs, tokio::time::Instant::now() + INHERIT_WITHIN).await;
 }
 
 /// Kills a browser and waits until nothing of it is left. Tabs that are still held fail from now on.

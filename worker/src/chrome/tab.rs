@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chromiumoxide_cdp::cdp::browser_protocol::page::{
-    CreateIsolatedWorldParams, FrameId, NavigateParams, NavigateReturns,
-};
+use chromiumoxide_cdp::cdp::browser_protocol::page::{NavigateParams, NavigateReturns};
 use chromiumoxide_cdp::cdp::js_protocol::runtime::{
     CallArgument, CallFunctionOnParams, CallFunctionOnReturns, ExecutionContextId,
 };
@@ -23,22 +21,16 @@ use tokio::time::Instant;
 
 use super::attach::AttachedTab;
 use super::browser::Browser;
-use super::describe::{self, Description};
 use super::driver::{Document, DomProgram, Input, StepResult, Tab, TabError};
 use super::failure;
-use super::input;
 use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
 use super::pending::Pending;
 use super::run;
 use super::tabs::Lease;
 
-/// The name of the world that our functions run in, as developer tools would show it.
-const WORLD: &str = "crawlify";
 /// Completes "the deadline passed while ...".
 pub(super) const BUSY: &str = "the page was busy";
 const RUNNING: &str = "its nodes ran";
-/// How soon after a click a page is left, if it is left for that.
-const LEAVES_WITHIN: Duration = Duration::from_millis(100);
 /// So long before the deadline a run answers what it knows.
 const RUN_ENDS_BEFORE: Duration = Duration::from_millis(500);
 /// How often a navigation is begun again because the page before it navigated at the same moment.
@@ -52,15 +44,15 @@ pub(super) struct ChromeTab {
     browser: Arc<Browser>,
     lease: Lease,
     /// The isolated world of the present document.
-    world: Option<ExecutionContextId>,
+    pub(super) world: Option<ExecutionContextId>,
     usable: bool,
     /// A run that began with the page.
-    ahead: Option<Ahead>,
+    pub(super) ahead: Option<Ahead>,
 }
 
 /// A run that nobody has asked for the results of yet.
 #[derive(Debug)]
-struct Ahead {
+pub(super) struct Ahead {
     /// Where its program is, which lives longer than this is looked at.
     program: usize,
     began: DateTime<Utc>,
@@ -209,68 +201,6 @@ impl ChromeTab {
         }
     }
 
-    /// Sends input, and waits for the document that it leads to, if it does.
-    async fn act(
-        &mut self,
-        input: &Input,
-        wait_until: WaitUntil,
-        deadline: Instant,
-    ) -> Result<Option<Document>, TabError> {
-        let mut state = self.attached()?.events.watch();
-        let before = state.borrow_and_update().documents.len();
-        input::send(self, input, deadline).await?;
-        if !input.may_lead_on() {
-            return Ok(None);
-        }
-        let left = state.wait_for(|state| state.gone || state.is_leaving() || state.documents.len() > before);
-        if tokio::time::timeout(LEAVES_WITHIN, left).await.is_err() {
-            return Ok(None);
-        }
-        loop {
-            let documents = self.arrived(&mut state, before, wait_until, deadline).await?;
-            if documents == before {
-                // A download, or an empty answer: the page has stayed.
-                return Ok(None);
-            }
-            let frame = FrameId::new(self.attached()?.target.as_str());
-            let (description, world) = match self.describe_anew(frame, deadline).await {
-                Ok(described) => described,
-                // It went while it was looked at; the next document is waited for. The deadline ends this.
-                Err(error) if error.tab_usable => continue,
-                Err(error) => return Err(error),
-            };
-            let has_stayed = {
-                let state = state.borrow();
-                state.documents.len() == documents && !state.is_leaving()
-            };
-            if has_stayed && description.is_browsers_error() {
-                return Err(TabError { failure: failure::sent_astray(), tab_usable: true });
-            }
-            if has_stayed {
-                let document = description.document(None, self.attached()?.gate.as_deref())?;
-                (self.world, self.ahead) = (Some(world), None);
-                return Ok(Some(document));
-            }
-        }
-    }
-
-    /// Waits until the page that was left for another one is there, or the one before has stayed; answers how many documents
-    /// there were.
-    async fn arrived(
-        &self,
-        state: &mut Receiver<PageState>,
-        before: usize,
-        wait_until: WaitUntil,
-        deadline: Instant,
-    ) -> Result<usize, TabError> {
-        let arrived = state.wait_for(|state| {
-            let last = state.documents.last().map(String::as_str).unwrap_or_default();
-            let is_there = state.documents.len() == before && !state.is_leaving();
-            is_there || state.documents.len() > MAX_DOCUMENTS || state.has_reached(wait_until, last)
-        });
-        self.counted(arrived, deadline).await
-    }
-
     /// Waits until the page is as far as it should be; answers how many documents it took.
     async fn reached(
         &self,
@@ -285,7 +215,7 @@ impl ChromeTab {
     }
 
     /// How many documents it took to get to a state.
-    async fn counted(
+    pub(super) async fn counted(
         &self,
         state: impl Future<Output = Result<Ref<'_, PageState>, RecvError>>,
         deadline: Instant,
@@ -300,39 +230,6 @@ impl ChromeTab {
             })
             .await?;
         if documents > MAX_DOCUMENTS { Err(failure::too_many_documents()) } else { Ok(documents) }
-    }
-
-    async fn make_world(&self, frame: FrameId, deadline: Instant) -> Result<ExecutionContextId, TabError> {
-        let mut create = CreateIsolatedWorldParams::new(frame);
-        create.world_name = Some(WORLD.to_owned());
-        Ok(self.call(&create, deadline, BUSY).await?.execution_context_id)
-    }
-
-    async fn describe_anew(
-        &self,
-        frame: FrameId,
-        deadline: Instant,
-    ) -> Result<(Description, ExecutionContextId), TabError> {
-        let world = self.make_world(frame, deadline).await?;
-        let description = self.begin_describing(world, deadline).await?;
-        Ok((self.described(description, deadline).await?, world))
-    }
-
-    async fn begin_describing(
-        &self,
-        world: ExecutionContextId,
-        deadline: Instant,
-    ) -> Result<Pending<CallFunctionOnReturns>, TabError> {
-        self.begin_call(world, &describe::function(), Vec::new(), deadline, BUSY).await
-    }
-
-    async fn described(
-        &self,
-        description: Pending<CallFunctionOnReturns>,
-        deadline: Instant,
-    ) -> Result<Description, TabError> {
-        let value = self.returned(description, deadline, BUSY).await?;
-        serde_json::from_value(value).map_err(not_understood)
     }
 
     async fn begin_run(
@@ -351,7 +248,7 @@ impl ChromeTab {
         Ok(Ahead { program: std::ptr::from_ref(program).addr(), began, pending })
     }
 
-    async fn begin_call(
+    pub(super) async fn begin_call(
         &self,
         world: ExecutionContextId,
         function: &str,
@@ -371,7 +268,7 @@ impl ChromeTab {
     }
 
     /// What a function gave; a crash and a flood of dialogs end the wait for it.
-    async fn returned(
+    pub(super) async fn returned(
         &self,
         call: Pending<CallFunctionOnReturns>,
         deadline: Instant,
@@ -442,6 +339,21 @@ impl Tab for ChromeTab {
         led_to
     }
 
+    async fn follow(
+        &mut self,
+        wait_until: WaitUntil,
+        deadline: Instant,
+    ) -> Result<Option<Document>, TabError> {
+        let was_usable = std::mem::replace(&mut self.usable, false);
+        let led_to = self.arrive(None, wait_until, deadline).await;
+        self.usable = was_usable && led_to.as_ref().err().is_none_or(|error| error.tab_usable);
+        led_to
+    }
+
+    async fn look_again(&mut self, deadline: Instant) -> Result<Option<Document>, TabError> {
+        ChromeTab::look_again(self, deadline).await
+    }
+
     async fn release(mut self: Box<Self>) {
         if self.usable
             && let Some(tab) = self.tab.take()
@@ -463,7 +375,7 @@ fn argument(value: impl Into<Value>) -> CallArgument {
     CallArgument { value: Some(value.into()), ..CallArgument::default() }
 }
 
-fn not_understood(error: serde_json::Error) -> TabError {
+pub(super) fn not_understood(error: serde_json::Error) -> TabError {
     internal(format!("what the page answered was not understood: {error}"))
 }
 

@@ -35,8 +35,8 @@ pub(super) struct Tabs {
     opener: Arc<Opener>,
     limits: TabLimits,
     contexts: Mutex<HashMap<ExecutionId, Context>>,
-    /// The cookies that executions had in the browser before this one.
-    inherited: Mutex<HashMap<ExecutionId, Vec<CookieParam>>>,
+    /// The cookies that executions had in the browser before this one, and since when nobody has asked for them.
+    inherited: Mutex<HashMap<ExecutionId, (Vec<CookieParam>, Instant)>>,
     /// Targets that nobody here has opened, when it was looked last.
     strangers: Mutex<HashSet<String>>,
     /// How many tabs are in use. Written by [`Lease`], awaited before the browser is replaced.
@@ -171,6 +171,7 @@ impl Tabs {
     /// Closes the tabs of contexts that nobody used for a while, and disposes of those that nobody used for long, or that
     /// are too many, with their cookies and caches.
     pub(super) fn dispose_unused(&self, patience: ContextPatience) {
+        self.inherited().retain(|_, (_, since)| since.elapsed() <= patience.cookies);
         let mut contexts = self.contexts();
         let mut unused: Vec<_> = contexts
             .iter()
@@ -229,29 +230,38 @@ impl Tabs {
     }
 
     /// Takes over the cookies that executions have in the browser before this one: what they logged in to, they stay logged
-    /// in to.
-    ///
-    /// # Errors
-    /// The other browser does not answer.
-    pub(super) async fn inherit(&self, before: &Self, deadline: Instant) -> Result<(), CallError> {
+    /// in to. What cannot be had, as the other browser is lost, is left.
+    pub(super) async fn inherit(&self, before: &Self, deadline: Instant) {
         let made: Vec<_> = before
             .contexts()
             .iter()
             .filter_map(|(execution, context)| Some((*execution, context.made.get()?.clone())))
             .collect();
-        let mut inherited = before.inherited().clone();
-        for (execution, context) in made {
-            inherited.insert(execution, before.opener.cookies(&context, deadline).await?);
+        let waiting = before.inherited().clone();
+        for (execution, cookies) in waiting {
+            self.inherited().entry(execution).or_insert(cookies);
         }
-        *self.inherited() = inherited;
-        Ok(())
+        for (execution, context) in made {
+            let Ok(cookies) = before.opener.cookies(&context, deadline).await else { continue };
+            let here = self.contexts().get(&execution).and_then(|context| context.made.get().cloned());
+            match here {
+                // It has begun anew here, while its last pages went on there.
+                Some(here) => {
+                    let _ = self.opener.set_cookies(&here, cookies, deadline).await;
+                }
+                None => {
+                    self.inherited().insert(execution, (cookies, Instant::now()));
+                }
+            }
+        }
     }
 
     /// Makes an execution's context, with the cookies that it had before.
     async fn make_context(&self, session: &Session, deadline: Instant) -> Result<BrowserContext, CallError> {
-        let context = self.opener.create_context(session, deadline).await?;
-        let cookies = self.inherited().remove(&session.execution_id).unwrap_or_default();
-        self.opener.set_cookies(&context, cookies, deadline).await?;
+        let inherited = self.inherited().get(&session.execution_id).cloned();
+        let cookies = inherited.map(|(cookies, _)| cookies).unwrap_or_default();
+        let context = self.opener.create_context(session, cookies, deadline).await?;
+        self.inherited().remove(&session.execution_id);
         Ok(context)
     }
 
@@ -308,7 +318,7 @@ impl Tabs {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn inherited(&self) -> MutexGuard<'_, HashMap<ExecutionId, Vec<CookieParam>>> {
+    fn inherited(&self) -> MutexGuard<'_, HashMap<ExecutionId, (Vec<CookieParam>, Instant)>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -35,6 +35,7 @@ pub(crate) struct Gathered<'p> {
     page: &'p ClaimedPage,
     program: &'p Program,
     base_url: Url,
+    final_url: Url,
     hosts: [String; 2],
     nodes: Vec<NodeRecord>,
     item: Map<String, Value>,
@@ -63,6 +64,7 @@ impl<'p> Gathered<'p> {
             page,
             program,
             base_url: document.base_url.clone(),
+            final_url: document.final_url.clone(),
             hosts: [page.url.host().to_owned(), final_host],
             nodes: Vec::with_capacity(program.table.nodes.len()),
             item: Map::new(),
@@ -81,9 +83,20 @@ impl<'p> Gathered<'p> {
         self.ended[at.phase].is_some()
     }
 
-    /// From now on the page is another document: its links resolve against that one.
+    /// From now on the page is another document, or has another address: its links resolve against that.
     pub(crate) fn moved_to(&mut self, document: &Document) {
         self.base_url = document.base_url.clone();
+        self.final_url = document.final_url.clone();
+    }
+
+    /// Records that a node failed, and that no other runs after it, in whichever phase.
+    pub(crate) fn fail(&mut self, at: At, started_at: DateTime<Utc>, failure: &Failure) {
+        let end = NodeEnd::Failed(failure.clone());
+        self.add(at, end, started_at, Utc::now().max(started_at), 0);
+        let reason = format!("not run: `{}` failed before it ({})", self.node(at).id, failure.message);
+        for ended in &mut self.ended {
+            ended.get_or_insert_with(|| reason.clone());
+        }
     }
 
     /// Takes in what a run gave: what ran, what was judged on it, and what did not run because its phase had ended.
@@ -276,7 +289,7 @@ impl<'p> Gathered<'p> {
             nodes: self.nodes,
             item,
             discovered,
-            final_url: Some(document.final_url.to_string()),
+            final_url: Some(self.final_url.to_string()),
             rendered,
             contact: HostContact::default(),
             bytes: document.bytes,

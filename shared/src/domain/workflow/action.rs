@@ -5,8 +5,9 @@ use std::time::Duration;
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::act::{Act, read_scroll, read_target, read_typing};
 use super::extract::read_extract;
-use super::model::{Act, Action, ElementState, NODE_TYPES, ScrollTo, Selector, Target, WaitFor};
+use super::model::{Action, ElementState, NODE_TYPES, Selector, WaitFor};
 use super::problem::{Pointer, Report};
 use super::reader::{Object, shorten};
 use super::suggest::did_you_mean;
@@ -17,12 +18,6 @@ use crate::domain::{regex_dialect, selector};
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 /// The longest wait of one node.
 const MAX_WAIT_MS: u64 = 600_000;
-/// The longest pause between two keys.
-const MAX_KEY_DELAY_MS: u64 = 10_000;
-/// The longest text that is typed.
-const MAX_TYPED_CHARS: usize = 10_000;
-/// The furthest that a window is scrolled.
-const MAX_PIXELS: u64 = 10_000_000;
 /// The most patterns of one list.
 const MAX_PATTERNS: usize = 100;
 
@@ -88,44 +83,8 @@ fn report_type(node_type: &str, at: &Pointer, report: &mut Report) {
     }
 }
 
-fn read_target(params: &mut Object<'_>, report: &mut Report) -> Option<Target> {
-    let selector = needed_selector(params, "selector", report);
-    let timeout = read_timeout(params, report);
-    Some(Target { selector: selector?, timeout })
-}
-
-fn read_typing(params: &mut Object<'_>, report: &mut Report) -> Option<Act> {
-    let into = read_target(params, report);
-    let text = params.needed_text("text", "missing_setting", "there is no `text` to type", report);
-    let delay = params.whole("delay", 0..=MAX_KEY_DELAY_MS, report).unwrap_or_default();
-    if text.is_some_and(|text| text.chars().count() > MAX_TYPED_CHARS) {
-        let message = format!("the text has more than {MAX_TYPED_CHARS} characters");
-        report.problem(&params.at("text"), "bad_value", message);
-        return None;
-    }
-    Some(Act::Type { into: into?, text: text?.to_owned(), delay: Duration::from_millis(delay) })
-}
-
-fn read_scroll(params: &mut Object<'_>, report: &mut Report) -> ScrollTo {
-    let mut pixels = |key| {
-        u32::try_from(params.whole(key, 0..=MAX_PIXELS, report).unwrap_or_default()).unwrap_or(u32::MAX)
-    };
-    let (x, y) = (pixels("x"), pixels("y"));
-    match params.text("to", report) {
-        None => ScrollTo::Point(x, y),
-        Some("bottom") => ScrollTo::Bottom,
-        Some(other) => {
-            let message = format!(
-                "there is no place `{}` to scroll to; there is `bottom`, or `x` and `y`",
-                shorten(other)
-            );
-            report.problem(&params.at("to"), "bad_value", message);
-            ScrollTo::Point(x, y)
-        }
-    }
-}
-
-fn read_timeout(params: &mut Object<'_>, report: &mut Report) -> Duration {
+/// How long an element is waited for.
+pub(super) fn read_timeout(params: &mut Object<'_>, report: &mut Report) -> Duration {
     let timeout = params.whole("timeout", 0..=MAX_WAIT_MS, report);
     if timeout == Some(0) {
         let message = format!(

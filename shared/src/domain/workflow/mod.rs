@@ -3,6 +3,7 @@
 //! The model is what a workflow *means*, whatever generation of the format it was written in. A value of these types
 //! is valid by construction: parsing reports every problem at once, each with a JSON pointer (RFC 6901).
 
+mod act;
 mod action;
 mod budgets;
 mod definition;
@@ -23,6 +24,7 @@ pub mod suggest;
 mod text;
 mod traps;
 
+pub use act::{Act, ScrollTo, Target};
 pub use budgets::{Budgets, PathBudget};
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use headers::Headers;

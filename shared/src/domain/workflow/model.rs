@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Problem;
+use super::act::Act;
 use super::budgets::Budgets;
 use super::headers::Headers;
 use super::proxy::Proxy;
@@ -272,46 +273,6 @@ pub enum Action {
     Act(Act),
 }
 
-/// Something that is done to a page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Clicks on an element.
-    Click(Target),
-    /// Moves the pointer over an element.
-    Hover(Target),
-    /// Types into an element.
-    Type {
-        /// Which gets the focus.
-        into: Target,
-        /// Key by key; a line break is the Enter key.
-        text: String,
-        /// The pause between two keys.
-        delay: Duration,
-    },
-    /// Scrolls the window.
-    Scroll(ScrollTo),
-}
-
-/// The element that something is done to: the first match, as soon as it is visible, enabled, at rest, and not covered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Target {
-    /// Which element.
-    pub selector: Selector,
-    /// How long it is waited for, in milliseconds.
-    #[serde(rename = "timeout_ms", serialize_with = "as_millis")]
-    pub timeout: Duration,
-}
-
-/// Where a window is scrolled to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScrollTo {
-    /// This many pixels from the left and from the top.
-    Point(u32, u32),
-    /// The end of the document, as it is then.
-    Bottom,
-}
-
 impl Action {
     /// The node type's name, as in workflow files, rows and metrics.
     pub fn node_type(&self) -> &'static str {
@@ -421,6 +382,6 @@ pub enum Read {
     Attribute(String),
 }
 
-fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

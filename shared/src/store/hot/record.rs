@@ -211,10 +211,11 @@ impl HotStore {
     async fn write(&self, pages: &[&FinishedPage]) -> Result<(), WriteError> {
         // First of all: with a new connection, what was known is known no longer.
         let client = self.client().await?;
-        let mut columns = Columns::of_a_clock(self.clock.read(&client).await?.ahead());
+        let ahead = self.clock.read(&client).await?.ahead();
+        let mut columns = Columns::default();
         for finished in pages {
             let numbers = self.definitions(&client, finished.page.execution_id, &finished.table).await?;
-            columns.add(finished, &numbers);
+            columns.add(finished, &numbers, ahead);
         }
         crash::reach(CrashPoint::AfterDefinitionsBeforeRecord);
         let mut links = columns.nearest_links();

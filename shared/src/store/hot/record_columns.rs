@@ -49,8 +49,6 @@ pub(super) struct Columns<'a> {
     page_rendered: Vec<Option<&'static str>>,
     page_fault: Vec<&'static str>,
     page_bytes: Vec<i64>,
-    /// What nodes' times lack to be the database's.
-    clock_ahead: TimeDelta,
     node_started_at: Vec<DateTime<Utc>>,
     node_page: Vec<Uuid>,
     node_definition: Vec<i32>,
@@ -126,8 +124,8 @@ struct TotalColumns<'a> {
     buckets: i64,
 }
 
-/// Whether a page gives a link, to the frontier or to the report of skipped URLs. The links of an attempt that will be repeated belong to the attempt that
-/// ends. Of a page that was not loaded what concerns sitemaps counts: what one named before it broke off, and those
+/// Whether a page gives a link, to the frontier or to the report of skipped URLs. Those of an attempt that will be repeated belong
+/// to the one that ends. Of a page that was not loaded what concerns sitemaps counts: what one named before it broke off, and those
 /// that the robots file of a start page names.
 pub(super) fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
     match parent.next {
@@ -138,13 +136,8 @@ pub(super) fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
 }
 
 impl<'a> Columns<'a> {
-    /// None yet; the database's clock is so far ahead of that which nodes' times are of.
-    pub(super) fn of_a_clock(ahead: TimeDelta) -> Self {
-        Self { clock_ahead: ahead, ..Self::default() }
-    }
-
-    /// Adds a page; `numbers` are those of its execution's definitions, by position.
-    pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32]) {
+    /// Adds a page; `numbers` are those of its definitions, by position; the database's clock is so far ahead of its times.
+    pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32], ahead: TimeDelta) {
         self.pages.push(finished);
         self.add_page(finished);
         self.add_contact(finished);
@@ -152,7 +145,7 @@ impl<'a> Columns<'a> {
         for node in &finished.outcome.nodes {
             // Without a number the execution is gone, and the guard lets nothing pass.
             if let Some(number) = numbers.get(usize::from(node.position)) {
-                self.add_node(finished, node, *number);
+                self.add_node(finished, node, *number, ahead);
             }
         }
         // The item of an attempt that will be repeated belongs to the attempt that ends well.
@@ -224,7 +217,7 @@ impl<'a> Columns<'a> {
             .push(contact.answered_in.map(|time| i32::try_from(milliseconds(time)).unwrap_or(i32::MAX)));
     }
 
-    fn add_node(&mut self, finished: &'a FinishedPage, node: &'a NodeRecord, number: i32) {
+    fn add_node(&mut self, finished: &'a FinishedPage, node: &'a NodeRecord, number: i32, ahead: TimeDelta) {
         let page = &finished.page;
         let definition = &finished.table.nodes[usize::from(node.position)];
         let duration_us = (node.completed_at - node.started_at).num_microseconds().unwrap_or(i64::MAX).max(0);
@@ -254,7 +247,7 @@ impl<'a> Columns<'a> {
             pages.nodes_executed += 1;
             pages.nodes_failed += i64::from(status == b'f');
         }
-        self.node_started_at.push(node.started_at + self.clock_ahead);
+        self.node_started_at.push(node.started_at + ahead);
         self.node_page.push(page.page_id.0);
         self.node_definition.push(number);
         self.node_duration_us.push(i32::try_from(duration_us).unwrap_or(i32::MAX));

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use crawlify_shared::domain::outcome::ErrorClass;
-use crawlify_shared::domain::workflow::{ScrollTo, Target, WaitUntil};
+use crawlify_shared::domain::workflow::{ElementState, ScrollTo, Target, WaitUntil};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, css, one, read_all, soon, step};
+use super::bench::{Bench, css, one, options, read_all, run, soon, step, wait_for};
+use crate::chrome::ChromeOptions;
 use crate::chrome::driver::{Document, DomOp, DomStep, Input, Tab, TabError};
+use crate::egress::{Egress, EgressOptions};
 
 fn locate(query: &str, timeout_ms: u64, focus: bool) -> DomStep {
     let target = Target { selector: css(query), timeout: Duration::from_millis(timeout_ms) };
@@ -35,15 +37,21 @@ async fn clicks_are_a_persons_and_reach_what_is_far_late_moving_or_labelled() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/acts").await.unwrap();
-    for query in ["#slides", "#late", "#disabled", "#far", "#box"] {
+    for query in ["#lines", "#slides", "#far", "#box"] {
         assert!(click(&mut tab, query).await.unwrap().is_none(), "{query} leads nowhere");
     }
     let clicks = seen(&mut tab, "click").await;
-    assert_eq!(clicks, ["click slides", "click late", "click disabled", "click far", "click box"]);
+    assert_eq!(clicks, ["click lines", "click slides", "click far", "click box"]);
     assert_eq!(seen(&mut tab, "change").await, ["change box"]);
+    for query in ["#late", "#disabled"] {
+        bench.load(&mut tab, "/acts").await.unwrap();
+        click(&mut tab, query).await.unwrap();
+        assert_eq!(seen(&mut tab, "click").await, [format!("click {}", &query[1..])]);
+    }
+    click(&mut tab, "#slides").await.unwrap();
     let (x, y) = point_of(&mut tab, "#slides").await;
     tab.input(&Input::Hover(x, y), WaitUntil::Load, soon()).await.unwrap();
-    assert_eq!(seen(&mut tab, "mouseover slides").await.len(), 2, "once before the click");
+    assert_eq!(seen(&mut tab, "mouseover slides").await.len(), 1, "it was there already");
 }
 
 #[tokio::test]
@@ -53,6 +61,7 @@ async fn what_cannot_be_clicked_on_fails_and_says_why() {
     bench.load(&mut tab, "/acts").await.unwrap();
     for (query, problem) in [
         ("#covered", "selector \"#covered\" was covered by `div` within 300 ms"),
+        ("#through", "selector \"#through\" was covered by `body` within 300 ms"),
         ("#nothing", "selector \"#nothing\" was not there within 300 ms"),
         ("script", "selector \"script\" was not visible within 300 ms"),
     ] {
@@ -74,6 +83,57 @@ async fn where_a_click_leads_the_next_nodes_run() {
     bench.load(&mut tab, "/acts").await.unwrap();
     assert!(click(&mut tab, "#file").await.unwrap().is_none(), "a download leaves the page where it is");
     assert_eq!(seen(&mut tab, "click file").await.len(), 1);
+    let bare = click(&mut tab, "#bare").await.unwrap().expect("an answer without a document");
+    assert_eq!((bare.final_url.path(), bare.status), ("/broken-empty", Some(500)));
+    bench.load(&mut tab, "/acts").await.unwrap();
+    let error = click(&mut tab, "#nobody").await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::Dns, "{error}");
+    assert!(error.tab_usable);
+}
+
+#[tokio::test]
+async fn a_click_may_be_one_of_many() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts/list?1").await.unwrap();
+    for page in 2..30 {
+        let led_to = click(&mut tab, "a").await.unwrap().expect("the next page");
+        assert_eq!(led_to.final_url.query(), Some(page.to_string().as_str()));
+        click(&mut tab, "button").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_left_late_is_followed_and_one_that_changes_its_address_is_known_by_it() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    assert!(click(&mut tab, "#later").await.unwrap().is_none(), "not at once");
+    let never = wait_for(".never", ElementState::Attached, 5_000);
+    let error = run(&mut tab, [never], soon()).await.unwrap_err();
+    assert!(error.has_left(), "{error}");
+    let led_to = tab.follow(WaitUntil::Load, soon()).await.unwrap().expect("another document");
+    assert_eq!(led_to.final_url.path(), "/acts/next/");
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["the next page"]));
+
+    bench.load(&mut tab, "/acts").await.unwrap();
+    assert!(click(&mut tab, "#pushes").await.unwrap().is_none());
+    let now = tab.look_again(soon()).await.unwrap().unwrap();
+    assert_eq!((now.final_url.path(), now.base_url.path()), ("/acts/pushed/", "/acts/pushed/"));
+}
+
+#[tokio::test]
+async fn a_click_on_a_document_without_end_fails_at_once() {
+    let egress =
+        EgressOptions { document_bytes: 1 << 20, ..EgressOptions::allowing(&["127.0.0.1"]).unwrap() };
+    let egress = Some(Egress::start(egress).unwrap());
+    let bench = Bench::with(ChromeOptions { egress, ..options() }).await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/acts").await.unwrap();
+    let error = click(&mut tab, "#flood").await.unwrap_err();
+    assert_eq!(error.failure.class, ErrorClass::TooLarge, "{error}");
+    assert!(error.tab_usable);
+    bench.load(&mut tab, "/plain").await.unwrap();
 }
 
 #[tokio::test]
@@ -82,9 +142,16 @@ async fn text_is_typed_key_by_key_and_enter_sends_a_form() {
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/acts").await.unwrap();
     one(&mut tab, locate("#word", 5000, true)).await.unwrap();
+    let failure = one(&mut tab, locate("#under", 300, true)).await.unwrap_err();
+    assert_eq!(failure.message, "selector \"#under\" did not take the focus within 300 ms");
+    one(&mut tab, locate("#word", 5000, true)).await.unwrap();
     let keys = |text: &str| Input::Keys { text: text.to_owned(), delay: Duration::from_millis(1) };
     assert!(tab.input(&keys(" Ab€"), WaitUntil::Load, soon()).await.unwrap().is_none());
-    assert_eq!(seen(&mut tab, "key").await, ["key  ", "key A", "key b"], "the euro is on no key");
+    assert_eq!(
+        seen(&mut tab, "key").await,
+        ["key   Space", "key A KeyA", "key b KeyB"],
+        "the euro is on no key"
+    );
     let led_to = tab.input(&keys("\n"), WaitUntil::Load, soon()).await.unwrap().expect("another document");
     assert_eq!(led_to.final_url.query(), Some("q=old+Ab%E2%82%AC"));
 }

@@ -244,6 +244,11 @@ async fn answer(request: Request) -> Response {
              for (let i = 0; i < 200; i++) { window.open('/plain?' + i); } a.click();</script>",
         )
         .into_response(),
+        "/acts/list" => {
+            let page: u32 = request.uri().query().unwrap_or_default().parse().unwrap();
+            Html(format!("<h1>{page}</h1><a href='?{}'>next</a><button onclick='alert(1)'>x</button>", page + 1))
+                .into_response()
+        }
         "/acts" => Html(include_str!("acts.html")).into_response(),
         "/acts/next/" | "/acts/found" => Html("<h1>the next page</h1><a href=further>on</a>").into_response(),
         "/restless" => Html(

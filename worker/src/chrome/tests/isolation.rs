@@ -63,9 +63,27 @@ async fn an_execution_keeps_its_cookies_when_its_browser_is_replaced() {
         bench.texts(&other, "/plain", "h1").await;
         eventually("the browser is replaced", || ![None, pid].contains(&bench.driver.browser_pid())).await;
     }
-    // Not looked at for a browser in between, they were handed over twice.
+    // Nobody asked for them in between: they were handed over twice.
     assert!(has_cookie(&bench.texts(&first, "/headers", "li").await));
     assert!(!has_cookie(&bench.texts(&other, "/headers", "li").await));
+}
+
+#[tokio::test]
+async fn what_the_last_page_of_a_browser_logs_in_to_is_known_to_the_next_one() {
+    let bench = Bench::with(ChromeOptions { pages_per_browser: 2, ..options() }).await;
+    let mut last = bench.open().await;
+    bench.load(&mut last, "/plain").await.unwrap();
+    let pid = bench.driver.browser_pid();
+    bench.texts(&bench.session, "/plain", "h1").await;
+    eventually("the browser is replaced", || ![None, pid].contains(&bench.driver.browser_pid())).await;
+    assert!(!has_cookie(&bench.texts(&bench.session, "/headers", "li").await));
+    bench.load(&mut last, "/cookie").await.unwrap();
+    last.release().await;
+    let deadline = soon();
+    while !has_cookie(&bench.texts(&bench.session, "/headers", "li").await) {
+        assert!(tokio::time::Instant::now() < deadline, "the cookie is lost");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

@@ -61,6 +61,18 @@ pub(super) fn answer(request: &Request) -> Response {
             "text/html",
             b"<meta name=description content='charset=latin1'><meta charset=utf-8><h1>caf\xc3\xa9</h1>".to_vec(),
         ),
+        "meta-in-script" => typed(
+            "text/html",
+            b"<script>x = '<meta charset=windows-1251>'</script><meta charset=utf-8><h1>caf\xc3\xa9</h1>".to_vec(),
+        ),
+        "meta-in-title" => typed(
+            "text/html",
+            b"<title><meta charset=windows-1251></title><meta charset=utf-8><h1>caf\xc3\xa9</h1>".to_vec(),
+        ),
+        "meta-in-attribute" => typed(
+            "text/html",
+            b"<html data-x='<meta charset=windows-1251>'><meta charset=utf-8><h1>caf\xc3\xa9</h1>".to_vec(),
+        ),
         "clobbered" => {
             Html("<base href=/b/><form name=querySelectorAll></form><form name=querySelector></form><h1>c</h1>")
                 .into_response()
@@ -170,6 +182,9 @@ async fn a_page_gives_the_same_without_a_tab() {
         ("shift-jis", "\u{65e5}\u{672c}"),
         ("undeclared-ascii", "cafe"),
         ("misleading-meta", "caf\u{e9}"),
+        ("meta-in-script", "caf\u{e9}"),
+        ("meta-in-title", "caf\u{e9}"),
+        ("meta-in-attribute", "caf\u{e9}"),
         ("clobbered", "c"),
         ("unknown-charset", "caf\u{e9}"),
         ("xhtml", "strict"),

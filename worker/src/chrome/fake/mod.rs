@@ -1,6 +1,9 @@
 //! A driver without a browser, for tests of what uses one: each URL does what the test says, attempt after attempt.
 //! It keeps the contract of [`Driver`] and [`Tab`], deadlines included; it knows nothing of HTML.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,6 +69,7 @@ struct State {
     pages: HashMap<String, VecDeque<FakePage>>,
     loads: Vec<(Session, PageUrl)>,
     inputs: Vec<Input>,
+    led_to: Option<(Url, u16)>,
     /// What steps give when a URL is read without being rendered.
     statics: HashMap<String, FakePage>,
     static_reads: usize,
@@ -124,6 +128,20 @@ impl FakeDriver {
         self
     }
 
+    /// The same of one that is answered with a status.
+    #[must_use]
+    pub fn with_static_status(self, url: &str, status: u16) -> Self {
+        self.shared.state().statics.insert(url.to_owned(), FakePage::with_status(status));
+        self
+    }
+
+    /// Where all input leads to, and the status there.
+    #[must_use]
+    pub fn leading_to(self, url: &str, status: u16) -> Self {
+        self.shared.state().led_to = Url::parse(url).ok().map(|url| (url, status));
+        self
+    }
+
     /// How often pages were read without being rendered, or should have been.
     pub fn static_reads(&self) -> usize {
         self.shared.state().static_reads
@@ -176,8 +194,8 @@ impl Driver for FakeDriver {
         let mut state = self.shared.state();
         state.static_reads += 1;
         match state.statics.get(url.as_str()) {
-            Some(FakePage::Loads { answer, .. }) => Static::Read {
-                document: Box::new(document(url.as_url(), 200)),
+            Some(FakePage::Loads { answer, status, .. }) => Static::Read {
+                document: Box::new(document(url.as_url(), *status)),
                 results: run(program.steps(), &[], answer),
             },
             _ => Static::NeedsFull("the test wants a tab for it".to_owned()),
@@ -262,7 +280,20 @@ impl Tab for FakeTab {
         _wait_until: WaitUntil,
         _deadline: Instant,
     ) -> Result<Option<Document>, TabError> {
-        self.shared.state().inputs.push(input.clone());
+        let mut state = self.shared.state();
+        state.inputs.push(input.clone());
+        Ok(state.led_to.as_ref().map(|(url, status)| document(url, *status)))
+    }
+
+    async fn follow(
+        &mut self,
+        _wait_until: WaitUntil,
+        _deadline: Instant,
+    ) -> Result<Option<Document>, TabError> {
+        Ok(None)
+    }
+
+    async fn look_again(&mut self, _deadline: Instant) -> Result<Option<Document>, TabError> {
         Ok(None)
     }
 
@@ -341,76 +372,4 @@ fn run(steps: &[DomStep], ended: &[usize], answer: &Answer) -> Vec<Option<StepRe
         results.push(Some(StepResult { started_at, completed_at, output, cut_from: None, retries }));
     }
     results
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use crawlify_shared::domain::id::ExecutionId;
-    use crawlify_shared::domain::workflow::{Block, Headers, Isolation, Selector};
-
-    use super::*;
-    use crate::chrome::driver::DomOp;
-
-    fn session() -> Session {
-        Session {
-            execution_id: ExecutionId::generate(),
-            headers: Headers::default(),
-            block: Block::default(),
-            isolation: Isolation::Execution,
-            proxy: None,
-        }
-    }
-
-    fn step(query: &str, group: usize) -> DomStep {
-        DomStep {
-            op: DomOp::Links(Selector::Css(query.to_owned())),
-            group,
-            ends_group: true,
-            max_retries: 0,
-            retry_delay: Duration::ZERO,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_page_does_what_the_test_says_attempt_after_attempt() {
-        let url = PageUrl::parse("http://shop.test/a").unwrap();
-        let answer = |step: &DomStep| match &step.op {
-            DomOp::Links(Selector::Css(query)) if query == "bad" => {
-                Err(Failure::new(ErrorClass::Script, "bad"))
-            }
-            _ => Ok(Value::from("good")),
-        };
-        let loads = [FakePage::fails(ErrorClass::Connect, "down"), FakePage::loads(answer)];
-        let driver = FakeDriver::new().with_page(url.as_str(), loads);
-        let soon = Instant::now() + Duration::from_secs(5);
-        let mut tab = driver.open(&session(), soon).await.unwrap();
-        let error = tab.navigate(&url, WaitUntil::Load, None, soon).await.unwrap_err();
-        assert_eq!(error.failure.class, ErrorClass::Connect);
-        assert_eq!(tab.navigate(&url, WaitUntil::Load, None, soon).await.unwrap().status, Some(200));
-        let program =
-            DomProgram::new(vec![step("good", 0), step("bad", 0), step("good", 0), step("good", 1)]);
-        let results = tab.run(&program, &[], soon).await.unwrap();
-        assert!(results[2].is_none() && results[3].is_some(), "the failed step ended its group alone");
-        assert_eq!(results[0].as_ref().unwrap().output, Ok(Value::from("good")));
-        let results = tab.run(&program, &[0], soon).await.unwrap();
-        assert!(results[..3].iter().all(Option::is_none) && results[3].is_some());
-        assert_eq!(driver.open_tabs(), 1);
-        tab.release().await;
-        assert_eq!((driver.open_tabs(), driver.released_tabs(), driver.loads().len()), (0, 1, 2));
-    }
-
-    #[tokio::test]
-    async fn a_lost_browser_is_not_ready_until_it_is_made_so() {
-        let url = PageUrl::parse("http://shop.test/").unwrap();
-        let driver = FakeDriver::new().with_page(url.as_str(), [FakePage::LosesBrowser]);
-        let soon = Instant::now() + Duration::from_secs(5);
-        let mut tab = driver.open(&session(), soon).await.unwrap();
-        let error = tab.navigate(&url, WaitUntil::Load, None, soon).await.unwrap_err();
-        assert_eq!(error.failure.class, ErrorClass::BrowserLost);
-        assert!(!driver.is_ready() && driver.open(&session(), soon).await.is_err());
-        let ((), ()) = tokio::join!(driver.ready(), async { driver.set_ready(true) });
-        assert!(driver.open(&session(), soon).await.is_ok());
-    }
 }
