@@ -143,6 +143,15 @@ impl Fleet {
         .await;
     }
 
+    /// Waits until so many pages of the execution that runs are completed.
+    pub async fn completed(&self, pages: i64) {
+        let of_this_one =
+            "SELECT count(*) FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
+            WHERE q.status = 'completed' AND e.status = 'running'";
+        let what = format!("{pages} pages are completed");
+        wait_for(&what, WITHIN, async || self.number(of_this_one).await >= pages).await;
+    }
+
     /// The one number that a query gives.
     pub async fn number(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.expect("the query is right")

@@ -2,7 +2,7 @@
 //! that it knows about a crawl is a row or a message.
 //!
 //! To read it in order: this file (how a worker starts and drains), `consumer`, `page` (the spine), `page::claims`,
-//! `execute` and `program` (what runs), `chrome` (how), `gather`, `recorder`.
+//! `execute`, `nodes` and `program` (what runs), `chrome` (how), `gather`, `recorder`.
 
 mod admin;
 pub mod chrome;

@@ -21,17 +21,6 @@ async fn assert_no_attempt_was_wasted(fleet: &Fleet) {
     assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt <> 1").await, 0);
 }
 
-/// Waits until so many pages of the execution that runs are completed.
-async fn completed(fleet: &Fleet, pages: i64) {
-    wait_for(&format!("{pages} pages are completed"), SOON, async || {
-        let of_this_one =
-            "SELECT count(*) FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
-            WHERE q.status = 'completed' AND e.status = 'running'";
-        fleet.number(of_this_one).await >= pages
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn connections_to_the_broker_that_are_cut_again_and_again_cost_nothing() {
     let fleet = fleet().await;
@@ -41,7 +30,7 @@ async fn connections_to_the_broker_that_are_cut_again_and_again_cost_nothing() {
     let worker = fleet.start_at("worker", None, &fleet.database_url(), &broker);
     let execution = fleet.execute(&[1], None).await;
     for pages in [20, 60, 100, 150, 200] {
-        completed(&fleet, pages).await;
+        fleet.completed(pages).await;
         proxy.cut();
     }
     fleet.ended(execution).await;
@@ -57,7 +46,7 @@ async fn a_broker_that_was_away_for_long_is_used_again_within_seconds() {
     let mut coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &broker);
     let worker = fleet.start_at("worker", None, &fleet.database_url(), &broker);
     let execution = fleet.execute(&[1], None).await;
-    completed(&fleet, 20).await;
+    fleet.completed(20).await;
     proxy.set(Mode::Refuse);
     proxy.cut();
     // By then every pause between two tries is as long as it gets.
@@ -106,7 +95,7 @@ async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
     let coordinator = fleet.start("coordinator", None);
     let deaf = fleet.start_at("worker", None, &fleet.database_url(), &broker);
     let execution = fleet.execute(&[1], None).await;
-    completed(&fleet, 20).await;
+    fleet.completed(20).await;
     proxy.set(Mode::BlackHole);
     let running = "SELECT count(*) FROM workflow_executions WHERE status = 'running'";
     assert_eq!(fleet.number(running).await, 1, "the crawl was over before the worker was cut off");
@@ -145,7 +134,7 @@ async fn a_queue_that_is_deleted_in_the_middle_is_made_again() {
     let calm = fleet.calm_crawl().await;
     let (coordinator, worker) = (fleet.start("coordinator", None), fleet.start("worker", None));
     let execution = fleet.execute(&[1], None).await;
-    completed(&fleet, 40).await;
+    fleet.completed(40).await;
     let (_connection, channel) = operator(&fleet.vhost.url()).await;
     channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
     fleet.ended(execution).await;

@@ -8,7 +8,7 @@ use harness::postgres::TestDatabase;
 use harness::standby::Standby;
 use harness::wait::wait_for;
 
-use super::{PAGES, WITHIN, completed};
+use super::{PAGES, WITHIN};
 
 #[tokio::test]
 async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_ends_all_the_same() {
@@ -25,7 +25,7 @@ async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_e
     standby.cut_off().await.unwrap();
     // These announce themselves, and write definitions and links, of which the next database knows nothing.
     let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "100"]));
-    completed(&fleet, 100).await;
+    fleet.completed(100).await;
 
     let died_at = Utc::now();
     drop(primary);

@@ -3,7 +3,7 @@
 use harness::fleet::{Fleet, SLOTS, stop};
 use rustix::process::Signal;
 
-use super::{PAGES, WITHIN, completed};
+use super::{PAGES, WITHIN};
 
 /// A worker of these has pages in hand at any time.
 const TAKES: [&str; 2] = ["--takes", "200"];
@@ -17,7 +17,7 @@ async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
     let stays = fleet.start_with("worker", &TAKES);
     for pages in [30, 90, 150, 210] {
         let (one, other) = (fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES));
-        completed(&fleet, pages).await;
+        fleet.completed(pages).await;
         stop([one, other]).await;
     }
     fleet.ended(execution).await;
@@ -35,7 +35,7 @@ async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_at
     let mut taken = 0;
     for pages in [30, 120, 210] {
         let away = [fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES)];
-        completed(&fleet, pages).await;
+        fleet.completed(pages).await;
         for worker in away {
             worker.signal(Signal::KILL);
             let _ = worker.end(WITHIN).await;

@@ -1,13 +1,11 @@
 //! What becomes of what nodes gave.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crawlify_shared::domain::fault::Faults;
-use crawlify_shared::domain::id::{ExecutionId, PageId};
-use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::parse_config;
 
 use super::*;
+use crate::page::sample::claimed_page;
 
 fn program() -> Program {
     let workflow = parse_config(&json!({
@@ -25,33 +23,12 @@ fn program() -> Program {
     Program::compile(workflow.unwrap())
 }
 
-fn page() -> ClaimedPage {
-    ClaimedPage {
-        page_id: PageId::generate(),
-        execution_id: ExecutionId::generate(),
-        url: PageUrl::parse("https://site.test/").unwrap(),
-        depth: 0,
-        priority: 100,
-        attempt: 1,
-        epoch: 0,
-        faults: Faults::default(),
-        created_at: Utc::now(),
-        claimed_at: Utc::now(),
-        claimed_here: Instant::now(),
-        start_in: Duration::ZERO,
-        host: "site.test".to_owned(),
-        host_unit: HostUnit::Host,
-        host_delay: Duration::ZERO,
-        is_sitemap: false,
-    }
-}
-
 /// The outputs of the steps in their order, a second each, from this time on; and what becomes of them.
 fn gathered(
     outputs: Vec<(Result<Value, Failure>, Option<u64>)>,
     from: DateTime<Utc>,
 ) -> (PageOutcome, Result<(), TabError>) {
-    let (program, page) = (program(), page());
+    let (program, page) = (program(), claimed_page("https://site.test/"));
     let url = Url::parse("https://site.test/").unwrap();
     let document =
         Document { final_url: url.clone(), base_url: url, status: Some(200), retry_after: None, bytes: 0 };

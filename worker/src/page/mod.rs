@@ -6,6 +6,8 @@ pub(crate) mod claims;
 pub(crate) mod company;
 pub(crate) mod host_turns;
 pub(crate) mod programs;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

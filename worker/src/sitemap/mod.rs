@@ -141,32 +141,11 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
 
 #[cfg(test)]
 mod tests {
-    use chrono::Utc;
-    use crawlify_shared::domain::fault::Faults;
-    use crawlify_shared::domain::id::{ExecutionId, PageId};
-    use crawlify_shared::domain::page_url::HostUnit;
-
     use super::*;
+    use crate::page::sample::claimed_page;
 
     fn page(depth: u32) -> ClaimedPage {
-        ClaimedPage {
-            page_id: PageId::generate(),
-            execution_id: ExecutionId::generate(),
-            url: url("http://a.test/sitemap.xml"),
-            depth,
-            priority: 100,
-            attempt: 1,
-            epoch: 0,
-            faults: Faults::default(),
-            created_at: Utc::now(),
-            claimed_at: Utc::now(),
-            claimed_here: std::time::Instant::now(),
-            start_in: Duration::ZERO,
-            host: "a.test".to_owned(),
-            host_unit: HostUnit::Host,
-            host_delay: Duration::ZERO,
-            is_sitemap: true,
-        }
+        ClaimedPage { depth, is_sitemap: true, ..claimed_page("http://a.test/sitemap.xml") }
     }
 
     fn url(url: &str) -> PageUrl {

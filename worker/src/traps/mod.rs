@@ -103,16 +103,12 @@ fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<I
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
-    use crawlify_shared::domain::fault::Faults;
-    use crawlify_shared::domain::id::PageId;
     use crawlify_shared::domain::outcome::DiscoveredUrl;
-    use crawlify_shared::domain::page_url::HostUnit;
     use crawlify_shared::domain::workflow::parse_config;
     use serde_json::json;
 
     use super::*;
+    use crate::page::sample::claimed_page;
 
     #[test]
     fn links_of_pages_are_judged_and_what_a_sitemap_names_is_not() {
@@ -123,24 +119,7 @@ mod tests {
         }));
         let program = Program::compile(workflow.unwrap());
         for is_sitemap in [false, true] {
-            let page = ClaimedPage {
-                page_id: PageId::generate(),
-                execution_id: ExecutionId::generate(),
-                url: url("https://site.test/"),
-                depth: 0,
-                priority: 100,
-                attempt: 1,
-                epoch: 0,
-                faults: Faults::default(),
-                created_at: Utc::now(),
-                claimed_at: Utc::now(),
-                claimed_here: Instant::now(),
-                start_in: Duration::ZERO,
-                host: "site.test".to_owned(),
-                host_unit: HostUnit::Host,
-                host_delay: Duration::ZERO,
-                is_sitemap,
-            };
+            let page = ClaimedPage { is_sitemap, ..claimed_page("https://site.test/") };
             let links = ["https://site.test/a", "https://site.test/a/a/a"].map(|link| DiscoveredUrl {
                 url: url(link),
                 discovered_by: "links".to_owned(),

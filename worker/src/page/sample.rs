@@ -1,0 +1,32 @@
+//! A page as a claim gives it, for tests of what is done with one.
+
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use crawlify_shared::domain::fault::Faults;
+use crawlify_shared::domain::id::{ExecutionId, PageId};
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
+
+/// The first attempt of a page of depth 0.
+pub(crate) fn claimed_page(url: &str) -> ClaimedPage {
+    let url = PageUrl::parse(url).expect("the test's URL is one");
+    ClaimedPage {
+        page_id: PageId::generate(),
+        execution_id: ExecutionId::generate(),
+        host: url.host().to_owned(),
+        url,
+        depth: 0,
+        priority: 100,
+        attempt: 1,
+        epoch: 0,
+        faults: Faults::default(),
+        created_at: Utc::now(),
+        claimed_at: Utc::now(),
+        claimed_here: Instant::now(),
+        start_in: Duration::ZERO,
+        host_unit: HostUnit::Host,
+        host_delay: Duration::ZERO,
+        is_sitemap: false,
+    }
+}
