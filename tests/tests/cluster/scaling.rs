@@ -16,9 +16,12 @@ async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
     let execution = fleet.execute(&[1], None).await;
     let stays = fleet.start_with("worker", &TAKES);
     for pages in [30, 90, 150, 210] {
-        let (one, other) = (fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES));
+        let mut come = [fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES)];
+        for worker in &mut come {
+            worker.says("the worker is ready", WITHIN).await;
+        }
         fleet.completed(pages).await;
-        stop([one, other]).await;
+        stop(come).await;
     }
     fleet.ended(execution).await;
     assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt <> 1").await, 0);
