@@ -122,6 +122,25 @@ async fn the_longest_delay_that_an_execution_asks_for_holds_for_all_pages_of_the
 }
 
 #[tokio::test]
+async fn a_host_is_asked_no_faster_than_it_answers_while_somebody_adapts() {
+    let urls = ["http://a.test/1", "http://a.test/2", "http://a.test/3"];
+    let crawl = Crawl::start(Limits { adaptive_delay: true, ..NO_LIMITS }, &urls).await;
+    let other = crawl.another(NO_LIMITS, &["http://a.test/4", "http://a.test/5"]).await;
+    let worker = crawl.worker().await;
+    let first = crawl.store.reserve_pages(crawl.execution, 1).await.unwrap();
+    let request = ClaimRequest { page_id: first[0].page_id, epoch: first[0].epoch };
+    let page = claim(&worker, &[request]).await.remove(0).1;
+    assert!(page.host_delay.is_zero(), "nothing is known of it yet");
+    let mut slow = finished(&page, &small_table(), &[]);
+    slow.outcome.contact.answered_in = Some(DELAY);
+    worker.record(&[slow]).await.unwrap();
+    let starts = claim(&worker, &queue_all(&crawl).await).await;
+    assert_eq!(starts.iter().filter(|(_, page)| page.execution_id == other).count(), 2);
+    assert_eq!(starts.len(), 4);
+    assert_spaced(starts, DELAY);
+}
+
+#[tokio::test]
 async fn a_delay_ends_with_the_execution_that_asked_for_it() {
     let crawl = Crawl::start(NO_LIMITS, &["http://a.test/1", "http://a.test/2", "http://a.test/3"]).await;
     let patient = crawl.another(polite(DELAY), &["http://a.test/9"]).await;

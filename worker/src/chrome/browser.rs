@@ -15,7 +15,7 @@ use crate::egress::Egress;
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked how much memory it has.
-const WEIGH_EVERY: Duration = Duration::from_secs(1);
+const WEIGH_EVERY: Duration = Duration::from_secs(2);
 /// A browser that did not answer this many times in a row is dead.
 const PINGS_MISSED: u32 = 2;
 /// How long a first command may take after the first answer.

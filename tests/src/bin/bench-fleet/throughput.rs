@@ -52,6 +52,9 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
     verdicts.at_least("pages/s", (after.0 - before.0) as f64 / seconds, 1_000.0);
     verdicts.at_least("node rows/s", (after.1 - before.1) as f64 / seconds, 20_000.0);
     verdicts.figure("pages/s in the slowest 10 s", format!("{slowest:.0}"));
+    let [median, p99] = latency(&fleet).await?;
+    verdicts.figure("from a page's dispatch to its first node, median, ms", format!("{median:.0}"));
+    verdicts.figure("the same, p99, ms", format!("{p99:.0}"));
     let pages = (after.0 - before.0).max(1) as f64;
     for ((name, before), (_, after)) in before_by_name.iter().zip(&after_by_name) {
         let spent = after.saturating_sub(*before);
@@ -79,6 +82,20 @@ async fn counted(fleet: &Fleet) -> Result<(i64, i64)> {
         "SELECT COALESCE(sum(completed), 0)::int8, COALESCE(sum(nodes_executed), 0)::int8 FROM page_counters";
     let row = fleet.client.query_one(query, &[]).await?;
     Ok((row.get(0), row.get(1)))
+}
+
+/// Milliseconds from the dispatch of a page to the start of its first node, of the pages that were completed last: the median, and
+/// the 99th percentile.
+async fn latency(fleet: &Fleet) -> Result<[f64; 2]> {
+    let query = "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), percentile_cont(0.99) WITHIN GROUP (ORDER BY ms)
+        FROM (
+            SELECT EXTRACT(EPOCH FROM min(n.started_at) - q.queued_at)::float8 * 1000 AS ms
+            FROM (SELECT id, queued_at FROM url_queue WHERE status = 'completed' ORDER BY processed_at DESC LIMIT 5000) q
+                JOIN node_records n ON n.page_id = q.id
+            GROUP BY q.id, q.queued_at
+        ) latency";
+    let row = fleet.client.query_one(query, &[]).await?;
+    Ok([row.get(0), row.get(1)])
 }
 
 /// The processors' time of each process of the fleet so far, and of the servers, which are this program's other children.

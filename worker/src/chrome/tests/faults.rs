@@ -217,10 +217,10 @@ async fn a_retired_browser_that_freezes_fails_the_pages_that_it_has() {
 
 #[tokio::test]
 async fn a_document_that_is_unpacked_without_end_takes_its_browser_down_before_the_machine() {
-    let bench = Bench::with(ChromeOptions { browser_memory: 300 << 20, ..options() }).await;
+    let bench = Bench::with(ChromeOptions { browser_memory: 220 << 20, ..options() }).await;
     let first = bench.driver.browser_pid().unwrap();
     let mut tab = bench.open().await;
-    let deadline = Instant::now() + Duration::from_secs(100);
+    let deadline = Instant::now() + Duration::from_secs(200);
     let loaded = tab.navigate(&bench.url("/bomb"), WaitUntil::Load, None, deadline).await;
     assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::BrowserLost);
     eventually("the browser is gone", || !is_running(first)).await;
