@@ -217,7 +217,8 @@ async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_no
     for place in ["authorization", "cookie", "key"] {
         assert!(site.saw(&canary.at(place)) >= 4, "the site was not asked with the {place}");
     }
-    assert!(proxy.admitted() >= 4 && proxy.refused() >= 1, "{} {}", proxy.admitted(), proxy.refused());
+    // Pages of one execution may share a connection.
+    assert!(proxy.admitted() >= 2 && proxy.refused() >= 1, "{} {}", proxy.admitted(), proxy.refused());
 
     // Where a key does not belong.
     let misplaced = format!("{}/api/v1/workflows?api_key={}", admin.base, admin.key);
