@@ -142,7 +142,8 @@ const ENDS_AT_PAUSE: &str = "a pause follows, and the nodes after it must see th
 const ENDS_AT_ACT: &str =
     "something is done to the page then, and the nodes after it must see what comes of it";
 const ENDS_WITH_PAGE: &str = "nothing comes between them";
-const ACT: &str = "one call finds where it is to be done, and real input of pointer or keys follows";
+const ACT: &str = "one call finds where it is to be done, and the events of pointer or keys follow";
+const SCROLL: &str = "one call scrolls the window";
 const OUTSIDE: &str = "these nodes need nothing of the page";
 const PAUSE: &str = "`wait` is a pause; the page goes on meanwhile";
 const STATIC: &str = "nothing can change in a page that runs no scripts, so pauses are over at once";
@@ -300,7 +301,10 @@ fn explain_run(program: &Program, plan: &Plan, index: usize, run: &Run) -> Expla
             };
             page_run(program, run, why)
         }
-        Run::Act(run) => ExplainedRun { how: "act", ..page_run(program, &run.find, ACT) },
+        Run::Act(run) => {
+            let why = if matches!(run.act, Act::Scroll(_)) { SCROLL } else { ACT };
+            ExplainedRun { how: "act", ..page_run(program, &run.find, why) }
+        }
         Run::Wait { at, pause } => ExplainedRun {
             how: "pause",
             nodes: vec![position(program, *at)],
