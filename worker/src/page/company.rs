@@ -33,11 +33,9 @@ pub(crate) enum Leave {
     Beside { _guard: OwnedRwLockReadGuard<()> },
     /// Alone.
     Alone { _guard: OwnedRwLockWriteGuard<()>, _suspect: OwnedSemaphorePermit },
+    /// Not at all: the page goes back, and no other suspect comes in until it has.
+    Back { _suspect: OwnedSemaphorePermit },
 }
-
-/// Another suspect is here, or the others did not end in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NeverAlone;
 
 impl Company {
     /// Waits until no suspect runs. To be had before the page is claimed: who waits must hold no lease.
@@ -48,17 +46,21 @@ impl Company {
     /// Exchanges the leave of a suspect for one without company; others keep theirs.
     ///
     /// # Errors
-    /// It cannot be alone here: the page must go back.
-    pub(crate) async fn fit(&self, page: &ClaimedPage, leave: Leave) -> Result<Leave, NeverAlone> {
+    /// Another suspect is here, or the others did not end in time: the page must go back. Until that is recorded it keeps
+    /// what it is given, so that nobody who may take down the worker runs while the page is still in its hands.
+    pub(crate) async fn fit(&self, page: &ClaimedPage, leave: Leave) -> Result<Leave, Leave> {
         if page.faults.is_suspect() { self.leave_to_one(leave).await } else { Ok(leave) }
     }
 
-    async fn leave_to_one(&self, leave: Leave) -> Result<Leave, NeverAlone> {
+    async fn leave_to_one(&self, leave: Leave) -> Result<Leave, Leave> {
+        let Ok(suspect) = Arc::clone(&self.suspect).try_acquire_owned() else { return Err(leave) };
         drop(leave);
-        let suspect = Arc::clone(&self.suspect).try_acquire_owned().map_err(|_| NeverAlone)?;
         tracing::debug!("a page that may have taken down what executed it waits to be alone");
         let alone = tokio::time::timeout(self.patience, Arc::clone(&self.lock).write_owned()).await;
-        alone.map(|guard| Leave::Alone { _guard: guard, _suspect: suspect }).map_err(|_elapsed| NeverAlone)
+        match alone {
+            Ok(guard) => Ok(Leave::Alone { _guard: guard, _suspect: suspect }),
+            Err(_elapsed) => Err(Leave::Back { _suspect: suspect }),
+        }
     }
 }
 
@@ -76,8 +78,10 @@ mod tests {
         assert!(alone.as_mut().now_or_never().is_none(), "the other still runs");
         let mut late = Box::pin(company.join());
         assert!(late.as_mut().now_or_never().is_none(), "who comes now waits for the suspect");
-        assert_eq!(company.leave_to_one(second).await.unwrap_err(), NeverAlone, "one suspect at a time");
+        let goes_back = company.leave_to_one(second).await.expect_err("one suspect at a time");
         drop(other);
+        assert!(alone.as_mut().now_or_never().is_none(), "the second one is not recorded yet");
+        drop(goes_back);
         let alone = alone.await.unwrap();
         assert!(late.as_mut().now_or_never().is_none());
         drop(alone);
@@ -89,7 +93,10 @@ mod tests {
         let company = Company { patience: Duration::from_millis(20), ..Company::default() };
         let _other = company.join().await;
         let suspect = company.join().await;
-        assert_eq!(company.leave_to_one(suspect).await.unwrap_err(), NeverAlone);
+        let goes_back = company.leave_to_one(suspect).await.unwrap_err();
         assert!(company.join().now_or_never().is_some(), "the others go on");
+        let another = company.join().await;
+        let refused = company.leave_to_one(another).await.expect_err("the first one is not recorded yet");
+        drop((goes_back, refused));
     }
 }

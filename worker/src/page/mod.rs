@@ -106,7 +106,10 @@ async fn execute_within_lease(
     let claimed_at = Instant::from_std(page.claimed_here);
     let start_at = claimed_at + page.start_in;
     let work = async {
-        let Ok(leave) = worker.company.fit(page, leave).await else { return Executed::released() };
+        let leave = match worker.company.fit(page, leave).await {
+            Ok(leave) => leave,
+            Err(leave) => return Executed { leave: Some(leave), ..Executed::released() },
+        };
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
             Err(failure) => {
