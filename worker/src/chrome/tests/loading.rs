@@ -7,7 +7,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -75,12 +75,21 @@ async fn self_signed_site() -> (PageUrl, JoinSet<()>) {
     let url = PageUrl::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
     let mut server = JoinSet::new();
     server.spawn(async move {
+        let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-            let answer =
-                "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<h1>deep</h1>";
-            let _ = stream.write_all(answer.as_bytes()).await;
+            let acceptor = acceptor.clone();
+            connections.spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                // Answered when it is asked, not before: the browser takes a connection that is already closed for a
+                // failure of its own.
+                let mut request = [0; 4096];
+                while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    let answer =
+                        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<h1>deep</h1>";
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
         }
     });
     (url, server)
