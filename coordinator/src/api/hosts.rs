@@ -64,8 +64,11 @@ struct HostEntry {
     concurrency: Option<i32>,
     /// How long it took to answer lately, in milliseconds.
     latency_ms: i32,
-    /// Until when it is left alone, because it answered 429 or 503.
+    /// Until when it is left alone, because it answered 429 or 503 or could not be reached.
     backoff_until: Option<DateTime<Utc>>,
+    /// How often in a row it could not be reached. From the third time on it is left alone for a while each time, 1 s to
+    /// 5 min; after the twelfth its pages fail without being tried.
+    unreachable: i16,
     /// The smallest interval between the starts of two of its pages that was ever seen, in milliseconds.
     min_interval_ms: Option<i32>,
 }
@@ -81,6 +84,7 @@ impl From<HostPace> for HostEntry {
             concurrency: pace.concurrency,
             latency_ms: pace.latency_ms,
             backoff_until: pace.backoff_until,
+            unreachable: pace.unreachable,
             min_interval_ms: pace.min_interval_ms,
         }
     }

@@ -21,8 +21,15 @@ pub enum FaultDomain {
     Worker,
 }
 
-/// How often a page is tried before it fails, by its own or its site's fault: the number that users of the old system know.
+/// How often a page is tried before it fails, by its own fault: the number that users of the old system know.
 pub const MAX_ATTEMPTS: i16 = 4;
+/// How often a page is tried whose site fails.
+pub const SITE_TRIES: i16 = 4;
+/// So often in a row a host could not be reached when it is left alone for the first time.
+pub const HOST_DOUBTED_AFTER: i16 = 3;
+/// So often in a row a host could not be reached when its pages fail without being tried. It was left alone for some
+/// eight minutes by then.
+pub const HOST_GIVEN_UP_AFTER: i16 = 12;
 /// A page whose browser or worker was lost so often runs alone from then on: if it is to blame, it harms nobody else; if
 /// not, it ends.
 pub const SUSPECT_AFTER: i16 = 2;
@@ -62,8 +69,10 @@ fn pause(class: ErrorClass, failures: i16) -> Duration {
 /// How often a page was hit by each fault so far; in its row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Failures of its own and of its site: attempts that are charged.
+    /// Failures of its own.
     pub charged: i16,
+    /// Failures of its site.
+    pub site: i16,
     /// Failures of the proxy.
     pub proxy: i16,
     /// Browsers lost.
@@ -88,7 +97,8 @@ impl Faults {
     #[must_use]
     pub fn and(mut self, domain: FaultDomain) -> Self {
         let counter = match domain {
-            FaultDomain::Page | FaultDomain::Site => &mut self.charged,
+            FaultDomain::Page => &mut self.charged,
+            FaultDomain::Site => &mut self.site,
             FaultDomain::Proxy => &mut self.proxy,
             FaultDomain::Browser => &mut self.browser,
             FaultDomain::Worker => &mut self.worker,
@@ -110,7 +120,8 @@ impl Faults {
         let domain = class.domain();
         let faults = self.and(domain);
         let (failures, tries, end) = match domain {
-            FaultDomain::Page | FaultDomain::Site => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
+            FaultDomain::Page => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
+            FaultDomain::Site => (faults.site, SITE_TRIES, Verdict::GiveUp),
             FaultDomain::Proxy => (faults.proxy, PROXY_TRIES, Verdict::GiveUp),
             FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
             FaultDomain::Worker => (faults.worker, POISON_AFTER, Verdict::Quarantine),
@@ -144,12 +155,12 @@ mod tests {
         // Half of it, with jitter, is longer than a failure is believed.
         assert_eq!(fails(ErrorClass::Dns, none), (4, Verdict::GiveUp, Duration::from_secs(70)));
         assert_eq!(fails(ErrorClass::BrowserLost, none).1, Verdict::Quarantine);
-        let worn = Faults { charged: 0, proxy: 14, browser: 2, worker: 2 };
+        let worn = Faults { charged: 3, site: 0, proxy: 14, browser: 2, worker: 2 };
         assert_eq!(fails(ErrorClass::Dns, worn).0, 4, "the other faults cost none of its attempts");
         assert_eq!(
-            fails(ErrorClass::TabCrash, Faults { charged: 3, ..none }).0,
-            1,
-            "page and site share theirs"
+            fails(ErrorClass::TabCrash, Faults { charged: 2, site: 3, ..none }).0,
+            2,
+            "its site's failures cost none of its own attempts"
         );
     }
 

@@ -127,6 +127,23 @@ impl ErrorClass {
         }
     }
 
+    /// Whether a page that failed so has reached its host; `None` where that cannot be told.
+    pub fn reached_the_host(self) -> Option<bool> {
+        match self {
+            // A robots file that cannot be had forbids all pages of its host.
+            Self::Dns | Self::Connect | Self::RobotsUnreachable => Some(false),
+            Self::Tls
+            | Self::Http4xx
+            | Self::Http429
+            | Self::Http5xx
+            | Self::NotAPage
+            | Self::TooLarge
+            | Self::SelectorMissing
+            | Self::Script => Some(true),
+            _ => None,
+        }
+    }
+
     /// Whether another attempt may end better.
     pub fn is_transient(self) -> bool {
         !matches!(

@@ -118,7 +118,9 @@ impl Store {
                 ORDER BY l.due_at LIMIT $2
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
-                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.backoff_until, strictest.concurrency,
+                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.backoff_until,
+                    -- One page at a time sees whether a host that was not to be reached is there again.
+                    least(strictest.concurrency, CASE WHEN h.unreachable >= 3 THEN 1 END) AS concurrency,
                     greatest(strictest.delay_ms,
                         CASE WHEN strictest.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
                         CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms

@@ -22,8 +22,11 @@ pub struct HostPace {
     pub concurrency: Option<i32>,
     /// How long it took to answer lately, in milliseconds: a moving average.
     pub latency_ms: i32,
-    /// Until when nothing is asked of it, because it answered 429 or 503; `None` where that is past.
+    /// Until when nothing is asked of it, because it answered 429 or 503 or could not be reached; `None` where that is
+    /// past.
     pub backoff_until: Option<DateTime<Utc>>,
+    /// How often in a row it could not be reached, until now.
+    pub unreachable: i16,
     /// The smallest interval between two starts that was ever seen, in milliseconds; `None` before there were two that
     /// had to keep a pace.
     pub min_interval_ms: Option<i32>,
@@ -46,7 +49,7 @@ impl Store {
             r#"WITH wanted AS (
                 SELECT * FROM hosts WHERE $1::text IS NULL OR host = $1 ORDER BY host LIMIT $2 OFFSET $3
             )
-            SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms,
+            SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms, h.unreachable,
                 CASE WHEN h.backoff_until > now() THEN h.backoff_until END AS backoff_until,
                 visits.executions AS "executions!", visits.in_flight AS "in_flight!", visits.concurrency,
                 greatest(visits.delay_ms, h.crawl_delay_ms, CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END)

@@ -79,6 +79,11 @@ impl<'a> Beginning<'a> {
             ), new_hosts AS (
                 INSERT INTO hosts (host) SELECT DISTINCT host FROM UNNEST($14::text[]) AS host ORDER BY host
                 ON CONFLICT (host) DO NOTHING
+            ), another_chance AS (
+                UPDATE hosts SET unreachable = 0, unreachable_origin = NULL
+                WHERE host IN (
+                    SELECT host FROM hosts WHERE unreachable > 0 AND host = ANY ($14)
+                    ORDER BY host FOR UPDATE SKIP LOCKED)
             ), budgets AS (
                 INSERT INTO execution_budgets (execution_id, kind, prefix, max)
                 SELECT execution.id, budget.kind, budget.prefix, budget.max

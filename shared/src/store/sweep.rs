@@ -1,5 +1,5 @@
 //! What concerns many pages of an execution at once, done in portions: pages that a limit leaves over are skipped,
-//! those of a cancelled execution are cancelled, and those that a raised limit or a retry wants are put back.
+//! those of a cancelled execution are cancelled, those of a host that is gone fail, and those that a raised limit or a retry wants are put back.
 //!
 //! Each statement takes a bounded number of rows through an index, in the index's order, and waits for no lock: it
 //! takes milliseconds, whatever the size of the frontier. The rows are then updated by their ids in an array, so that
@@ -20,7 +20,45 @@ impl Store {
     /// As every statement of the store.
     pub async fn sweep_leftover_pages(&self) -> Result<u64, StoreError> {
         self.remove_lanes_of_cancelled().await?;
-        Ok(self.skip_beyond_limits().await? + self.cancel_leftover_pages().await?)
+        Ok(self.skip_beyond_limits().await?
+            + self.cancel_leftover_pages().await?
+            + self.fail_unreachable_pages().await?)
+    }
+
+    /// Fails the pages of hosts that could not be reached again and again, so that a crawl ends which has many of them. A
+    /// page that is found later fails as well, until the host has been left alone long enough for another look.
+    async fn fail_unreachable_pages(&self) -> Result<u64, StoreError> {
+        // Reads hosts_unreachable_idx, and for each host lanes_host_idx and url_queue_pending_idx. Counted under the nil
+        // worker.
+        let failed = sqlx::query_scalar!(
+            r#"WITH gone AS (
+                SELECT page.id, lane.execution_id, format('%s could not be reached %s times in a row: its pages are not tried',
+                    host.unreachable_origin, host.unreachable) AS error
+                FROM hosts AS host JOIN lanes AS lane ON lane.host = host.host
+                    JOIN workflow_executions AS execution ON execution.id = lane.execution_id CROSS JOIN LATERAL (
+                    SELECT id FROM url_queue
+                    WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
+                      AND starts_with(url, host.unreachable_origin || '/')
+                    ORDER BY priority DESC, created_at, id LIMIT $1
+                    FOR UPDATE SKIP LOCKED
+                ) AS page
+                WHERE host.unreachable >= 12 AND host.backoff_until > now() AND execution.status = 'running'
+                LIMIT $1
+            ), failed AS (
+                UPDATE url_queue SET status = 'failed', error = gone.error, error_class = 'connect', processed_at = now()
+                FROM gone WHERE url_queue.id = gone.id
+            ), counted AS (
+                INSERT INTO page_counters AS c (execution_id, worker_id, failed)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FROM gone
+                GROUP BY execution_id ORDER BY execution_id
+                ON CONFLICT (execution_id, worker_id) DO UPDATE SET failed = c.failed + excluded.failed
+            )
+            SELECT count(*) AS "count!" FROM gone"#,
+            SWEPT_AT_ONCE,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(failed).unwrap_or(0))
     }
 
     /// Removes what the dispatcher no longer looks at; a page that is recorded after the cancellation may add to it.
@@ -194,7 +232,7 @@ impl Store {
                 UPDATE url_queue
                 SET status = 'pending', epoch = epoch + 1, requeues = 0, not_before = now(),
                     queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
-                    charged = 0, proxy_faults = 0, browser_faults = 0, worker_faults = 0,
+                    charged = 0, site_faults = 0, proxy_faults = 0, browser_faults = 0, worker_faults = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM wanted))
             ), new_lanes AS (
@@ -202,6 +240,11 @@ impl Store {
                 INSERT INTO lanes (execution_id, host)
                 SELECT DISTINCT execution_id, host FROM wanted ORDER BY execution_id, host
                 ON CONFLICT (execution_id, host) DO NOTHING
+            ), another_chance AS (
+                UPDATE hosts SET unreachable = 0, unreachable_origin = NULL
+                WHERE host IN (
+                    SELECT host FROM hosts WHERE unreachable > 0 AND host IN (SELECT host FROM wanted)
+                    ORDER BY host FOR UPDATE SKIP LOCKED)
             ), uncounted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*),

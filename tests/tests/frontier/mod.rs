@@ -9,3 +9,4 @@ mod politeness;
 mod rescue;
 mod retry;
 mod schedules;
+mod unreachable;

@@ -221,7 +221,7 @@ async fn a_page_that_hangs_ends_at_its_deadline() {
     let times = LeaseTimes { page_deadline: Duration::from_millis(300), ..TIMES };
     let running = Running::start(&shop(), driver, times).await;
     running.wait("the page failed", "SELECT count(*) FROM url_queue WHERE error_class = 'nav_timeout'").await;
-    running.crawl.change("UPDATE url_queue SET charged = 3 WHERE status = 'pending'").await;
+    running.crawl.change("UPDATE url_queue SET site_faults = 3 WHERE status = 'pending'").await;
     running.wait("the execution ended", ENDED).await;
     let crawl = running.stop().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/hangs failed 2 nav_timeout"]);

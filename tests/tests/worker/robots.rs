@@ -206,7 +206,7 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
     })
     .await;
     assert_eq!(ill.asked_for("/robots.txt"), 2);
-    let last_attempt = "UPDATE url_queue SET not_before = now(), charged = 3
+    let last_attempt = "UPDATE url_queue SET not_before = now(), site_faults = 3
         WHERE id IN (SELECT id FROM url_queue WHERE status = 'pending' FOR UPDATE SKIP LOCKED)";
     wait_for("the site that is gone was given up", WITHIN, async || {
         running.crawl.change(last_attempt).await;
@@ -214,7 +214,7 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
     })
     .await;
     let crawl = running.stop().await;
-    let given_up = "SELECT error_class FROM url_queue WHERE status = 'failed' AND charged = 4";
+    let given_up = "SELECT error_class FROM url_queue WHERE status = 'failed' AND site_faults = 4";
     assert_eq!(crawl.texts(given_up).await, ["robots_unreachable"]);
 }
 

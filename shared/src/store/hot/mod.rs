@@ -6,6 +6,7 @@
 
 mod claim;
 mod clock;
+mod contact_columns;
 mod decisions;
 mod definitions;
 mod known_links;

@@ -39,7 +39,8 @@ WITH page AS (
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
         not_before = CASE WHEN p.status = 'pending' THEN now() + p.retry_in_ms * interval '1 millisecond'
             ELSE q.not_before END,
-        charged = q.charged + (p.fault IN ('page', 'site'))::int,
+        charged = q.charged + (p.fault = 'page')::int,
+        site_faults = q.site_faults + (p.fault = 'site')::int,
         proxy_faults = q.proxy_faults + (p.fault = 'proxy')::int,
         browser_faults = q.browser_faults + (p.fault = 'browser')::int,
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
@@ -110,9 +111,10 @@ WITH page AS (
         FOR UPDATE OF l SKIP LOCKED)
 ), contact AS (
     SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
-        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms
-    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[])
-        AS c (host, started_at, back_off_ms, answered_in_ms)
+        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_reached) AS was_reached,
+        max(c.unreachable_origin) AS unreachable_origin
+    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[])
+        AS c (host, started_at, back_off_ms, answered_in_ms, was_reached, unreachable_origin)
     GROUP BY c.host
 ), host AS (
     SELECT h.host FROM hosts h WHERE h.host IN (SELECT host FROM contact) ORDER BY h.host FOR UPDATE
@@ -122,8 +124,12 @@ WITH page AS (
         min_interval_ms = least(h.min_interval_ms, p.min_interval_ms),
         latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN h.latency_ms
             WHEN h.latency_ms = 0 THEN c.answered_in_ms ELSE (h.latency_ms * 7 + c.answered_in_ms) / 8 END,
-        backoff_level = b.level, backoff_until = greatest(h.backoff_until, b.until),
-        next_start_at = greatest(h.next_start_at, b.until)
+        backoff_level = b.level, backoff_until = greatest(h.backoff_until, b.until, d.until),
+        next_start_at = greatest(h.next_start_at, b.until, d.until),
+        unreachable = r.times,
+        unreachable_origin = CASE WHEN r.times = 0 THEN NULL
+            WHEN c.unreachable_origin IS NULL OR old.backoff_until > now() THEN old.unreachable_origin
+            ELSE c.unreachable_origin END
     FROM host JOIN contact c USING (host) JOIN hosts old USING (host)
         CROSS JOIN LATERAL (
             SELECT (array_agg(s.at ORDER BY s.at DESC))[1:16] AS starts,
@@ -141,6 +147,19 @@ WITH page AS (
                     least(1000 * (1 << CASE WHEN old.backoff_until < now() - interval '1 minute' THEN 0
                         ELSE old.backoff_level END), 300000)) * interval '1 millisecond' END AS until
         ) b
+        CROSS JOIN LATERAL (
+            -- Those in workers' hands count as one time here too, and what is long past counts no more.
+            SELECT CASE WHEN c.was_reached THEN 0::int2
+                WHEN c.unreachable_origin IS NULL OR old.backoff_until > now() THEN old.unreachable
+                WHEN c.unreachable_origin IS DISTINCT FROM old.unreachable_origin
+                    OR old.unreachable >= 3 AND old.backoff_until < now() - interval '10 minutes' THEN 1::int2
+                ELSE least(old.unreachable + 1, 100)::int2 END AS times
+        ) r
+        CROSS JOIN LATERAL (
+            -- From the third time on, 1 s to 5 min.
+            SELECT CASE WHEN r.times >= 3 AND r.times > old.unreachable THEN now()
+                + least(1000 * (1 << least(r.times - 3, 10)), 300000) * interval '1 millisecond' END AS until
+        ) d
     WHERE h.host = host.host
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,

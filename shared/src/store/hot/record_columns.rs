@@ -9,10 +9,11 @@ use serde_json::Value;
 use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
+use super::contact_columns::ContactColumns;
 use super::skipped_columns::SkippedColumns;
 use crate::domain::fault::FaultDomain;
 use crate::domain::id::{ExecutionId, ItemId, PageId};
-use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, PageOutcome, Rendered};
+use crate::domain::outcome::{DiscoveredUrl, NodeEnd, NodeRecord, Rendered};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::storable::storable_text;
 use crate::store::counters::{DURATION_BUCKETS, bucket};
@@ -74,10 +75,7 @@ pub(super) struct Columns<'a> {
     link_parent: Vec<Uuid>,
     link_discovered_by: Vec<&'a str>,
     link_is_sitemap: Vec<bool>,
-    contact_host: Vec<&'a str>,
-    contact_started_at: Vec<Option<DateTime<Utc>>>,
-    contact_back_off_ms: Vec<Option<i64>>,
-    contact_answered_in_ms: Vec<Option<i32>>,
+    contacts: ContactColumns<'a>,
     skipped: SkippedColumns<'a>,
     totals: BTreeMap<ExecutionId, PageTotals>,
     node_totals: BTreeMap<(ExecutionId, &'a str, &'a str), NodeTotals>,
@@ -140,7 +138,7 @@ impl<'a> Columns<'a> {
     pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32], ahead: TimeDelta) {
         self.pages.push(finished);
         self.add_page(finished);
-        self.add_contact(finished);
+        self.contacts.add(finished);
         self.skipped.add(finished);
         for node in &finished.outcome.nodes {
             // Without a number the execution is gone, and the guard lets nothing pass.
@@ -200,21 +198,6 @@ impl<'a> Columns<'a> {
         self.page_rendered.push(rendered.map(Rendered::as_str));
         self.page_fault.push(next.fault().map_or("", FaultDomain::as_str));
         self.page_bytes.push(bytes(outcome.bytes));
-    }
-
-    /// What is to be known of the page's host. Most pages have nothing to say.
-    fn add_contact(&mut self, finished: &'a FinishedPage) {
-        let FinishedPage { page, outcome: PageOutcome { contact, .. }, .. } = finished;
-        let started_in = contact.started_in.filter(|_| !page.host_delay.is_zero());
-        if started_in.is_none() && contact.back_off.is_none() && contact.answered_in.is_none() {
-            return;
-        }
-        self.contact_host.push(&page.host);
-        self.contact_started_at.push(started_in.map(|after| page.claimed_at + after));
-        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        self.contact_back_off_ms.push(contact.back_off.map(milliseconds));
-        self.contact_answered_in_ms
-            .push(contact.answered_in.map(|time| i32::try_from(milliseconds(time)).unwrap_or(i32::MAX)));
     }
 
     fn add_node(&mut self, finished: &'a FinishedPage, node: &'a NodeRecord, number: i32, ahead: TimeDelta) {
@@ -377,12 +360,9 @@ impl<'a> Columns<'a> {
             &self.link_priority,
             &self.link_parent,
             &self.link_discovered_by,
-            &self.contact_host,
-            &self.contact_started_at,
-            &self.contact_back_off_ms,
-            &self.contact_answered_in_ms,
-            &total.page_keys,
         ];
+        parameters.extend(self.contacts.parameters());
+        parameters.push(&total.page_keys);
         parameters.extend(total.pages.iter().map(|column| column as &(dyn ToSql + Sync)));
         parameters.extend([
             &total.node_executions as &(dyn ToSql + Sync),
@@ -395,6 +375,7 @@ impl<'a> Columns<'a> {
         parameters.extend([&self.page_bytes as &(dyn ToSql + Sync), &total.bytes]);
         parameters.extend(self.skipped.parameters());
         parameters.extend([&self.page_fault as &(dyn ToSql + Sync), &self.page_epoch]);
+        parameters.extend(self.contacts.more_parameters());
         parameters
     }
 }
