@@ -37,6 +37,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         let limits = Limits { rate_limit_delay: delay, ..NO_LIMITS };
         let few = fleet.execute(&["http://h0.test/".to_owned()], limits).await?;
         fill(&fleet, few, 100_000, options.hosts).await?;
+        fleet.settle().await?;
         steps(&fleet, few, STEPS / 4).await?;
         let of_few = steps(&fleet, few, STEPS).await?;
         fleet.store.cancel_execution(few, CancelMode::Graceful, None).await?;
@@ -45,6 +46,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
         fill(&fleet, many, options.pages, options.hosts).await?;
         writeln!(std::io::stderr(), "{} pages written in {:.0?}", options.pages, begun.elapsed())?;
         fleet.client.batch_execute("UPDATE hosts SET next_dispatch_at = '-infinity'").await?;
+        fleet.settle().await?;
         steps(&fleet, many, STEPS / 4).await?;
         let of_many = steps(&fleet, many, STEPS).await?;
         fleet.store.cancel_execution(many, CancelMode::Graceful, None).await?;

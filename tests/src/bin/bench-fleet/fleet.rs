@@ -53,6 +53,28 @@ impl Fleet {
         Ok(Self { store, client, processes: Vec::new(), postgres, rabbit: None, connections })
     }
 
+    /// Changes settings of Postgres, each `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// Postgres does not know one.
+    pub(crate) async fn set(&self, settings: &[String]) -> Result<()> {
+        for setting in settings {
+            let (name, value) = setting.split_once('=').context("a setting is NAME=VALUE")?;
+            self.client.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).await?;
+        }
+        self.client.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// Has Postgres finish what millions of rows that were written at once leave to do: no part of what is measured.
+    ///
+    /// # Errors
+    /// Postgres does not answer.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        self.client.batch_execute("VACUUM ANALYZE url_queue").await?;
+        Ok(self.client.batch_execute("CHECKPOINT").await?)
+    }
+
     /// Starts RabbitMQ too, a coordinator, and workers with so many slots each; `ask`: they ask for pages over HTTP.
     ///
     /// # Errors
