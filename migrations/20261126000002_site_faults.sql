@@ -6,10 +6,11 @@ ALTER TABLE url_queue
     ADD COLUMN site_faults smallint NOT NULL DEFAULT 0;
 
 ALTER TABLE hosts
-    -- How often in a row no page of it could reach it. From the third time on it is left alone for a while, longer each
-    -- time (`backoff_until`); after the twelfth its pages fail without being tried.
+    -- How often in a row no page of it got a connection, those under way at one time counting once.
     ADD COLUMN unreachable smallint NOT NULL DEFAULT 0,
-    -- The origin (`scheme://host:port`) that could not be reached.
-    ADD COLUMN unreachable_origin text;
--- What the finisher looks through for pages that fail untried.
-CREATE INDEX hosts_unreachable_idx ON hosts (host) WHERE unreachable >= 12;
+    -- From the third time on it is left alone until then, longer each time; from the tenth on its pages fail untried.
+    ADD COLUMN unreachable_until timestamptz NOT NULL DEFAULT '-infinity',
+    -- The origins (`http://host`, `https://host`) that could not be reached.
+    ADD COLUMN unreachable_origins text[] NOT NULL DEFAULT '{}';
+-- Hosts whose pages fail untried now.
+CREATE INDEX hosts_unreachable_idx ON hosts (unreachable_until) WHERE unreachable >= 10;

@@ -24,9 +24,10 @@ impl Step for Finisher {
     type Error = StoreError;
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
-        let swept = self.sweep().await?;
+        // What has ended ends, also where a sweep fails.
+        let swept = self.sweep().await;
         self.finish().await?;
-        let are_more_likely = swept >= SWEPT_AT_ONCE.unsigned_abs();
+        let are_more_likely = swept? >= SWEPT_AT_ONCE.unsigned_abs();
         Ok(if are_more_likely { SWEEPING_PAUSE } else { EVERY })
     }
 }
@@ -45,8 +46,8 @@ impl Finisher {
         self.finish().await
     }
 
-    /// Puts back what a raised limit or a retry wants, skips what a page limit or a budget left over, cancels what
-    /// belongs to cancelled executions; answers how many pages these were.
+    /// Puts back what a raised limit or a retry wants, skips what a page limit or a budget left over, fails what belongs to
+    /// hosts that are gone, cancels what belongs to cancelled executions; answers how many pages these were.
     async fn sweep(&self) -> Result<u64, StoreError> {
         let put_back = self.store.put_pages_back(None).await?;
         crash::reach(CrashPoint::AfterPutBackBeforeSweep);

@@ -155,8 +155,10 @@ pub(crate) fn failure(error: &reqwest::Error) -> Failure {
         ErrorClass::Dns
     } else if ["certificate", "tls", "invalidcontenttype"].iter().any(|sign| lower.contains(sign)) {
         ErrorClass::Tls
-    } else {
+    } else if error.is_connect() {
         ErrorClass::Connect
+    } else {
+        ErrorClass::ConnectionLost
     };
     Failure::new(class, format!("the server could not be asked: {chain}"))
 }

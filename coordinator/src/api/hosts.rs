@@ -67,7 +67,7 @@ struct HostEntry {
     /// Until when it is left alone, because it answered 429 or 503 or could not be reached.
     backoff_until: Option<DateTime<Utc>>,
     /// How often in a row it could not be reached. From the third time on it is left alone for a while each time, 1 s to
-    /// 5 min; after the twelfth its pages fail without being tried.
+    /// 1 min; from the tenth on its pages fail without being tried.
     unreachable: i16,
     /// The smallest interval between the starts of two of its pages that was ever seen, in milliseconds.
     min_interval_ms: Option<i32>,

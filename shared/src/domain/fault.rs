@@ -28,8 +28,8 @@ pub const SITE_TRIES: i16 = 4;
 /// So often in a row a host could not be reached when it is left alone for the first time.
 pub const HOST_DOUBTED_AFTER: i16 = 3;
 /// So often in a row a host could not be reached when its pages fail without being tried. It was left alone for some
-/// eight minutes by then.
-pub const HOST_GIVEN_UP_AFTER: i16 = 12;
+/// two minutes by then.
+pub const HOST_GIVEN_UP_AFTER: i16 = 10;
 /// A page whose browser or worker was lost so often runs alone from then on: if it is to blame, it harms nobody else; if
 /// not, it ends.
 pub const SUSPECT_AFTER: i16 = 2;

@@ -16,6 +16,8 @@ pub enum ErrorClass {
     Dns,
     /// No connection to the host.
     Connect,
+    /// The connection to the host broke before it had answered.
+    ConnectionLost,
     /// The TLS handshake or the certificate.
     Tls,
     /// A status of 400 to 499 other than 429.
@@ -58,9 +60,10 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// Every class, for metrics that export each label beforehand.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Dns,
         Self::Connect,
+        Self::ConnectionLost,
         Self::Tls,
         Self::Http4xx,
         Self::Http429,
@@ -87,6 +90,7 @@ impl ErrorClass {
         match self {
             Self::Dns => "dns",
             Self::Connect => "connect",
+            Self::ConnectionLost => "connection_lost",
             Self::Tls => "tls",
             Self::Http4xx => "http_4xx",
             Self::Http429 => "http_429",
@@ -114,6 +118,7 @@ impl ErrorClass {
         match self {
             Self::Dns
             | Self::Connect
+            | Self::ConnectionLost
             | Self::Tls
             | Self::Http4xx
             | Self::Http429
@@ -127,12 +132,12 @@ impl ErrorClass {
         }
     }
 
-    /// Whether a page that failed so has reached its host; `None` where that cannot be told.
-    pub fn reached_the_host(self) -> Option<bool> {
+    /// Whether a page that failed so found its host; `None` where that cannot be told.
+    pub fn found_the_host(self) -> Option<bool> {
         match self {
-            // A robots file that cannot be had forbids all pages of its host.
-            Self::Dns | Self::Connect | Self::RobotsUnreachable => Some(false),
-            Self::Tls
+            Self::Dns | Self::Connect => Some(false),
+            Self::ConnectionLost
+            | Self::Tls
             | Self::Http4xx
             | Self::Http429
             | Self::Http5xx

@@ -46,8 +46,6 @@ pub struct ClaimedPage {
     pub host_delay: Duration,
     /// Whether it is a sitemap, whose depth counts the sitemap indexes above it.
     pub is_sitemap: bool,
-    /// Whether its host could not be reached the last time: that it was is news then.
-    pub host_is_doubted: bool,
 }
 
 /// What the records of one workflow version's nodes have in common.

@@ -109,7 +109,7 @@ impl Store {
         // A host's page is taken up to a second, or a delay, before its start: the claim gives the exact time.
         let rows = sqlx::query!(
             r#"WITH execution AS (
-                SELECT id, max_pages - pages_admitted AS remaining
+                SELECT id, max_pages - pages_admitted AS remaining, per_domain
                 FROM workflow_executions WHERE id = $1 AND status = 'running'
                 FOR NO KEY UPDATE SKIP LOCKED
             ), due AS (
@@ -118,13 +118,16 @@ impl Store {
                 ORDER BY l.due_at LIMIT $2
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
-                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.backoff_until,
+                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at,
+                    greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached is there again.
-                    least(strictest.concurrency, CASE WHEN h.unreachable >= 3 THEN 1 END) AS concurrency,
+                    least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
                     greatest(strictest.delay_ms,
                         CASE WHEN strictest.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
                         CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
-                FROM due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
+                FROM execution, due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
+                    SELECT h.unreachable >= 3 AND h.unreachable_until > now() - interval '1 minute' AND NOT per_domain AS holds
+                ) doubt CROSS JOIN LATERAL (
                     SELECT max(e.host_delay_ms) AS delay_ms, min(e.host_concurrency) AS concurrency,
                         bool_or(e.adaptive_delay) AS adaptive, bool_or(e.obeys_robots) AS obeys_robots
                     FROM lanes o JOIN workflow_executions e ON e.id = o.execution_id AND e.status = 'running'
@@ -183,6 +186,7 @@ impl Store {
                         WHEN t.served THEN now()
                         WHEN t.backoff_until > now() THEN t.backoff_until
                         WHEN t.turns = 0 THEN t.ready_at
+                        WHEN t.places = 0 AND t.is_doubted THEN now() + interval '250 milliseconds'
                         WHEN t.places = 0 THEN now() + interval '20 milliseconds'
                         ELSE now() + 20 * (1 << t.misses) * interval '1 millisecond' END
                 FROM (

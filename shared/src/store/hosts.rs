@@ -50,7 +50,8 @@ impl Store {
                 SELECT * FROM hosts WHERE $1::text IS NULL OR host = $1 ORDER BY host LIMIT $2 OFFSET $3
             )
             SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms, h.unreachable,
-                CASE WHEN h.backoff_until > now() THEN h.backoff_until END AS backoff_until,
+                CASE WHEN greatest(h.backoff_until, h.unreachable_until) > now()
+                    THEN greatest(h.backoff_until, h.unreachable_until) END AS backoff_until,
                 visits.executions AS "executions!", visits.in_flight AS "in_flight!", visits.concurrency,
                 greatest(visits.delay_ms, h.crawl_delay_ms, CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END)
                     AS "delay_ms!"

@@ -80,10 +80,11 @@ impl<'a> Beginning<'a> {
                 INSERT INTO hosts (host) SELECT DISTINCT host FROM UNNEST($14::text[]) AS host ORDER BY host
                 ON CONFLICT (host) DO NOTHING
             ), another_chance AS (
-                UPDATE hosts SET unreachable = 0, unreachable_origin = NULL
+                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}'
                 WHERE host IN (
-                    SELECT host FROM hosts WHERE unreachable > 0 AND host = ANY ($14)
-                    ORDER BY host FOR UPDATE SKIP LOCKED)
+                    SELECT host FROM hosts
+                    WHERE unreachable > 0 AND host = ANY ($14) AND EXISTS (SELECT FROM execution)
+                    ORDER BY host FOR UPDATE)
             ), budgets AS (
                 INSERT INTO execution_budgets (execution_id, kind, prefix, max)
                 SELECT execution.id, budget.kind, budget.prefix, budget.max

@@ -28,37 +28,52 @@ impl Store {
     /// Fails the pages of hosts that could not be reached again and again, so that a crawl ends which has many of them. A
     /// page that is found later fails as well, until the host has been left alone long enough for another look.
     async fn fail_unreachable_pages(&self) -> Result<u64, StoreError> {
-        // Reads hosts_unreachable_idx, and for each host lanes_host_idx and url_queue_pending_idx. Counted under the nil
-        // worker.
-        let failed = sqlx::query_scalar!(
+        // Reads hosts_unreachable_idx, and for each lane url_queue_pending_idx in its order: the limit ends the scan before
+        // the pages of another origin, which may be among them, are left out. Counted under the nil worker.
+        let failed = sqlx::query!(
             r#"WITH gone AS (
-                SELECT page.id, lane.execution_id, format('%s could not be reached %s times in a row: its pages are not tried',
-                    host.unreachable_origin, host.unreachable) AS error
+                SELECT page.id, page.url, page.error_class, lane.execution_id, host.host, host.unreachable, host.unreachable_origins
                 FROM hosts AS host JOIN lanes AS lane ON lane.host = host.host
-                    JOIN workflow_executions AS execution ON execution.id = lane.execution_id CROSS JOIN LATERAL (
-                    SELECT id FROM url_queue
-                    WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
-                      AND starts_with(url, host.unreachable_origin || '/')
-                    ORDER BY priority DESC, created_at, id LIMIT $1
-                    FOR UPDATE SKIP LOCKED
-                ) AS page
-                WHERE host.unreachable >= 12 AND host.backoff_until > now() AND execution.status = 'running'
+                    JOIN workflow_executions AS execution ON execution.id = lane.execution_id
+                    CROSS JOIN LATERAL (
+                        SELECT id, url, error_class FROM url_queue
+                        WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
+                        ORDER BY priority DESC, created_at, id LIMIT $1
+                        FOR UPDATE SKIP LOCKED
+                    ) AS page
+                WHERE host.unreachable >= 10 AND host.unreachable_until > now()
+                  AND execution.status = 'running' AND NOT execution.per_domain
                 LIMIT $1
+            ), failing AS (
+                SELECT id, execution_id, host, unreachable, error_class FROM gone
+                WHERE EXISTS (SELECT FROM unnest(unreachable_origins) AS origin WHERE starts_with(url, origin || '/'))
             ), failed AS (
-                UPDATE url_queue SET status = 'failed', error = gone.error, error_class = 'connect', processed_at = now()
-                FROM gone WHERE url_queue.id = gone.id
+                UPDATE url_queue
+                SET status = 'failed', error_class = 'connect', processed_at = now(),
+                    error = 'its host could not be reached again and again: no other page of it is tried'
+                WHERE id = ANY (ARRAY(SELECT id FROM failing))
             ), counted AS (
-                INSERT INTO page_counters AS c (execution_id, worker_id, failed)
-                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FROM gone
-                GROUP BY execution_id ORDER BY execution_id
-                ON CONFLICT (execution_id, worker_id) DO UPDATE SET failed = c.failed + excluded.failed
+                -- The retry that one waits for, with the error of its last attempt, does not come.
+                INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*), -count(error_class)
+                FROM failing GROUP BY execution_id ORDER BY execution_id
+                ON CONFLICT (execution_id, worker_id) DO UPDATE
+                    SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried
             )
-            SELECT count(*) AS "count!" FROM gone"#,
+            SELECT host AS "host!", max(unreachable) AS "times!", count(*) AS "pages!" FROM failing GROUP BY host"#,
             SWEPT_AT_ONCE,
         )
-        .fetch_one(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        Ok(u64::try_from(failed).unwrap_or(0))
+        for row in &failed {
+            tracing::warn!(
+                host = row.host,
+                times = row.times,
+                pages = row.pages,
+                "the host is not to be reached: pages fail"
+            );
+        }
+        Ok(failed.iter().map(|row| u64::try_from(row.pages).unwrap_or(0)).sum())
     }
 
     /// Removes what the dispatcher no longer looks at; a page that is recorded after the cancellation may add to it.
@@ -241,10 +256,11 @@ impl Store {
                 SELECT DISTINCT execution_id, host FROM wanted ORDER BY execution_id, host
                 ON CONFLICT (execution_id, host) DO NOTHING
             ), another_chance AS (
-                UPDATE hosts SET unreachable = 0, unreachable_origin = NULL
+                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}'
                 WHERE host IN (
-                    SELECT host FROM hosts WHERE unreachable > 0 AND host IN (SELECT host FROM wanted)
-                    ORDER BY host FOR UPDATE SKIP LOCKED)
+                    SELECT host FROM hosts
+                    WHERE unreachable > 0 AND host IN (SELECT host FROM wanted)
+                    ORDER BY host FOR UPDATE)
             ), uncounted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*),

@@ -59,7 +59,6 @@ pub fn finished_page(
         host_unit: HostUnit::Host,
         host_delay: Duration::ZERO,
         is_sitemap: false,
-        host_is_doubted: false,
     };
     let mut nodes = Vec::with_capacity(table.nodes.len());
     let mut started_at = now;

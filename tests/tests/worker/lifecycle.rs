@@ -85,8 +85,8 @@ async fn a_dead_proxy_uses_up_none_of_a_pages_attempts() {
         running.crawl.number("SELECT count(*) FROM url_queue WHERE status = 'completed'").await == 1
     })
     .await;
-    let faults = "SELECT concat_ws(' ', attempt, charged, proxy_faults) FROM url_queue";
-    assert_eq!(running.end().await.texts(faults).await, ["10 3 6"]);
+    let faults = "SELECT concat_ws(' ', attempt, charged, site_faults, proxy_faults) FROM url_queue";
+    assert_eq!(running.end().await.texts(faults).await, ["10 0 3 6"]);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod robots;
 mod sitemaps;
 mod skips;
 mod storing;
+mod unreachable;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,10 +8,18 @@ use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
-const CLASSES: [(&str, ErrorClass); 20] = [
+const CLASSES: [(&str, ErrorClass); 28] = [
     ("NAME_", ErrorClass::Dns),
     ("DNS_", ErrorClass::Dns),
     ("ICANN_NAME_COLLISION", ErrorClass::Dns),
+    ("CONNECTION_REFUSED", ErrorClass::Connect),
+    ("CONNECTION_TIMED_OUT", ErrorClass::Connect),
+    ("CONNECTION_FAILED", ErrorClass::Connect),
+    ("ADDRESS_", ErrorClass::Connect),
+    ("INTERNET_DISCONNECTED", ErrorClass::Connect),
+    ("NETWORK_", ErrorClass::Connect),
+    ("PROXY_", ErrorClass::Connect),
+    ("TUNNEL_", ErrorClass::Connect),
     ("CERT_", ErrorClass::Tls),
     ("CERTIFICATE_", ErrorClass::Tls),
     ("SSL_", ErrorClass::Tls),
@@ -36,8 +44,8 @@ const CLASSES: [(&str, ErrorClass); 20] = [
 pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
     let name = error_text.trim_start_matches("net::ERR_");
     let class = CLASSES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, class)| *class);
-    // What is left is the way to the host: refused, reset, unreachable, timed out, an empty answer, the proxy.
-    let class = class.unwrap_or(ErrorClass::Connect);
+    // What is left is a connection that was there: reset, closed, an empty answer, one that is no HTTP.
+    let class = class.unwrap_or(ErrorClass::ConnectionLost);
     let message = match (class, name) {
         (_, "ABORTED") if is_download => "the response is a download, not a page".to_owned(),
         (_, "ABORTED") => "the response has no page: it is empty, or was given up by the server".to_owned(),
@@ -48,7 +56,8 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
         (ErrorClass::Connect, "PROXY_CONNECTION_FAILED" | "TUNNEL_CONNECTION_FAILED") => {
             format!("no connection through the proxy ({error_text})")
         }
-        _ => format!("no connection to the host ({error_text})"),
+        (ErrorClass::Connect, _) => format!("no connection to the host ({error_text})"),
+        _ => format!("the connection to the host was lost ({error_text})"),
     };
     Failure::new(class, message)
 }
@@ -154,7 +163,8 @@ mod tests {
             ("net::ERR_NAME_NOT_RESOLVED", ErrorClass::Dns),
             ("net::ERR_CONNECTION_REFUSED", ErrorClass::Connect),
             ("net::ERR_CONNECTION_TIMED_OUT", ErrorClass::Connect),
-            ("net::ERR_EMPTY_RESPONSE", ErrorClass::Connect),
+            ("net::ERR_EMPTY_RESPONSE", ErrorClass::ConnectionLost),
+            ("net::ERR_HTTP2_PROTOCOL_ERROR", ErrorClass::ConnectionLost),
             ("net::ERR_CERT_AUTHORITY_INVALID", ErrorClass::Tls),
             ("net::ERR_SSL_PROTOCOL_ERROR", ErrorClass::Tls),
             ("net::ERR_TOO_MANY_REDIRECTS", ErrorClass::NotAPage),

@@ -28,6 +28,5 @@ pub(crate) fn claimed_page(url: &str) -> ClaimedPage {
         host_unit: HostUnit::Host,
         host_delay: Duration::ZERO,
         is_sitemap: false,
-        host_is_doubted: false,
     }
 }

@@ -23,13 +23,17 @@ pub struct ClaimRequest {
 /// `pending` counts as well as `queued`: a message whose confirm was lost speaks of a row that is `pending` again. A host
 /// with a delay is locked in `hosts`, and its pages get their starting times one after the other, none sooner than it is known
 /// to its worker. The delay is kept with a margin of 3 %, so that the jitter of networks and schedulers does not bring two starts
-/// closer than the delay. Pages of a host that wants to be left alone go back, uncharged, until it may be asked again.
+/// closer than the delay. Pages of a host that wants to be left alone, or was not to be reached, go back, uncharged, until it may be asked again.
 const CLAIM: &str = "
 WITH wanted AS (
     -- In one order, so that two workers that were sent the same pages do not wait for each other.
-    SELECT q.id, w.epoch, h.backoff_until, COALESCE(h.unreachable, 0) > 0 AS is_doubted
+    SELECT q.id, w.epoch, greatest(h.backoff_until,
+        -- Of a domain, one server may be gone while the others are well.
+        CASE WHEN h.unreachable_until > now()
+            AND NOT (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id)
+            THEN h.unreachable_until END) AS backoff_until
     FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch) JOIN url_queue q ON q.id = w.id
-        LEFT JOIN LATERAL (SELECT backoff_until, unreachable FROM hosts WHERE host = q.host) h ON true
+        LEFT JOIN hosts h ON h.host = q.host
     ORDER BY q.id FOR UPDATE OF q
 ), returned AS (
     UPDATE url_queue q
@@ -52,7 +56,7 @@ WITH wanted AS (
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
         q.host_delay_ms, q.is_sitemap, q.charged, q.proxy_faults, q.browser_faults, q.worker_faults,
-        q.epoch, q.site_faults, w.is_doubted,
+        q.epoch, q.site_faults,
         (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
@@ -70,8 +74,7 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
         - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.03
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
         AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap,
-    c.charged, c.proxy_faults, c.browser_faults, c.worker_faults, c.epoch, c.site_faults,
-    c.is_doubted
+    c.charged, c.proxy_faults, c.browser_faults, c.worker_faults, c.epoch, c.site_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -123,7 +126,6 @@ impl HotStore {
                 host_unit: if row.get(11) { HostUnit::Domain } else { HostUnit::Host },
                 host_delay: Duration::from_millis(u64::try_from(row.get::<_, i32>(10)).unwrap_or(0)),
                 is_sitemap: row.get(12),
-                host_is_doubted: row.get(19),
                 faults: Faults {
                     charged: row.get(13),
                     site: row.get(18),

@@ -1,5 +1,6 @@
 //! The columns of what pages showed of their hosts. Most have nothing to say.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,8 +17,13 @@ pub(super) struct ContactColumns<'a> {
     started_at: Vec<Option<DateTime<Utc>>>,
     back_off_ms: Vec<Option<i64>>,
     answered_in_ms: Vec<Option<i32>>,
-    was_reached: Vec<bool>,
-    unreachable_origin: Vec<Option<String>>,
+    was_found: Vec<bool>,
+    /// The origin of a page that did not find its host.
+    missing: Vec<Option<String>>,
+    /// Whether there is more to it than that the host was found.
+    is_news: Vec<bool>,
+    /// The hosts that were found.
+    found: HashSet<&'a str>,
 }
 
 impl<'a> ContactColumns<'a> {
@@ -25,17 +31,14 @@ impl<'a> ContactColumns<'a> {
     pub(super) fn add(&mut self, finished: &'a FinishedPage) {
         let FinishedPage { page, outcome: PageOutcome { contact, .. }, next, .. } = finished;
         let started_in = contact.started_in.filter(|_| !page.host_delay.is_zero());
-        let reached = was_reached(next);
-        // That a host in no doubt was reached is no news.
-        let is_reached_again = reached == Some(true) && page.host_is_doubted;
         // Of a domain, one server may be gone while the others are well.
-        let is_unreachable = reached == Some(false) && page.host_unit == HostUnit::Host;
-        if started_in.is_none()
-            && contact.back_off.is_none()
-            && contact.answered_in.is_none()
-            && !is_reached_again
-            && !is_unreachable
-        {
+        let found = found_the_host(next).filter(|_| page.host_unit == HostUnit::Host);
+        let is_news = started_in.is_some()
+            || contact.back_off.is_some()
+            || contact.answered_in.is_some()
+            || found == Some(false);
+        let is_found_first = found == Some(true) && self.found.insert(&page.host);
+        if !is_news && !is_found_first {
             return;
         }
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -44,9 +47,9 @@ impl<'a> ContactColumns<'a> {
         self.back_off_ms.push(contact.back_off.map(milliseconds));
         self.answered_in_ms
             .push(contact.answered_in.map(|time| i32::try_from(milliseconds(time)).unwrap_or(i32::MAX)));
-        self.was_reached.push(reached == Some(true));
-        self.unreachable_origin
-            .push(is_unreachable.then(|| page.url.as_url().origin().ascii_serialization()));
+        self.was_found.push(found == Some(true));
+        self.missing.push((found == Some(false)).then(|| page.url.as_url().origin().ascii_serialization()));
+        self.is_news.push(is_news);
     }
 
     /// In the order of the statement's numbers.
@@ -55,16 +58,16 @@ impl<'a> ContactColumns<'a> {
     }
 
     /// Those that stand at the statement's end.
-    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 2] {
-        [&self.was_reached, &self.unreachable_origin]
+    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 3] {
+        [&self.was_found, &self.missing, &self.is_news]
     }
 }
 
-/// Whether a page's host was reached, as far as its end tells.
-fn was_reached(next: &NextStatus) -> Option<bool> {
+/// Whether a page found its host, as far as its end tells.
+fn found_the_host(next: &NextStatus) -> Option<bool> {
     match next {
         NextStatus::Completed => Some(true),
-        NextStatus::Failed(failure) | NextStatus::Retry(failure, _) => failure.class.reached_the_host(),
+        NextStatus::Failed(failure) | NextStatus::Retry(failure, _) => failure.class.found_the_host(),
         NextStatus::Skipped(_) | NextStatus::Released => None,
     }
 }

@@ -111,26 +111,32 @@ WITH page AS (
         FOR UPDATE OF l SKIP LOCKED)
 ), contact AS (
     SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
-        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_reached) AS was_reached,
-        max(c.unreachable_origin) AS unreachable_origin
-    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[])
-        AS c (host, started_at, back_off_ms, answered_in_ms, was_reached, unreachable_origin)
+        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
+        array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing, bool_or(c.is_news) AS is_news
+    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[])
+        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news)
     GROUP BY c.host
 ), host AS (
-    SELECT h.host FROM hosts h WHERE h.host IN (SELECT host FROM contact) ORDER BY h.host FOR UPDATE
+    -- That a host was found is news only of one that was not, before.
+    SELECT h.* FROM contact c JOIN hosts h USING (host) WHERE c.is_news OR h.unreachable > 0
+    ORDER BY h.host FOR UPDATE OF h
 ), hosts_asked AS (
     UPDATE hosts h
-    SET recent_starts = COALESCE(p.starts, h.recent_starts),
-        min_interval_ms = least(h.min_interval_ms, p.min_interval_ms),
-        latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN h.latency_ms
-            WHEN h.latency_ms = 0 THEN c.answered_in_ms ELSE (h.latency_ms * 7 + c.answered_in_ms) / 8 END,
-        backoff_level = b.level, backoff_until = greatest(h.backoff_until, b.until, d.until),
-        next_start_at = greatest(h.next_start_at, b.until, d.until),
-        unreachable = r.times,
-        unreachable_origin = CASE WHEN r.times = 0 THEN NULL
-            WHEN c.unreachable_origin IS NULL OR old.backoff_until > now() THEN old.unreachable_origin
-            ELSE c.unreachable_origin END
-    FROM host JOIN contact c USING (host) JOIN hosts old USING (host)
+    SET recent_starts = COALESCE(p.starts, old.recent_starts),
+        min_interval_ms = least(old.min_interval_ms, p.min_interval_ms),
+        latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN old.latency_ms
+            WHEN old.latency_ms = 0 THEN c.answered_in_ms ELSE (old.latency_ms * 7 + c.answered_in_ms) / 8 END,
+        backoff_level = b.level, backoff_until = greatest(old.backoff_until, b.until),
+        next_start_at = greatest(old.next_start_at, b.until),
+        unreachable = u.times,
+        unreachable_until = CASE WHEN c.was_found THEN '-infinity'
+            -- From the third time on, 1 s to 1 min.
+            WHEN u.is_counted AND u.times >= 3
+                THEN now() + least(1000 * (1 << least(u.times - 3, 6)), 60000) * interval '1 millisecond'
+            ELSE old.unreachable_until END,
+        unreachable_origins = CASE WHEN c.was_found THEN '{}' WHEN u.is_counted AND u.times = 1 THEN c.missing
+            ELSE ARRAY(SELECT DISTINCT origin FROM unnest(old.unreachable_origins || c.missing) AS origin) END
+    FROM host old JOIN contact c USING (host)
         CROSS JOIN LATERAL (
             SELECT (array_agg(s.at ORDER BY s.at DESC))[1:16] AS starts,
                 ceil(min(EXTRACT(EPOCH FROM s.at - s.before) * 1000))::int AS min_interval_ms
@@ -148,19 +154,15 @@ WITH page AS (
                         ELSE old.backoff_level END), 300000)) * interval '1 millisecond' END AS until
         ) b
         CROSS JOIN LATERAL (
-            -- Those in workers' hands count as one time here too, and what is long past counts no more.
-            SELECT CASE WHEN c.was_reached THEN 0::int2
-                WHEN c.unreachable_origin IS NULL OR old.backoff_until > now() THEN old.unreachable
-                WHEN c.unreachable_origin IS DISTINCT FROM old.unreachable_origin
-                    OR old.unreachable >= 3 AND old.backoff_until < now() - interval '10 minutes' THEN 1::int2
-                ELSE least(old.unreachable + 1, 100)::int2 END AS times
-        ) r
-        CROSS JOIN LATERAL (
-            -- From the third time on, 1 s to 5 min.
-            SELECT CASE WHEN r.times >= 3 AND r.times > old.unreachable THEN now()
-                + least(1000 * (1 << least(r.times - 3, 10)), 300000) * interval '1 millisecond' END AS until
-        ) d
-    WHERE h.host = host.host
+            -- The same here; and what is long past counts no more.
+            SELECT counted.it AS is_counted,
+                CASE WHEN c.was_found THEN 0::int2
+                    WHEN NOT counted.it THEN old.unreachable
+                    WHEN old.unreachable >= 3 AND old.unreachable_until < now() - interval '10 minutes' THEN 1::int2
+                    ELSE least(old.unreachable + 1, 1000)::int2 END AS times
+            FROM (SELECT c.missing IS NOT NULL AND NOT c.was_found AND old.unreachable_until <= now()) AS counted (it)
+        ) u
+    WHERE h.host = old.host
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
         nodes_executed, nodes_failed, static_pages, bytes)
