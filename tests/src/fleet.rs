@@ -86,6 +86,13 @@ impl Fleet {
         self.start_among(kind, options, &[])
     }
 
+    /// Starts one whose pages take so long, with another broker.
+    pub fn start_slow(&self, kind: &str, takes_ms: u64, broker: &SecretUrl) -> Program {
+        let mut command = self.command(kind, &self.database.url(), broker);
+        command.args(["--takes", &takes_ms.to_string()]);
+        Program::start(command)
+    }
+
     /// The same in an environment with these variables.
     pub fn start_among(&self, kind: &str, options: &[&str], variables: &[(&str, &str)]) -> Program {
         let mut command = self.command(kind, &self.database.url(), &self.vhost.url());

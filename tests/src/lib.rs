@@ -17,6 +17,7 @@ pub mod rabbitmq;
 pub mod role;
 pub mod scratch;
 pub mod servers;
+pub mod small_disk;
 pub mod standby;
 pub mod storm;
 pub mod synthetic;

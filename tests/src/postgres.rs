@@ -1,5 +1,6 @@
 //! A database of its own for each test, on the Postgres that the tests of one run share.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -40,8 +41,24 @@ impl TestDatabase {
     /// # Panics
     /// The server does not answer.
     pub async fn on(server: &SecretUrl) -> Self {
+        Self::with(server, "").await
+    }
+
+    /// Creates one on a server of the caller's, with all that it holds in this folder, which belongs to the server's account. The
+    /// server's log is elsewhere.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn in_folder(server: &SecretUrl, folder: &Path) -> Self {
+        let place = format!("CREATE TABLESPACE apart LOCATION '{}'", folder.display());
+        execute(server, &place).await.expect("Postgres takes the folder");
+        Self::with(server, "TABLESPACE apart").await
+    }
+
+    async fn with(server: &SecretUrl, options: &str) -> Self {
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
-        execute(server, &format!("CREATE DATABASE {name}")).await.expect("Postgres creates a database");
+        let create = format!("CREATE DATABASE {name} {options}");
+        execute(server, &create).await.expect("Postgres creates a database");
         let database = Self { name, server: server.clone() };
         let store = Store::connect(&database.url(), 1).expect("the URL is valid");
         store.migrate().await.expect("the schema is made");

@@ -11,6 +11,7 @@ use crawlify_cli::demo_site::{Content, DemoSite, Shop, WORKFLOW};
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
 use harness::answering_site::{AnsweringSite, status, text};
 use harness::chain_site::ChainSite;
+use harness::hostile::LuredSite;
 use harness::invariants;
 use harness::postgres::TestDatabase;
 use harness::processes::wait_until_gone;
@@ -105,9 +106,10 @@ fn assert_queries_answer(recorded: &Recorded, pages: usize) {
 async fn a_page_limit_is_kept_to_the_page_and_items_can_go_to_stdout() {
     let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
     let site = DemoSite::start(0, Content::Shop).await.unwrap();
+    let lured = LuredSite::before(&site.url()).await;
     let workflow = scratch.path("demo_shop.json");
     std::fs::write(&workflow, WORKFLOW).unwrap();
-    let mut command = run(&scratch, &workflow, &site.url(), &database);
+    let mut command = run(&scratch, &workflow, &lured.url(), &database);
     command.args(["--max-pages", "60", "-o", "-"]);
     let ended = Program::start(command).end(SHORT).await.with_code(0);
     let ended = ended.saying(&["60 completed", "the page limit was reached"]);
@@ -118,7 +120,7 @@ async fn a_page_limit_is_kept_to_the_page_and_items_can_go_to_stdout() {
     assert_eq!(urls.len(), 60);
     let written = scratch.path("items.jsonl");
     std::fs::write(&written, &ended.stdout).unwrap();
-    let base = site.url();
+    let base = lured.url();
     let visited = |path: &str| urls.contains(format!("{}{path}", base.trim_end_matches('/')).as_str());
     let summary = compare_with_shop(&scratch, &written, visited);
     assert!(summary.starts_with("EQUAL: "), "{summary}");
@@ -130,6 +132,7 @@ async fn a_page_limit_is_kept_to_the_page_and_items_can_go_to_stdout() {
     assert_eq!(recorded.assert_twenty_rows_a_page().await, 1200);
     recorded.assert_is_sound().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
+    lured.assert_in_vain();
     site.stop().await;
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crawlify_cli::demo_site::{Content, DemoSite, WORKFLOW};
+use harness::hostile::LuredSite;
 use harness::invariants;
 use harness::postgres::TestDatabase;
 use harness::processes::wait_until_gone;
@@ -40,6 +41,7 @@ async fn three_workers_crawl_and_the_death_of_one_costs_nothing() {
     let (scratch, database, vhost) =
         (Scratch::create(), TestDatabase::create().await, TestVhost::create().await);
     let site = DemoSite::start(0, Content::Shop).await.unwrap();
+    let lured = LuredSite::before(&site.url()).await;
     let pool = PgPool::connect(database.url().expose()).await.unwrap();
     let start = |arguments: &[&str]| {
         let mut command = crawlify(CRAWLIFY, &scratch);
@@ -63,7 +65,7 @@ async fn three_workers_crawl_and_the_death_of_one_costs_nothing() {
         let ready = format!("http://{}/readyz", worker.admin);
         wait_for("the worker is ready", READY, async || get(&ready).await.0 == StatusCode::OK.as_u16()).await;
     }
-    let execution = execute(&api, &site.url()).await;
+    let execution = execute(&api, &lured.url()).await;
 
     // In the middle, one worker dies with a page in its hands.
     wait_for("some pages are completed", READY, async || completed(&pool).await >= 20).await;
@@ -103,7 +105,7 @@ async fn three_workers_crawl_and_the_death_of_one_costs_nothing() {
         .await
         .unwrap();
     assert!(attempts.iter().all(|attempt| *attempt == 2), "a death is charged: {attempts:?}");
-    compare_items(&scratch, &recorded, &site.url()).await;
+    compare_items(&scratch, &recorded, &lured.url()).await;
 
     let per_worker = counted(&recorded).await;
     assert!(per_worker.contains_key(&victim.id), "the victim had completed something");
@@ -119,6 +121,7 @@ async fn three_workers_crawl_and_the_death_of_one_costs_nothing() {
 
     stop(workers, coordinator).await;
     invariants::assert_none(&invariants::broker::leftovers(&vhost.url()).await.unwrap());
+    lured.assert_in_vain();
     site.stop().await;
     // The victim's profile is there for the next worker to sweep; nothing else is.
     assert!(scratch.leftovers().len() <= 1, "{:?}", scratch.leftovers());

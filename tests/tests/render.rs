@@ -10,6 +10,7 @@ use crawlify_shared::domain::outcome::Rendered;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::summary::Summary;
 use harness::chain_site::ChainSite;
+use harness::hostile::LuredSite;
 use harness::postgres::TestDatabase;
 use harness::program::{Program, crawlify};
 use harness::scratch::Scratch;
@@ -72,6 +73,7 @@ async fn what_is_blocked_on_the_command_line_is_not_asked_for() {
 async fn an_automatic_crawl_reads_pages_that_give_the_same_both_ways() {
     let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
     let site = DemoSite::start(0, Content::Shop).await.unwrap();
+    let lured = LuredSite::before(&site.url()).await;
     let mut workflow: Value = serde_json::from_str(WORKFLOW).unwrap();
     let nodes = workflow["config"]["url_discovery"].as_array_mut().unwrap();
     let books = nodes.iter_mut().find(|node| node["id"] == "extract_book_links").unwrap();
@@ -80,12 +82,12 @@ async fn an_automatic_crawl_reads_pages_that_give_the_same_both_ways() {
     let (file, items) = (scratch.path("lists.json"), scratch.path("items.jsonl"));
     std::fs::write(&file, workflow.to_string()).unwrap();
     let mut command = crawlify(CRAWLIFY, &scratch);
-    command.arg("run").arg(&file).args(["--start-url", &site.url(), "--max-pages", "300", "-o"]).arg(&items);
+    command.arg("run").arg(&file).args(["--start-url", &lured.url(), "--max-pages", "300", "-o"]).arg(&items);
     command.arg("--database-url").arg(database.url().expose());
     let ended = Program::start(command).end(WITHIN).await.with_code(0);
     let _ = ended.saying(&["300 completed", "gave the same both ways"]);
 
-    let base = site.url();
+    let base = lured.url();
     let asked: Vec<String> = std::fs::read_to_string(&items)
         .unwrap()
         .lines()
@@ -104,6 +106,7 @@ async fn an_automatic_crawl_reads_pages_that_give_the_same_both_ways() {
     let (mode, reason, full_pages) = decision(&summary, "/product/");
     assert_eq!(mode, Rendered::Static, "{reason}");
     assert!((5..100).contains(&full_pages), "{full_pages} products were loaded in a tab");
+    lured.assert_in_vain();
     site.stop().await;
 }
 
@@ -112,6 +115,7 @@ async fn an_automatic_crawl_reads_pages_that_give_the_same_both_ways() {
 async fn a_page_that_a_script_changes_is_found_out_and_stays_in_its_tab() {
     let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
     let site = DemoSite::start(0, Content::Shop).await.unwrap();
+    let lured = LuredSite::before(&site.url()).await;
     let mut workflow: Value = serde_json::from_str(WORKFLOW).unwrap();
     let first = &mut workflow["config"]["url_discovery"][0];
     assert_eq!(first["type"], "wait_for");
@@ -119,7 +123,14 @@ async fn a_page_that_a_script_changes_is_found_out_and_stays_in_its_tab() {
     let file = scratch.path("sorted.json");
     std::fs::write(&file, workflow.to_string()).unwrap();
     let mut command = crawlify(CRAWLIFY, &scratch);
-    command.arg("run").arg(&file).args(["--start-url", &site.url(), "--render", "auto", "--max-pages", "60"]);
+    command.arg("run").arg(&file).args([
+        "--start-url",
+        &lured.url(),
+        "--render",
+        "auto",
+        "--max-pages",
+        "60",
+    ]);
     command.arg("--database-url").arg(database.url().expose());
     let ended = Program::start(command).end(WITHIN).await.with_code(0);
     let _ = ended.saying(&["60 completed", "is not visible in the response"]);
@@ -132,6 +143,7 @@ async fn a_page_that_a_script_changes_is_found_out_and_stays_in_its_tab() {
         WHERE execution_id = $1 AND url LIKE '%/product/%' AND rendered = 'static'";
     assert_eq!(recorded.number(products).await, 0);
     recorded.assert_is_sound().await;
+    lured.assert_in_vain();
     site.stop().await;
 }
 

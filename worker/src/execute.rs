@@ -13,12 +13,13 @@ use crawlify_shared::domain::url_shape::shape;
 use crawlify_shared::domain::workflow::{Isolation, Render};
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab};
+use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab, TabError};
 use crate::gather::Gathered;
 use crate::lanes::Slot;
 use crate::metrics::{Metrics, Step};
 use crate::nodes::{Nodes, Stopped};
 use crate::page::host_turns::{HostTurns, TooFar};
+use crate::page::overdue::{GRACE, unless_overdue};
 use crate::program::{PageRun, Plan, Program, Run};
 use crate::render::{Course, Renders, compare};
 
@@ -55,7 +56,12 @@ impl Limits {
     /// How long after `start_at` a page of a host with such a delay has ended at the latest.
     pub(crate) fn longest(self, host_delay: Duration) -> Duration {
         let turns = 3 * HostTurns::longest(host_delay);
-        READ_WITHIN + FREE_WITHIN + OPEN_WITHIN + turns + self.page + Duration::from_secs(1)
+        READ_WITHIN
+            + FREE_WITHIN
+            + (OPEN_WITHIN + GRACE)
+            + turns
+            + (self.page + GRACE)
+            + Duration::from_secs(1)
     }
 }
 
@@ -205,7 +211,9 @@ impl Visit<'_> {
             return released();
         };
         let _busy = self.means.metrics.slot_busy();
-        let mut tab = match self.means.driver.open(&self.session, Instant::now() + OPEN_WITHIN).await {
+        let open_by = Instant::now() + OPEN_WITHIN;
+        let opening = self.means.driver.open(&self.session, open_by);
+        let mut tab = match self.unless_overdue(open_by, opening).await.and_then(|opened| opened) {
             Ok(tab) => tab,
             // Nothing of the page was in that browser: it was not to blame, and is none the worse for it.
             Err(error) if matches!(error.failure.class, ErrorClass::BrowserLost | ErrorClass::NavTimeout) => {
@@ -227,6 +235,15 @@ impl Visit<'_> {
             tab.release().await;
         }
         outcome
+    }
+
+    /// Waits for work that should end by the deadline, and drops it where it does not.
+    async fn unless_overdue<T>(
+        &self,
+        deadline: Instant,
+        work: impl Future<Output = T>,
+    ) -> Result<T, TabError> {
+        unless_overdue(self.page.page_id, deadline, self.means.metrics, work).await
     }
 
     fn note_received(&self, outcome: &mut PageOutcome) {
@@ -266,7 +283,8 @@ impl Visit<'_> {
             Some(Run::Page(run)) if !run.dom.steps().is_empty() => Some(&run.dom),
             _ => None,
         };
-        let navigated = tab.navigate(&self.page.url, self.program.workflow.wait_until, first, deadline).await;
+        let navigating = tab.navigate(&self.page.url, self.program.workflow.wait_until, first, deadline);
+        let navigated = self.unless_overdue(deadline, navigating).await.and_then(|navigated| navigated);
         self.means.metrics.observe_step(Step::Navigate, begun.elapsed());
         crash::reach(CrashPoint::AfterNavigateBeforeNodes);
         let document = match navigated {
@@ -286,7 +304,14 @@ impl Visit<'_> {
             if let Some(Stopped { error, .. }) = &stopped {
                 gathered.lose(run.nodes(), error);
             } else {
-                stopped = nodes.run(run, &mut gathered).await.err();
+                let ran = self.unless_overdue(deadline, nodes.run(run, &mut gathered)).await;
+                stopped = match ran {
+                    Ok(ran) => ran.err(),
+                    Err(error) => {
+                        gathered.lose(run.nodes(), &error);
+                        Some(error.into())
+                    }
+                };
             }
         }
         self.means.metrics.observe_step(Step::Nodes, begun.elapsed());

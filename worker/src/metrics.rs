@@ -72,6 +72,7 @@ pub(crate) struct Metrics {
     items: IntCounter,
     skipped_links: IntCounterVec,
     leases_lost: IntCounter,
+    overdue: IntCounter,
     messages_rejected: IntCounter,
     last_page: IntGauge,
 }
@@ -171,6 +172,10 @@ impl Metrics {
                 "crawlify_duplicates_dropped_total",
                 "Finished pages that were not recorded, because their lease was lost.",
             )?,
+            overdue: counter(
+                "crawlify_pages_overdue_total",
+                "Pages that went on long after their deadline, and were stopped by force: a fault in the worker.",
+            )?,
             messages_rejected: counter(
                 "crawlify_messages_rejected_total",
                 "Messages that were none of ours, put aside into the dead queue.",
@@ -228,6 +233,11 @@ impl Metrics {
 
     pub(crate) fn observe_skipped_link(&self, reason: SkipReason) {
         self.skipped_links.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a page that was stopped by force.
+    pub(crate) fn observe_overdue(&self) {
+        self.overdue.inc();
     }
 
     pub(crate) fn observe_page(&self, next: &NextStatus, rendered: Rendered, took: Duration) {

@@ -2,9 +2,11 @@
 //! sits there and counts.
 
 mod canary;
+mod lured;
 mod site;
 mod vectors;
 
 pub use canary::Canary;
+pub use lured::LuredSite;
 pub use site::HostileSite;
 pub use vectors::{VECTORS, Vector, Way};

@@ -1,8 +1,10 @@
-//! I12: a fleet leaves nothing on the machine. I13: a page is asked for no more often than attempts and faults explain.
+//! I12: a fleet leaves nothing on the machine. I13: a page is asked for no more often than attempts and faults explain. I15: no
+//! forbidden address is reached.
 
 use std::collections::BTreeMap;
 
 use super::Violation;
+use crate::hostile::Canary;
 use crate::processes::Process;
 use crate::scratch::Scratch;
 
@@ -36,9 +38,29 @@ pub fn requests(
     rows.into_iter().map(|row| Violation { id: "I13", sentence, row }).collect()
 }
 
+/// Whoever came to a forbidden address.
+pub fn egress(canary: &Canary) -> Vec<Violation> {
+    let sentence = "no forbidden address is reached";
+    let (hits, address) = (canary.hits(), canary.address);
+    let row = (hits > 0).then(|| format!("{address} was reached {hits} times"));
+    row.into_iter().map(|row| Violation { id: "I15", sentence, row }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_forbidden_address_that_was_reached_is_named() {
+        let canary = Canary::start().await;
+        assert_eq!(egress(&canary), []);
+        let _connection = tokio::net::TcpStream::connect(canary.address).await.unwrap();
+        crate::wait::wait_for("it was counted", std::time::Duration::from_secs(10), async || {
+            !egress(&canary).is_empty()
+        })
+        .await;
+        assert_eq!(egress(&canary)[0].row, format!("{} was reached 1 times", canary.address));
+    }
 
     fn counts(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
         counts.iter().map(|(path, count)| ((*path).to_owned(), *count)).collect()

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 pub use report::Report;
 
+use crate::hostile::LuredSite;
 use crate::invariants;
 use crate::scratch::Scratch;
 use crawls::Crawls;
@@ -78,7 +79,8 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     let scratch = Arc::new(Scratch::create());
     let site = DemoSite::start(0, options.site.clone().map_or(Content::Shop, Content::Folder)).await?;
     let servers = Servers::start(&scratch).await?;
-    let crawls = Crawls::prepare(&options.workflow, &site.url(), &servers.database_url).await?;
+    let lured = LuredSite::before(&site.url()).await;
+    let crawls = Crawls::prepare(&options.workflow, &lured.url(), &servers.database_url).await?;
     let members = Members::start(options, &scratch, logs, &servers)?;
 
     let calm = crawls.run_calm(options.at_once, Instant::now() + CALM_WITHIN).await?;
@@ -106,6 +108,8 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     let processes = members.stop().await?;
     broken.extend(invariants::broker::leftovers(&servers.broker_url).await?);
     broken.extend(invariants::around::machine(&processes, &scratch));
+    broken.extend(invariants::around::egress(&lured.canary));
+    ensure!(lured.tried() > 0, "no page has tried to reach the forbidden address");
     site.stop().await;
     servers.stop().await;
     let figures = Figures {

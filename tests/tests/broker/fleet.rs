@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use harness::fault_proxy::{FaultProxy, Mode};
 use harness::fleet::{Fleet, stop};
+use harness::invariants;
+use harness::rabbitmq::PrivateRabbitMq;
 use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
 
 use super::faults::{QUEUE, depth, operator};
@@ -105,6 +107,31 @@ async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
     proxy.set(Mode::Pass);
     assert_no_attempt_was_wasted(&fleet).await;
     fleet.close([deaf, worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn deliveries_that_the_broker_takes_back_before_their_pages_end_are_executed_once() {
+    const PAGES: u64 = 12;
+    let rabbit = PrivateRabbitMq::start().await.unwrap();
+    // By default 30 minutes, looked at once a minute. Channels that are opened from now on have it.
+    for (name, milliseconds) in [("consumer_timeout", 1500), ("channel_tick_interval", 300)] {
+        let set = format!("application:set_env(rabbit, {name}, {milliseconds}).");
+        rabbit.control(&["eval", &set]).await.unwrap();
+    }
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &rabbit.url());
+    // Every page outlasts it.
+    let mut worker = fleet.start_slow("worker", 4000, &rabbit.url());
+    let execution = fleet.execute(&[1], None).await;
+    worker.says("Timeout value used: 1500 ms", SOON).await;
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    let times = worker.stderr().matches("Timeout value used: 1500 ms").count();
+    assert!(times >= 4, "it happened to each generation of pages: {times} times\n{}", worker.stderr());
+    stop([worker, coordinator]).await;
+    invariants::assert_none(&invariants::broker::leftovers(&rabbit.url()).await.unwrap());
+    fleet.close([], execution, Some(calm)).await;
 }
 
 #[tokio::test]

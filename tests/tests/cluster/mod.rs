@@ -2,6 +2,7 @@
 //! database whose standby takes over. Its pages cost nothing (`harness::synthetic`).
 
 mod clocks;
+mod disks;
 mod failover;
 mod scaling;
 

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use axum::response::{Html, IntoResponse};
 use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_worker::chrome::driver::{DomProgram, Driver, Static};
 use crawlify_worker::egress::EgressOptions;
 use futures_util::StreamExt;
 use futures_util::stream;
-use harness::hostile::{Canary, HostileSite, VECTORS, Vector, Way};
+use harness::answering_site::AnsweringSite;
+use harness::hostile::{Canary, HostileSite, LuredSite, VECTORS, Vector, Way};
 use harness::postgres::TestDatabase;
 use harness::wait::wait_for;
 use tokio::time::Instant;
@@ -76,6 +78,21 @@ async fn every_vector_is_live_without_the_guard() {
         }
     }
     assert!(silent.is_empty(), "these did not reach the canary: {silent:?}");
+}
+
+#[tokio::test]
+async fn the_lure_of_other_tests_reaches_its_canary_without_the_guard_only() {
+    let shop = AnsweringSite::start(|_, _| Html("<h1>shop</h1>").into_response()).await;
+    for (options, is_live) in [(None, true), (Some(EgressOptions::allowing(&["127.0.0.1"]).unwrap()), false)]
+    {
+        let lured = LuredSite::before(&shop.url("/")).await;
+        let browser = Browser::behind(options).await;
+        let tried = async || {
+            wait_for("the page has tried", PATIENCE, async || lured.tried() > 0).await;
+        };
+        browser.visit(&lured.url(), tried).await.unwrap();
+        assert_eq!(lured.canary.hits() > 0, is_live);
+    }
 }
 
 #[tokio::test]

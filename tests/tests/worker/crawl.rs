@@ -228,6 +228,30 @@ async fn a_page_that_hangs_ends_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn pages_that_ignore_their_deadline_are_stopped_by_force_and_their_slots_go_to_others() {
+    // More than the worker takes at once: the last are loaded only in slots that the first had.
+    let paths = ["/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8"];
+    let mut driver = FakeDriver::new().with_page("http://shop.test/", [page(&paths)]);
+    for (place, path) in paths.into_iter().enumerate() {
+        let deaf = if place % 2 == 0 { FakePage::NeverEnds } else { FakePage::NeverEndsRun };
+        driver = driver.with_page(&format!("http://shop.test{path}"), [deaf, page(&[])]);
+    }
+    let times = LeaseTimes { page_deadline: Duration::from_millis(300), ..TIMES };
+    let running = Running::start(&shop(), driver, times).await;
+    let stopped = "SELECT (count(*) = 8)::int::int8 FROM url_queue WHERE charged = 1";
+    running.wait("all of them were stopped", stopped).await;
+    let why = "SELECT DISTINCT concat_ws(' ', error_class, error) FROM url_queue WHERE error IS NOT NULL";
+    let said = "nav_timeout it went on 10 s after its deadline, and was stopped by force";
+    assert_eq!(running.crawl.texts(why).await, [said]);
+    running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
+    running.wait("the execution ended", ENDED).await;
+    running.assert_exported("crawlify_pages_overdue_total 8");
+    let crawl = running.stop().await;
+    let ends = "SELECT DISTINCT concat_ws(' ', status, attempt, charged) FROM url_queue WHERE depth = 1";
+    assert_eq!(crawl.texts(ends).await, ["completed 2 1"]);
+}
+
+#[tokio::test]
 async fn a_redirect_makes_no_foreign_site_the_own_one_except_at_the_start() {
     let elsewhere = |url: &str, links: &[&str]| match page(links) {
         FakePage::Loads { status, answer, .. } => {

@@ -73,7 +73,10 @@ pub(super) struct Launched {
 /// No browser answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LaunchFailure {
-    /// Its folder, pipes or process could not be made.
+    /// No folder could be made for its profile: the disk may be full.
+    #[error("no folder for its profile: {0}")]
+    NoProfile(io::Error),
+    /// Its pipes or process could not be made.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It ended before it answered.
@@ -127,8 +130,9 @@ pub(super) async fn launch(
                 *choices = vec![confinement.clone()];
                 return Ok(launched);
             }
-            // A slow machine is no reason to do without the sandbox: where that does not work, Chrome ends at once.
-            Err(error @ LaunchFailure::NoAnswer { .. }) => return Err(error),
+            // A slow machine and a full disk are no reasons to do without the sandbox: where that does not work, Chrome
+            // ends at once.
+            Err(error @ (LaunchFailure::NoAnswer { .. } | LaunchFailure::NoProfile(_))) => return Err(error),
             // The first failure tells most: the later ones come from what was tried instead.
             Err(error) => {
                 tracing::debug!(%error, ?confinement, "browser did not start");
@@ -144,7 +148,10 @@ async fn launch_confined(
     profiles: &ProfileFolders,
     confinement: &Confinement,
 ) -> Result<Launched, LaunchFailure> {
-    let profile = profiles.profile(confinement.account.as_ref())?;
+    let profile = profiles.profile().map_err(LaunchFailure::NoProfile)?;
+    if let Some(account) = &confinement.account {
+        profile.give_to(account)?;
+    }
     let (commands_out, commands_in) = pipe_pair()?;
     let (answers_out, answers_in) = pipe_pair()?;
     let (stderr_out, stderr_in) = pipe_pair()?;
@@ -336,6 +343,24 @@ mod tests {
         assert!(profile.exists() && group_exists(id));
         launched.close().await;
         assert!(!profile.exists() && !group_exists(id));
+    }
+
+    #[tokio::test]
+    async fn want_of_a_folder_is_no_reason_to_launch_less_safely() {
+        let parent = tempfile::tempdir().unwrap();
+        let profiles = ProfileFolders::create(parent.path()).unwrap();
+        for folder in std::fs::read_dir(parent.path()).unwrap().flatten() {
+            std::fs::remove_dir_all(folder.path()).unwrap();
+        }
+        let options = LaunchOptions {
+            program: find_browser().unwrap().path,
+            extra_flags: Vec::new(),
+            proxy_server: None,
+        };
+        let mut choices = Confinement::choices();
+        let failure = launch(&options, &profiles, &mut choices).await.unwrap_err();
+        assert!(matches!(failure, LaunchFailure::NoProfile(_)), "{failure}");
+        assert_eq!((profiles.launches(), choices), (1, Confinement::choices()), "nothing else was tried");
     }
 
     #[tokio::test]

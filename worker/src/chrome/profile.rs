@@ -54,20 +54,29 @@ impl ProfileFolders {
         }
     }
 
-    /// Makes an empty profile that belongs to `account`, or to us.
-    pub(super) fn profile(&self, account: Option<&Account>) -> io::Result<Profile> {
+    /// Makes an empty profile that belongs to us.
+    pub(super) fn profile(&self) -> io::Result<Profile> {
         let launch = self.launches.fetch_add(1, Ordering::Relaxed);
-        let profile = Profile { path: self.folder.path().join(format!("launch-{launch}")) };
-        fs::create_dir(&profile.path)?;
+        let path = self.folder.path().join(format!("launch-{launch}"));
+        fs::create_dir(&path)?;
+        let profile = Profile { path };
         fs::set_permissions(&profile.path, fs::Permissions::from_mode(0o700))?;
-        if let Some(account) = account {
-            chown(&profile.path, Some(account.uid), Some(account.gid))?;
-        }
         Ok(profile)
+    }
+
+    /// How many profiles were asked for.
+    #[cfg(test)]
+    pub(super) fn launches(&self) -> u32 {
+        self.launches.load(Ordering::Relaxed)
     }
 }
 
 impl Profile {
+    /// Gives it to an account.
+    pub(super) fn give_to(&self, account: &Account) -> io::Result<()> {
+        chown(&self.path, Some(account.uid), Some(account.gid))
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -152,11 +161,11 @@ mod tests {
         let stranger = parent.path().join("something-else");
         fs::create_dir(&stranger).unwrap();
         let first = ProfileFolders::create(parent.path()).unwrap();
-        let profile = first.profile(None).unwrap();
+        let profile = first.profile().unwrap();
         let second = ProfileFolders::create(parent.path()).unwrap();
         assert!(!dead.exists() && !unlocked.exists());
         assert!(being_made.exists() && stranger.exists() && profile.path().exists());
-        assert_ne!(profile.path(), second.profile(None).unwrap().path());
+        assert_ne!(profile.path(), second.profile().unwrap().path());
         let path = profile.path().to_owned();
         drop(profile);
         assert!(!path.exists());

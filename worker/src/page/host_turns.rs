@@ -31,7 +31,7 @@ pub(crate) struct TooFar;
 impl HostTurns {
     /// The longest wait of one call of [`HostTurns::wait`] after the time that it was given.
     pub(crate) fn longest(delay: Duration) -> Duration {
-        2 * patience(delay)
+        if delay.is_zero() { Duration::ZERO } else { 2 * patience(delay) }
     }
 
     pub(crate) fn new(store: HotStore, lease: Duration) -> Self {

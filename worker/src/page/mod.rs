@@ -5,12 +5,14 @@
 pub(crate) mod claims;
 pub(crate) mod company;
 pub(crate) mod host_turns;
+pub(crate) mod overdue;
 pub(crate) mod programs;
 #[cfg(test)]
 pub(crate) mod sample;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crawlify_shared::broker::Delivery;
 use crawlify_shared::crash::{self, CrashPoint};
@@ -122,18 +124,21 @@ async fn execute_within_lease(
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
         let visited = AssertUnwindSafe(visit(page, &program, slot, sitemap_turn, limits, worker));
-        // Every call on the driver has a deadline; this one is for what lies between them.
-        let deadline = start_at + Robots::longest(page.host_delay) + limits.longest(page.host_delay);
+        // Every call on the driver has a deadline, and is held to it; this one is for what lies between them.
+        let deadline = start_at + longest(limits, page.host_delay);
         let mut outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
                 ErrorClass::Internal,
                 "a fault in the worker: the execution panicked",
             )),
-            Err(_elapsed) => PageOutcome::failed(Failure::new(
-                ErrorClass::NavTimeout,
-                format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),
-            )),
+            Err(_elapsed) => {
+                overdue::note(page.page_id, &worker.metrics);
+                PageOutcome::failed(Failure::new(
+                    ErrorClass::NavTimeout,
+                    format!("the page did not end within {} s", worker.lease.page_deadline.as_secs()),
+                ))
+            }
         };
         worker.traps.judge(page, &program, &mut outcome);
         Executed { outcome, table: Arc::clone(&program.table), leave: Some(leave) }
@@ -144,6 +149,11 @@ async fn execute_within_lease(
         () = worker.leases.lost() => Executed::released(),
         () = worker.leases.abandoned(page.execution_id) => Executed::released(),
     }
+}
+
+/// How long after its turn a page of a host with such a delay has ended at the latest.
+fn longest(limits: Limits, host_delay: Duration) -> Duration {
+    Robots::longest(host_delay) + limits.longest(host_delay)
 }
 
 /// Executes the page if its site's robots file allows that, and judges the links that came of it by what is known of
@@ -235,5 +245,40 @@ async fn acknowledge(delivery: Delivery) {
     let page_id = delivery.message.page_id;
     if let Err(error) = delivery.ack().await {
         tracing::debug!(page.id = %page_id, %error, "the acknowledgement failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crawlify_shared::config::LeaseTimes;
+
+    use super::host_turns::HostTurns;
+    use super::*;
+
+    /// How long RabbitMQ leaves a delivery with a consumer where nobody told it otherwise (`consumer_timeout`).
+    const BROKER_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+    fn ends_after(host_delay: Duration) -> Duration {
+        let now = Instant::now();
+        longest(
+            Limits { claimed_at: now, start_at: now, page: LeaseTimes::default().page_deadline },
+            host_delay,
+        )
+    }
+
+    #[test]
+    fn a_page_whose_host_has_no_pace_ends_before_its_lease() {
+        let times = LeaseTimes::default();
+        assert!(ends_after(Duration::ZERO) < times.page_deadline + times.deadline_slack);
+    }
+
+    #[test]
+    fn a_page_ends_before_the_broker_wants_its_message_back() {
+        for seconds in [0, 1, 10, 30] {
+            let host_delay = Duration::from_secs(seconds);
+            let held = HostTurns::longest(host_delay) + ends_after(host_delay);
+            // Before it is claimed, its message may wait for a page like it.
+            assert!(2 * held < BROKER_PATIENCE, "{seconds} s: {held:?}");
+        }
     }
 }

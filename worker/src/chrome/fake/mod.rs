@@ -42,6 +42,10 @@ pub enum FakePage {
     LosesRun(TabError),
     /// The navigation never ends, so that its deadline does.
     Hangs,
+    /// The navigation never ends, whatever its deadline.
+    NeverEnds,
+    /// It loads, but the run of its steps never ends, whatever its deadline.
+    NeverEndsRun,
     /// The navigation panics.
     Panics,
     /// The browser dies. It is ready again after [`FakeDriver::set_ready`].
@@ -241,12 +245,13 @@ impl Tab for FakeTab {
                 tokio::time::sleep_until(deadline).await;
                 Err(failure::deadline_passed("the page was loading"))
             }
+            Some(FakePage::NeverEnds) => std::future::pending().await,
             Some(FakePage::Panics) => std::panic::panic_any("the test's page panics"),
             Some(FakePage::LosesBrowser) => {
                 self.shared.ready.send_replace(false);
                 Err(failure::browser_lost())
             }
-            Some(FakePage::LosesRun(_)) => {
+            Some(FakePage::LosesRun(_) | FakePage::NeverEndsRun) => {
                 self.page = page;
                 Ok(document(url.as_url(), 200))
             }
@@ -270,6 +275,7 @@ impl Tab for FakeTab {
         match &self.page {
             Some(FakePage::Loads { answer, .. }) => Ok(run(program.steps(), ended, answer)),
             Some(FakePage::LosesRun(error)) => Err(error.clone()),
+            Some(FakePage::NeverEndsRun) => std::future::pending().await,
             _ => Err(failure::tab_crashed()),
         }
     }
@@ -334,6 +340,8 @@ impl fmt::Debug for FakePage {
             Self::Fails(_) => "Fails",
             Self::LosesRun(_) => "LosesRun",
             Self::Hangs => "Hangs",
+            Self::NeverEnds => "NeverEnds",
+            Self::NeverEndsRun => "NeverEndsRun",
             Self::Panics => "Panics",
             Self::LosesBrowser => "LosesBrowser",
         })
