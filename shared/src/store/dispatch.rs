@@ -22,6 +22,8 @@ pub struct RunningExecution {
     pub priority: i32,
     /// Whether what it may spend is limited ([`Store::within_budgets`]).
     pub has_budgets: bool,
+    /// Whether [`Store::reserve_pages`] has anything to look at.
+    pub is_due: bool,
 }
 
 /// A page that a dispatcher has made `queued`, and publishes.
@@ -38,7 +40,7 @@ pub struct ReservedPage {
 }
 
 impl Store {
-    /// The executions that run, oldest first, at most 1,000; `only` narrows them down to one.
+    /// The executions that run, oldest first; `only` narrows them down to one.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -46,16 +48,18 @@ impl Store {
         &self,
         only: Option<ExecutionId>,
     ) -> Result<Vec<RunningExecution>, StoreError> {
-        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx and of
-        // execution_budgets_pkey.
+        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx, of execution_budgets_pkey
+        // and of lanes_due_idx. All of them: one that was left out would starve. Those of which nothing is due cost no more
+        // than this.
         let rows = sqlx::query!(
             r#"SELECT e.id, e.weight, e.priority,
                 (SELECT count(*) FROM url_queue q
                  WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing')) AS "in_flight!",
-                EXISTS (SELECT FROM execution_budgets b WHERE b.execution_id = e.id) AS "has_budgets!"
+                EXISTS (SELECT FROM execution_budgets b WHERE b.execution_id = e.id) AS "has_budgets!",
+                EXISTS (SELECT FROM lanes l WHERE l.execution_id = e.id AND l.due_at <= now()) AS "is_due!"
              FROM workflow_executions e
              WHERE e.status = 'running' AND ($1::uuid IS NULL OR e.id = $1)
-             ORDER BY e.started_at LIMIT 1000"#,
+             ORDER BY e.started_at"#,
             only.map(|id| id.0),
         )
         .fetch_all(&self.pool)
@@ -68,6 +72,7 @@ impl Store {
                 weight: row.weight,
                 priority: row.priority,
                 has_budgets: row.has_budgets,
+                is_due: row.is_due,
             })
             .collect())
     }
