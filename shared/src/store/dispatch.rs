@@ -98,7 +98,7 @@ impl Store {
     /// A page that was never dispatched is admitted here, against the execution's page limit. Of a host with a delay
     /// at most one page is taken, and none before its time: the longest delay that any running execution asks for holds
     /// for all, and so does the host's robots file's while one of them obeys it. A host is asked for no more pages at
-    /// once than the strictest execution allows.
+    /// once than the strictest execution allows, however many dispatchers meet.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -124,6 +124,7 @@ impl Store {
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
                 SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.backoff_until,
+                    h.delay_ms AS known_delay_ms,
                     -- One page at a time sees whether a host that was not to be reached is there again.
                     least(strictest.concurrency, CASE WHEN h.unreachable >= 3 THEN 1 END) AS concurrency,
                     greatest(strictest.delay_ms,
@@ -148,9 +149,9 @@ impl Store {
                     CASE WHEN p.backoff_until > now() THEN 0
                         WHEN p.delay_ms > 0 THEN (p.ready_at <= now())::int
                         ELSE ceil($2::float8 / (SELECT count(*) FROM due))::int END AS turns,
-                    CASE WHEN p.concurrency IS NULL THEN NULL ELSE greatest(p.concurrency -
-                        (SELECT count(*) FROM url_queue o WHERE o.host = p.host AND o.status IN ('queued', 'processing')),
-                        0) END AS places
+                    -- Counted with the lock of the host: what another dispatcher has queued since we began counts too.
+                    CASE WHEN p.concurrency IS NULL THEN NULL
+                        ELSE greatest(p.concurrency - pages_in_flight(p.host), 0) END AS places
                 FROM ready p
             ), picked AS (
                 -- Each lane by itself, so that the index gives the order and the limit ends the scan.
@@ -175,9 +176,12 @@ impl Store {
                 WHERE e.id = $1 AND EXISTS (SELECT FROM chosen WHERE NOT admitted)
             ), host_turn AS (
                 UPDATE hosts h
-                SET next_dispatch_at = greatest(h.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
+                SET delay_ms = t.delay_ms, next_dispatch_at = CASE WHEN t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
+                    THEN greatest(h.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
+                    ELSE h.next_dispatch_at END
                 FROM turn t
-                WHERE h.host = t.host AND t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
+                WHERE h.host = t.host
+                  AND (t.delay_ms <> t.known_delay_ms OR t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen))
             ), lane_turn AS (
                 -- A lane that alone has pages stays where it is: it is due.
                 UPDATE lanes l

@@ -5,6 +5,7 @@ mod budgets;
 mod control;
 mod dispatch;
 mod finish;
+mod on_the_way;
 mod politeness;
 mod rescue;
 mod retry;
