@@ -292,7 +292,13 @@ async fn where_a_host_has_a_pace_the_request_for_its_file_takes_a_turn() {
     let starts = [site.url("/")];
     let mut config = obeying(&starts);
     config["rate_limit_delay"] = json!(100);
-    let crawl = Running::start(&config, driver(&starts), TIMES).await.end().await;
+    let running = Running::start(&config, driver(&starts), TIMES).await;
+    running.wait("the execution ended", ENDED).await;
+    // One for the file, one for the page.
+    running.assert_exported("crawlify_politeness_wait_seconds_count 2");
+    running.assert_exported("crawlify_politeness_interval_ratio_count 1");
+    running.assert_exported("crawlify_politeness_handed_back_total 0");
+    let crawl = running.stop().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
     assert_eq!(crawl.number("SELECT epoch::int8 FROM url_queue").await, 1, "the page came in the next turn");
 }
