@@ -118,6 +118,10 @@ impl Dispatcher {
         let mut shares = Shares::of((slots * WINDOW_PER_SLOT).max(MIN_WINDOW), executions);
         let mut failed = None;
         while let Some((execution, room)) = shares.next() {
+            if !execution.is_due {
+                dispatched.idle += usize::from(is_idle(&execution));
+                continue;
+            }
             let pages = match self.reserve(&execution, room).await {
                 Ok(pages) => pages,
                 // One execution's trouble must not keep the younger ones waiting.

@@ -97,7 +97,14 @@ mod tests {
     use super::*;
 
     fn execution(weight: i32, priority: i32) -> RunningExecution {
-        RunningExecution { id: ExecutionId::generate(), in_flight: 0, weight, priority, has_budgets: false }
+        RunningExecution {
+            id: ExecutionId::generate(),
+            in_flight: 0,
+            weight,
+            priority,
+            has_budgets: false,
+            is_due: true,
+        }
     }
 
     /// Gives a window out to executions with so many pages each; answers how many each got.

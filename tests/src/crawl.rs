@@ -67,7 +67,12 @@ impl Crawl {
 
     /// Starts another execution beside the first one.
     pub async fn another(&self, limits: Limits, start_urls: &[&str]) -> ExecutionId {
-        start(&self.store, &small_workflow(), limits, start_urls).await
+        self.another_of(&small_workflow(), limits, start_urls).await
+    }
+
+    /// Starts another execution, of this workflow.
+    pub async fn another_of(&self, config: &Value, limits: Limits, start_urls: &[&str]) -> ExecutionId {
+        start(&self.store, config, limits, start_urls).await
     }
 
     /// A worker that has announced itself.

@@ -186,7 +186,7 @@ pub async fn start(
         claims,
         recorder,
         programs: Programs::new(store.clone()),
-        host_turns: HostTurns::new(store.clone(), lease),
+        host_turns: HostTurns::new(store.clone(), lease, Arc::clone(&metrics)),
         robots: Robots::new(store.clone(), Arc::clone(&http)),
         sitemaps: Sitemaps::new(http),
         leases,

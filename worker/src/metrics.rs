@@ -17,7 +17,11 @@ const PAGE_BUCKETS: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0
 const RECORD_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const ROW_BUCKETS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0];
 const PAGE_OUTCOMES: [&str; 5] = ["completed", "retry", "failed", "skipped", "interrupted"];
-
+/// Seconds that a page waits in a slot for its host.
+const WAIT_BUCKETS: [f64; 14] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+/// Parts of a host's delay.
+const INTERVAL_BUCKETS: [f64; 10] = [0.5, 0.9, 0.98, 1.0, 1.02, 1.04, 1.1, 1.25, 2.0, 10.0];
 const STEP_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// A step of a page's life in the worker, whose duration is measured.
@@ -64,6 +68,10 @@ pub(crate) struct Metrics {
     pages: IntCounterVec,
     page_duration: HistogramVec,
     steps: HistogramVec,
+    politeness_wait: Histogram,
+    politeness_interval: Histogram,
+    politeness_violations: IntCounter,
+    pages_handed_back: IntCounter,
     node_duration: HistogramVec,
     node_errors: IntCounterVec,
     nodes_recorded: IntCounterVec,
@@ -135,6 +143,24 @@ impl Metrics {
                 "Durations of the steps of pages in this worker.",
                 &STEP_BUCKETS,
                 &["step"],
+            )?,
+            politeness_wait: histogram(
+                "crawlify_politeness_wait_seconds",
+                "How long pages of hosts with a pace waited in a slot for their turn.",
+                &WAIT_BUCKETS,
+            )?,
+            politeness_interval: histogram(
+                "crawlify_politeness_interval_ratio",
+                "Intervals between two starts of this worker on a host, as parts of the delay that was to be kept.",
+                &INTERVAL_BUCKETS,
+            )?,
+            politeness_violations: counter(
+                "crawlify_politeness_violations_total",
+                "Intervals between two starts of this worker on a host that were shorter than the delay.",
+            )?,
+            pages_handed_back: counter(
+                "crawlify_politeness_handed_back_total",
+                "Waits that were given up, and the page handed back, because its turn was too far away.",
             )?,
             node_duration: histograms(
                 "crawlify_node_duration_seconds",
@@ -231,6 +257,24 @@ impl Metrics {
         self.steps.with_label_values(&[step.as_str()]).observe(took.as_secs_f64());
     }
 
+    /// A page had its host's turn, after this wait.
+    pub(crate) fn observe_turn(&self, waited: Duration) {
+        self.politeness_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A page's turn was too far away.
+    pub(crate) fn observe_too_far(&self) {
+        self.pages_handed_back.inc();
+    }
+
+    /// A start came so long after the host's last one, which was to be as far away as the delay.
+    pub(crate) fn observe_interval(&self, interval: Duration, delay: Duration) {
+        self.politeness_interval.observe(interval.div_duration_f64(delay));
+        if interval < delay {
+            self.politeness_violations.inc();
+        }
+    }
+
     pub(crate) fn observe_skipped_link(&self, reason: SkipReason) {
         self.skipped_links.with_label_values(&[reason.as_str()]).inc();
     }
@@ -288,5 +332,21 @@ impl Metrics {
         }
         self.record_rows.observe(rows as f64);
         self.last_page.set(chrono::Utc::now().timestamp());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_comes_too_soon_is_a_violation() {
+        let metrics = Metrics::register(&Registry::new(), 1).unwrap();
+        let delay = Duration::from_millis(500);
+        for (interval_ms, violations) in [(515, 0), (500, 0), (499, 1), (2_000, 1)] {
+            metrics.observe_interval(Duration::from_millis(interval_ms), delay);
+            assert_eq!(metrics.politeness_violations.get(), violations, "after {interval_ms} ms");
+        }
+        assert_eq!(metrics.politeness_interval.get_sample_count(), 4);
     }
 }

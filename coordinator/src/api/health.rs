@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
+use prometheus::{IntGauge, Registry};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -17,6 +18,8 @@ use super::problem::ApiError;
 
 /// A database that takes longer counts as away.
 const PING_DEADLINE: Duration = Duration::from_secs(2);
+/// A scrape waits no longer than this for what only the database knows.
+const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How we are.
 #[derive(Serialize, ToSchema)]
@@ -79,6 +82,36 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> Result<&'static str
     }
 }
 
+/// What the database is asked when metrics are scraped.
+#[derive(Clone)]
+pub(super) struct AskedWhenScraped {
+    held_back_hosts: IntGauge,
+}
+
+impl AskedWhenScraped {
+    /// Registers the metrics.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let held_back_hosts = IntGauge::new(
+            "crawlify_politeness_hosts",
+            "Hosts that are left alone now, because they asked for it or cannot be reached; of the whole fleet.",
+        )
+        .expect("name and help are constants that Prometheus accepts");
+        if let Err(error) = registry.register(Box::new(held_back_hosts.clone())) {
+            tracing::error!(error = %error, "the API's metrics are not exported");
+        }
+        Self { held_back_hosts }
+    }
+
+    /// A database that does not answer leaves the last values.
+    async fn ask(&self, store: &Store) {
+        match tokio::time::timeout(LOOK_DEADLINE, store.held_back_hosts()).await {
+            Ok(Ok(hosts)) => self.held_back_hosts.set(hosts),
+            Ok(Err(error)) => tracing::debug!(error = %error, "the database does not answer a scrape"),
+            Err(_elapsed) => tracing::debug!("the database does not answer a scrape in time"),
+        }
+    }
+}
+
 /// Shows the metrics in the text format that Prometheus scrapes.
 #[utoipa::path(
     get,
@@ -86,7 +119,11 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> Result<&'static str
     tag = "system",
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain; version=0.0.4"))
 )]
-pub(super) async fn metrics(State(state): State<ApiState>) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn metrics(
+    State(state): State<ApiState>,
+    Extension(asked): Extension<AskedWhenScraped>,
+) -> Result<impl IntoResponse, ApiError> {
+    asked.ask(&state.store).await;
     let text = telemetry::encode(&state.metrics).map_err(|error| {
         tracing::error!(error = %error, "the metrics cannot be written");
         ApiError::internal()

@@ -80,8 +80,10 @@ pub fn router(state: ApiState) -> Router {
         .routes(routes!(openapi::serve))
         .split_for_parts();
     let started = observe::Started::new(&state.metrics);
-    let router =
-        router.layer(axum::Extension(openapi::Served::new(document))).layer(axum::Extension(started));
+    let router = router
+        .layer(axum::Extension(openapi::Served::new(document)))
+        .layer(axum::Extension(started))
+        .layer(axum::Extension(health::AskedWhenScraped::new(&state.metrics)));
     surround(router, observer, state.keys.clone()).with_state(state)
 }
 

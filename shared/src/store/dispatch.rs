@@ -22,6 +22,8 @@ pub struct RunningExecution {
     pub priority: i32,
     /// Whether what it may spend is limited ([`Store::within_budgets`]).
     pub has_budgets: bool,
+    /// Whether [`Store::reserve_pages`] has anything to look at.
+    pub is_due: bool,
 }
 
 /// A page that a dispatcher has made `queued`, and publishes.
@@ -38,7 +40,7 @@ pub struct ReservedPage {
 }
 
 impl Store {
-    /// The executions that run, oldest first, at most 1,000; `only` narrows them down to one.
+    /// The executions that run, oldest first; `only` narrows them down to one.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -46,16 +48,18 @@ impl Store {
         &self,
         only: Option<ExecutionId>,
     ) -> Result<Vec<RunningExecution>, StoreError> {
-        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx and of
-        // execution_budgets_pkey.
+        // Reads workflow_executions_running_idx, and for each row a part of url_queue_open_idx, of execution_budgets_pkey
+        // and of lanes_due_idx. All of them: one that was left out would starve. Those of which nothing is due cost no more
+        // than this.
         let rows = sqlx::query!(
             r#"SELECT e.id, e.weight, e.priority,
                 (SELECT count(*) FROM url_queue q
                  WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing')) AS "in_flight!",
-                EXISTS (SELECT FROM execution_budgets b WHERE b.execution_id = e.id) AS "has_budgets!"
+                EXISTS (SELECT FROM execution_budgets b WHERE b.execution_id = e.id) AS "has_budgets!",
+                EXISTS (SELECT FROM lanes l WHERE l.execution_id = e.id AND l.due_at <= now()) AS "is_due!"
              FROM workflow_executions e
              WHERE e.status = 'running' AND ($1::uuid IS NULL OR e.id = $1)
-             ORDER BY e.started_at LIMIT 1000"#,
+             ORDER BY e.started_at"#,
             only.map(|id| id.0),
         )
         .fetch_all(&self.pool)
@@ -68,6 +72,7 @@ impl Store {
                 weight: row.weight,
                 priority: row.priority,
                 has_budgets: row.has_budgets,
+                is_due: row.is_due,
             })
             .collect())
     }
@@ -93,7 +98,7 @@ impl Store {
     /// A page that was never dispatched is admitted here, against the execution's page limit. Of a host with a delay
     /// at most one page is taken, and none before its time: the longest delay that any running execution asks for holds
     /// for all, and so does the host's robots file's while one of them obeys it. A host is asked for no more pages at
-    /// once than the strictest execution allows.
+    /// once than the strictest execution allows, however many dispatchers meet.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -118,7 +123,7 @@ impl Store {
                 ORDER BY l.due_at LIMIT $2
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
-                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at,
+                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms,
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached is there again.
                     least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
@@ -146,9 +151,9 @@ impl Store {
                     CASE WHEN p.backoff_until > now() THEN 0
                         WHEN p.delay_ms > 0 THEN (p.ready_at <= now())::int
                         ELSE ceil($2::float8 / (SELECT count(*) FROM due))::int END AS turns,
-                    CASE WHEN p.concurrency IS NULL THEN NULL ELSE greatest(p.concurrency -
-                        (SELECT count(*) FROM url_queue o WHERE o.host = p.host AND o.status IN ('queued', 'processing')),
-                        0) END AS places
+                    -- Counted with the lock of the host: what another dispatcher has queued since we began counts too.
+                    CASE WHEN p.concurrency IS NULL THEN NULL
+                        ELSE greatest(p.concurrency - pages_in_flight(p.host), 0) END AS places
                 FROM ready p
             ), picked AS (
                 -- Each lane by itself, so that the index gives the order and the limit ends the scan.
@@ -173,9 +178,12 @@ impl Store {
                 WHERE e.id = $1 AND EXISTS (SELECT FROM chosen WHERE NOT admitted)
             ), host_turn AS (
                 UPDATE hosts h
-                SET next_dispatch_at = greatest(h.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
+                SET delay_ms = t.delay_ms, next_dispatch_at = CASE WHEN t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
+                    THEN greatest(h.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
+                    ELSE h.next_dispatch_at END
                 FROM turn t
-                WHERE h.host = t.host AND t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
+                WHERE h.host = t.host
+                  AND (t.delay_ms <> t.known_delay_ms OR t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen))
             ), lane_turn AS (
                 -- A lane that alone has pages stays where it is: it is due.
                 UPDATE lanes l

@@ -76,6 +76,19 @@ impl Store {
         Ok(rows)
     }
 
+    /// How many hosts are left alone now, because they answered 429 or 503 or could not be reached.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn held_back_hosts(&self) -> Result<i64, StoreError> {
+        // Reads all of hosts: some milliseconds for a hundred thousand.
+        let count =
+            sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM hosts WHERE backoff_until > now()"#)
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(count)
+    }
+
     /// How many hosts [`Store::host_paces`] has.
     ///
     /// # Errors

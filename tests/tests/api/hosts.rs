@@ -39,6 +39,8 @@ async fn a_hosts_pace_is_shown_and_what_was_kept_of_it() {
         json!([2, 1200, 3, 251])
     );
     assert!(host["backoff_until"].is_string(), "{host}");
+    let metrics = api.send(Method::GET, "/metrics", None).await.text().await.unwrap();
+    assert!(metrics.contains("\ncrawlify_politeness_hosts 1\n"), "{metrics}");
 
     // A page that was sent out counts.
     let clear = "UPDATE hosts SET backoff_until = '-infinity' WHERE $1::uuid IS NOT NULL";

@@ -1,12 +1,19 @@
 //! Which pages are reserved for publishing: in order, by one dispatcher, up to the page limit.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crawlify_shared::broker::InProcessBroker;
+use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::CancelMode;
+use crawlify_shared::telemetry;
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+use harness::wait::wait_for;
+use tokio_util::sync::CancellationToken;
 
 fn urls(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("http://shop.test/{number}")).collect()
@@ -179,4 +186,46 @@ async fn only_a_lane_without_any_page_is_hardly_ever_looked_at() {
     assert_eq!(misses().await, 8, "a page may come back");
     crawl.change("UPDATE url_queue SET status = 'completed'").await;
     assert_eq!(misses().await, 9);
+}
+
+/// Adds older executions, each with a page that waits for its time on a host of its own.
+const OLDER: &str = "
+    WITH older AS (
+        INSERT INTO workflow_executions (id, workflow_id, version, status, started_at)
+        SELECT gen_random_uuid(), workflow_id, version, 'running', started_at - interval '1 hour'
+        FROM workflow_executions, generate_series(1, 1200)
+        RETURNING id
+    ), hosts AS (
+        INSERT INTO hosts (host) SELECT id || '.test' FROM older
+    ), lanes AS (
+        INSERT INTO lanes (execution_id, host) SELECT id, id || '.test' FROM older
+    )
+    INSERT INTO url_queue (id, execution_id, url, url_hash, host, not_before)
+    SELECT gen_random_uuid(), id, 'http://' || id || '.test/', 'hash', id || '.test', now() + interval '1 hour' FROM older";
+
+#[tokio::test]
+async fn the_youngest_of_very_many_executions_is_dispatched_too() {
+    let crawl = crawl_of(2, None).await;
+    crawl.change(OLDER).await;
+    let stop = CancellationToken::new();
+    let coordinator = crawlify_coordinator::start(
+        crawlify_coordinator::Config {
+            listen: None,
+            lease: LeaseTimes::default(),
+            only: None,
+            broker_forgets: false,
+        },
+        Store::connect(&crawl.database.url(), 8).unwrap(),
+        Arc::new(InProcessBroker::new()),
+        telemetry::registry(),
+        stop.clone(),
+    )
+    .await
+    .unwrap();
+    wait_for("its pages are dispatched", Duration::from_secs(60), async || {
+        crawl.number("SELECT count(*) FROM url_queue WHERE status = 'queued'").await == 2
+    })
+    .await;
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(60), coordinator.stopped()).await.unwrap();
 }

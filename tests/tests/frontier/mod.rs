@@ -5,6 +5,8 @@ mod budgets;
 mod control;
 mod dispatch;
 mod finish;
+mod many_workers;
+mod on_the_way;
 mod politeness;
 mod rescue;
 mod retry;

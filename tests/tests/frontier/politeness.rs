@@ -7,6 +7,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::Store;
 use crawlify_shared::store::control::{CancelMode, LimitChanges};
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use futures_util::future::join_all;
@@ -184,6 +185,30 @@ async fn a_host_is_asked_for_no_more_pages_at_once_than_the_strictest_execution_
     crawl.change("UPDATE url_queue SET status = 'completed' WHERE url LIKE '%a.test/1'").await;
     assert_eq!(hosts(other).await, ["a.test"], "one is free again");
     assert!(hosts(crawl.execution).await.is_empty());
+}
+
+#[tokio::test]
+async fn dispatchers_that_meet_ask_a_host_for_no_more_pages_than_it_is_allowed() {
+    const ALLOWED: i64 = 2;
+    let limits = Limits { host_concurrency: Some(2), ..NO_LIMITS };
+    let urls: Vec<_> = (0..8).map(|page| format!("http://a.test/{page}")).collect();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    let crawl = Crawl::start(limits, &urls).await;
+    let executions =
+        [crawl.execution, crawl.another(NO_LIMITS, &urls).await, crawl.another(NO_LIMITS, &urls).await];
+    let coordinators: Vec<_> = (0..12).map(|_| Store::connect(&crawl.database.url(), 1).unwrap()).collect();
+    for round in 0..100 {
+        // Nothing ends while they dispatch: what is too much stays and is seen.
+        let steps = coordinators.iter().enumerate().map(async |(place, store)| {
+            for execution in executions.iter().cycle().skip(place).take(executions.len()) {
+                store.reserve_pages(*execution, 5).await.unwrap();
+            }
+        });
+        join_all(steps).await;
+        let in_flight = crawl.number("SELECT count(*) FROM url_queue WHERE status = 'queued'").await;
+        assert!((1..=ALLOWED).contains(&in_flight), "{in_flight} pages in round {round}");
+        crawl.change("UPDATE url_queue SET status = 'pending' WHERE status = 'queued'").await;
+    }
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn one_worker_fetches_a_file_and_all_of_them_have_it() {
 #[tokio::test]
 async fn a_file_that_cannot_be_had_any_more_stays_and_is_tried_more_and_more_rarely() {
     let (crawl, worker, _) = crawl().await;
-    let unreachable = FetchedRobots::Unreachable("HTTP status 503".to_owned());
+    let unreachable = FetchedRobots::Unreachable { reason: "HTTP status 503".to_owned(), back_off: None };
     worker.store_robots_file(ORIGIN, &file(Some("a")), DAY).await.unwrap();
     let stored = worker.store_robots_file(ORIGIN, &unreachable, DAY).await.unwrap();
     assert_eq!((stored.body.as_deref(), stored.error.as_deref()), (Some(&b"a"[..]), Some("HTTP status 503")));
@@ -85,4 +85,26 @@ async fn a_hosts_pace_is_written_and_taken_back_and_old_files_are_forgotten() {
         .await;
     assert_eq!(worker.forget_robots_files().await.unwrap(), 1);
     assert_eq!(crawl.texts("SELECT origin FROM robots_files").await, [ORIGIN]);
+}
+
+#[tokio::test]
+async fn a_host_that_says_how_long_it_wants_to_be_left_alone_is_asked_for_its_file_no_sooner() {
+    let (crawl, worker, _) = crawl().await;
+    let unreachable = |seconds| FetchedRobots::Unreachable {
+        reason: "HTTP status 429".to_owned(),
+        back_off: Some(Duration::from_secs(seconds)),
+    };
+    // The first time, and again.
+    for (seconds, least) in [(120, 118), (7_200, 7_190), (1, 8)] {
+        let fresh_for =
+            worker.store_robots_file(ORIGIN, &unreachable(seconds), DAY).await.unwrap().fresh_for.as_secs();
+        assert!((least..=seconds.max(10)).contains(&fresh_for), "{seconds}: {fresh_for}");
+    }
+    let rest = "SELECT EXTRACT(EPOCH FROM least(backoff_until, next_start_at) - now())::int8 FROM hosts";
+    for (seconds, expected) in [(60, 60), (120, 120), (10, 120)] {
+        worker.leave_alone("shop.test", Duration::from_secs(seconds)).await.unwrap();
+        let rest = crawl.number(rest).await;
+        assert!((expected - 3..=expected).contains(&rest), "{seconds}: {rest}");
+    }
+    assert!(crawl.queue().await.is_empty(), "none of its pages is dispatched");
 }

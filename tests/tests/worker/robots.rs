@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::response::IntoResponse;
 use crawlify_shared::store::skips::SkipCount;
 use crawlify_shared::telemetry;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::answering_site::{AnsweringSite, endless, redirect, status, text};
+use harness::crawl::NO_LIMITS;
 use harness::wait::wait_for;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -219,6 +221,31 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
 }
 
 #[tokio::test]
+async fn a_site_that_wants_to_be_left_alone_when_asked_for_its_robots_file_is_left_alone_by_all() {
+    let site = AnsweringSite::start(|_, _| ([("retry-after", "120")], status(503)).into_response()).await;
+    let starts = [site.url("/")];
+    let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
+    let waits =
+        "SELECT count(*) FROM url_queue WHERE status = 'pending' AND error_class = 'robots_unreachable'";
+    running.wait("the page waits", waits).await;
+    for rest in [
+        "SELECT EXTRACT(EPOCH FROM backoff_until - now())::int8 FROM hosts WHERE host = '127.0.0.1'",
+        "SELECT EXTRACT(EPOCH FROM expires_at - now())::int8 FROM robots_files",
+    ] {
+        let rest = running.crawl.number(rest).await;
+        assert!((90..=120).contains(&rest), "{rest} s");
+    }
+    // It does not obey, and waits all the same.
+    let other = running.crawl.another(NO_LIMITS, &[&site.url("/other")]).await;
+    assert!(running.crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
+    // Neither are pages tried, and charged, before the file may be asked for again.
+    running.crawl.change("UPDATE url_queue SET not_before = now()").await;
+    assert!(running.crawl.store.reserve_pages(running.crawl.execution, 10).await.unwrap().is_empty());
+    running.stop().await;
+    assert_eq!(site.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn two_workers_and_many_pages_ask_a_site_once() {
     let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
     let starts: Vec<String> = (0..40).map(|page| site.url(&format!("/{page}"))).collect();
@@ -265,7 +292,13 @@ async fn where_a_host_has_a_pace_the_request_for_its_file_takes_a_turn() {
     let starts = [site.url("/")];
     let mut config = obeying(&starts);
     config["rate_limit_delay"] = json!(100);
-    let crawl = Running::start(&config, driver(&starts), TIMES).await.end().await;
+    let running = Running::start(&config, driver(&starts), TIMES).await;
+    running.wait("the execution ended", ENDED).await;
+    // One for the file, one for the page.
+    running.assert_exported("crawlify_politeness_wait_seconds_count 2");
+    running.assert_exported("crawlify_politeness_interval_ratio_count 1");
+    running.assert_exported("crawlify_politeness_handed_back_total 0");
+    let crawl = running.stop().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
     assert_eq!(crawl.number("SELECT epoch::int8 FROM url_queue").await, 1, "the page came in the next turn");
 }

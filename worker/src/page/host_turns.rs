@@ -1,11 +1,16 @@
 //! A page's turn on its host: it starts at the time that the claim gave it, no sooner and hardly later. One that was held
 //! up beyond that gives its turn away and takes a later one, because the next start was planned by it.
 
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::HotStore;
+use lru::LruCache;
 use tokio::time::Instant;
+
+use crate::metrics::Metrics;
 
 /// How late a page may start, at the least; otherwise a fiftieth of the delay, which is less than the margin that starts are
 /// planned with.
@@ -15,6 +20,8 @@ const LEAST_TOLERANCE: Duration = Duration::from_millis(10);
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20 * 60));
 /// The pause before a turn is asked for again that the store did not give.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Hosts whose last start is remembered.
+const HOSTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
 /// Gives pages their turns.
 #[derive(Debug)]
@@ -22,6 +29,9 @@ pub(crate) struct HostTurns {
     store: HotStore,
     /// How long a page's lease goes on after its turn.
     lease: Duration,
+    metrics: Arc<Metrics>,
+    /// When a page of a host had its turn last, and the delay that it kept. Locked for moments only, by the page that starts.
+    last: Mutex<LruCache<String, (Instant, Duration)>>,
 }
 
 /// The turn is too far away.
@@ -34,8 +44,8 @@ impl HostTurns {
         if delay.is_zero() { Duration::ZERO } else { 2 * patience(delay) }
     }
 
-    pub(crate) fn new(store: HotStore, lease: Duration) -> Self {
-        Self { store, lease }
+    pub(crate) fn new(store: HotStore, lease: Duration, metrics: Arc<Metrics>) -> Self {
+        Self { store, lease, metrics, last: Mutex::new(LruCache::new(HOSTS)) }
     }
 
     /// Waits for `start_at`, and for a later turn if that has passed; without it, for the host's next turn. Answers at
@@ -48,6 +58,20 @@ impl HostTurns {
             return Ok(());
         }
         let asked_at = Instant::now();
+        let had = self.wait_from(page, start_at, asked_at).await;
+        match had {
+            Ok(()) => self.note_start(page, asked_at),
+            Err(TooFar) => self.metrics.observe_too_far(),
+        }
+        had
+    }
+
+    async fn wait_from(
+        &self,
+        page: &ClaimedPage,
+        start_at: Option<Instant>,
+        asked_at: Instant,
+    ) -> Result<(), TooFar> {
         let patience = patience(page.host_delay);
         let mut tolerance = (page.host_delay / 50).max(LEAST_TOLERANCE);
         let mut turn = start_at;
@@ -74,6 +98,27 @@ impl HostTurns {
                     None
                 }
             };
+        }
+    }
+
+    fn note_start(&self, page: &ClaimedPage, asked_at: Instant) {
+        let now = Instant::now();
+        self.metrics.observe_turn(now - asked_at);
+        let start = (now, page.host_delay);
+        let last = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            match last.get_mut(&page.host) {
+                Some(last) => Some(std::mem::replace(last, start)),
+                None => {
+                    last.put(page.host.clone(), start);
+                    None
+                }
+            }
+        };
+        if let Some((at, delay)) = last {
+            // The later start was planned with the delay of the earlier one: a pace that has just become longer, or shorter,
+            // is no violation.
+            self.metrics.observe_interval(now - at, delay.min(page.host_delay));
         }
     }
 }

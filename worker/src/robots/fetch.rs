@@ -23,7 +23,7 @@ pub(super) async fn fetch(outlet: &Outlet, origin: &str, agent: &Agent) -> Fetch
         Ok(response) => response,
         // Section 2.3.1.2: after more than five redirects it counts as absent.
         Err(Unanswered::TooManyRedirects) => return absent(310),
-        Err(Unanswered::Failed(failure)) => return FetchedRobots::Unreachable(failure.message),
+        Err(Unanswered::Failed(failure)) => return unreachable(failure.message),
     };
     match response.status().as_u16() {
         status @ 200..=299 => match body(response).await {
@@ -31,12 +31,19 @@ pub(super) async fn fetch(outlet: &Outlet, origin: &str, agent: &Agent) -> Fetch
                 let crawl_delay = RobotsFile::parse(&body).crawl_delay(&agent.token);
                 FetchedRobots::Answer { status, body: Some(body), crawl_delay }
             }
-            Err(error) => FetchedRobots::Unreachable(http::failure(&error).message),
+            Err(error) => unreachable(http::failure(&error).message),
         },
         // A server that asks for rest is not asked for everything at once. The RFC leaves that open.
-        status @ (429 | 500..) => FetchedRobots::Unreachable(format!("HTTP status {status}")),
+        status @ (429 | 500..) => FetchedRobots::Unreachable {
+            reason: format!("HTTP status {status}"),
+            back_off: http::back_off(&response),
+        },
         status => absent(status),
     }
+}
+
+fn unreachable(reason: String) -> FetchedRobots {
+    FetchedRobots::Unreachable { reason, back_off: None }
 }
 
 /// There is none, which allows everything.

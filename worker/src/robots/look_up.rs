@@ -21,6 +21,8 @@ const FETCHED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The pause after a failure of the store.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// A host that answers 429 or 503 is left alone for so long at the least: its file is not asked for again before either.
+const LEAST_REST: Duration = Duration::from_secs(10);
 /// One in so many fetches is followed by a clean-up of what nobody asks for any more.
 const CLEAN_UP_EVERY: u32 = 500;
 
@@ -63,8 +65,14 @@ impl LookUp {
         }
         let fetched = fetch(&self.outlet, &self.origin, &self.agent).await;
         // The pace first: once the file is stored, nobody fetches it for a day.
-        if let FetchedRobots::Answer { crawl_delay, .. } = &fetched {
-            self.store.set_crawl_delay(&self.host, *crawl_delay).await?;
+        match &fetched {
+            FetchedRobots::Answer { crawl_delay, .. } => {
+                self.store.set_crawl_delay(&self.host, *crawl_delay).await?;
+            }
+            FetchedRobots::Unreachable { back_off: Some(back_off), .. } => {
+                self.store.leave_alone(&self.host, (*back_off).max(LEAST_REST)).await?;
+            }
+            FetchedRobots::Unreachable { back_off: None, .. } => {}
         }
         let stored = self.store.store_robots_file(&self.origin, &fetched, FRESH_FOR).await?;
         if rand::random_ratio(1, CLEAN_UP_EVERY) {

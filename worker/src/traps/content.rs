@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// Shapes that are remembered of one execution.
 const SHAPES: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
-/// Fewer words say nothing: "in stock" is what a thousand good pages give.
+/// Fewer words say nothing, even where they are the same to the letter: "in stock" is what a thousand good pages give.
 const LEAST_WORDS: usize = 20;
 /// Words beyond this number do not count.
 const MOST_WORDS: usize = 20_000;

@@ -23,35 +23,40 @@ pub struct ClaimRequest {
 /// `pending` counts as well as `queued`: a message whose confirm was lost speaks of a row that is `pending` again. A host
 /// with a delay is locked in `hosts`, and its pages get their starting times one after the other, none sooner than it is known
 /// to its worker. The delay is kept with a margin of 3 %, so that the jitter of networks and schedulers does not bring two starts
-/// closer than the delay. Pages of a host that wants to be left alone, or was not to be reached, go back, uncharged, until it may be asked again.
+/// closer than the delay. Pages of a host that wants to be left alone, or could not be reached, go back, uncharged, until it may
+/// be asked again; and so do those that were dispatched with less than half of the pace that holds now, as more of them are
+/// under way than it can bear.
 const CLAIM: &str = "
 WITH wanted AS (
     -- In one order, so that two workers that were sent the same pages do not wait for each other.
-    SELECT q.id, w.epoch, greatest(h.backoff_until,
-        -- Of a domain, one server may be gone while the others are well.
-        CASE WHEN h.unreachable_until > now()
-            AND NOT (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id)
-            THEN h.unreachable_until END) AS backoff_until
+    SELECT q.id, w.epoch, COALESCE(h.delay_ms, 0) AS delay_ms, left_alone.until,
+        COALESCE(left_alone.until > now() OR h.delay_ms > 2 * q.host_delay_ms, false) AS goes_back
     FROM unnest($1::uuid[], $2::int4[]) AS w (id, epoch) JOIN url_queue q ON q.id = w.id
         LEFT JOIN hosts h ON h.host = q.host
+        CROSS JOIN LATERAL (SELECT greatest(h.backoff_until,
+            -- Of a domain, one server may be gone while the others are well.
+            CASE WHEN h.unreachable_until > now()
+                AND NOT (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id)
+                THEN h.unreachable_until END) AS until) left_alone
     ORDER BY q.id FOR UPDATE OF q
 ), returned AS (
     UPDATE url_queue q
-    SET status = 'pending', queued_at = NULL, not_before = w.backoff_until, epoch = q.epoch + 1
+    SET status = 'pending', queued_at = NULL, not_before = greatest(w.until, now()), epoch = q.epoch + 1
     FROM wanted w
-    WHERE q.id = w.id AND q.epoch = w.epoch AND w.backoff_until > now() AND q.status IN ('pending', 'queued')
+    WHERE q.id = w.id AND q.epoch = w.epoch AND w.goes_back AND q.status IN ('pending', 'queued')
 ), claimed AS (
     UPDATE url_queue q
     SET status = 'processing', requeues = 0, error = NULL, error_class = NULL,
         attempt = CASE WHEN q.status = 'processing' THEN q.attempt ELSE q.attempt + 1 END,
-        locked_at = now(), locked_by = $3,
+        locked_at = now(), locked_by = $3, host_delay_ms = greatest(q.host_delay_ms, w.delay_ms),
         -- A page may have to wait for its host's turn, until after all that are claimed with it.
         locked_until = CASE WHEN q.host_delay_ms = 0 THEN now()
                 ELSE greatest((SELECT h.next_start_at FROM hosts h WHERE h.host = q.host), now()) END
-            + ($4::int8 + (cardinality($1)::int8 + 1) * (q.host_delay_ms * 1.03)::int8) * interval '1 millisecond'
+            + ($4::int8 + (cardinality($1)::int8 + 1) * (greatest(q.host_delay_ms, w.delay_ms) * 1.03)::int8)
+                * interval '1 millisecond'
     FROM wanted w
     WHERE q.id = w.id AND q.epoch = w.epoch
-      AND (q.status IN ('pending', 'queued') AND COALESCE(w.backoff_until <= now(), true) OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
+      AND (q.status IN ('pending', 'queued') AND NOT w.goes_back OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
       -- Not joined, so that no plan can begin with all pages of the execution.
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,

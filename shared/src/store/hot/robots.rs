@@ -36,8 +36,13 @@ pub enum FetchedRobots {
         /// How long crawlers shall wait between two pages; zero is no wish.
         crawl_delay: Duration,
     },
-    /// Neither: why.
-    Unreachable(String),
+    /// Neither.
+    Unreachable {
+        /// Why.
+        reason: String,
+        /// How long the host asks to be left alone, where it does; zero where it does not say how long.
+        back_off: Option<Duration>,
+    },
 }
 
 /// The columns that make a [`StoredRobots`].
@@ -84,7 +89,7 @@ impl HotStore {
 
     /// Stores what a fetch gave, and answers what is known now. A file that was had before stays while it cannot be
     /// had again, which is then tried more and more rarely: after half the time that it could not be had, 10 seconds
-    /// at least and an hour at most.
+    /// at least and an hour at most, but not before the host wants to be asked again.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -114,23 +119,44 @@ impl HotStore {
                     .query_one(&statement, &[&origin, &status, body, &millis(*crawl_delay), &fresh_ms])
                     .await?
             }
-            FetchedRobots::Unreachable(reason) => {
+            FetchedRobots::Unreachable { reason, back_off } => {
+                let back_off_ms = millis(back_off.unwrap_or_default());
                 let reason = storable_text(reason, MAX_ERROR_BYTES);
                 let statement = client
                     .prepare_cached(&format!(
                         "INSERT INTO robots_files AS r (origin, expires_at, unreachable_since, error)
-                         VALUES ($1, now() + interval '10 seconds', now(), $2)
+                         VALUES ($1, now() + greatest(interval '10 seconds', $3::int4 * interval '1 millisecond'), now(), $2)
                          ON CONFLICT (origin) DO UPDATE SET fetching_until = '-infinity', error = excluded.error,
                              unreachable_since = COALESCE(r.unreachable_since, now()),
-                             expires_at = now() + least(greatest((now() - COALESCE(r.unreachable_since, now())) / 2,
-                                 interval '10 seconds'), interval '1 hour')
+                             expires_at = now() + greatest($3::int4 * interval '1 millisecond',
+                                 least(greatest((now() - COALESCE(r.unreachable_since, now())) / 2,
+                                     interval '10 seconds'), interval '1 hour'))
                          RETURNING {COLUMNS}"
                     ))
                     .await?;
-                client.query_one(&statement, &[&origin, &reason]).await?
+                client.query_one(&statement, &[&origin, &reason, &back_off_ms]).await?
             }
         };
         Ok(stored(&row))
+    }
+
+    /// Leaves a host alone for so long, or longer where that is known already: it answered the request for its robots file
+    /// with 429 or 503.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn leave_alone(&self, host: &str, back_off: Duration) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        // By primary key; the host of every page has a row. As the record does for pages.
+        let statement = client
+            .prepare_cached(
+                "UPDATE hosts SET backoff_until = greatest(backoff_until, now() + $2::int4 * interval '1 millisecond'),
+                     next_start_at = greatest(next_start_at, now() + $2::int4 * interval '1 millisecond')
+                 WHERE host = $1",
+            )
+            .await?;
+        client.execute(&statement, &[&host, &millis(back_off)]).await?;
+        Ok(())
     }
 
     /// Writes the pace that a host's robots file asks for; zero takes an earlier wish back.

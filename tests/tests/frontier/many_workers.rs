@@ -1,0 +1,164 @@
+//! Whole workers, whose pages no browser executes, on one frontier: how executions share them, and limits that are exact
+//! however many there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crawlify_cli::private_postgres::{Options, PrivatePostgres};
+use crawlify_coordinator::Coordinator;
+use crawlify_shared::broker::InProcessBroker;
+use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::Store;
+use crawlify_shared::store::control::LimitChanges;
+use crawlify_shared::telemetry;
+use crawlify_worker::Worker;
+use crawlify_worker::egress::{Egress, EgressOptions};
+use futures_util::future::join_all;
+use harness::crawl::{Crawl, NO_LIMITS, small_workflow};
+use harness::postgres::TestDatabase;
+use harness::synthetic::{Site, SyntheticDriver, page_address};
+use harness::wait::wait_for;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take on a busy machine.
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// A crawl's coordinators and workers.
+struct Fleet {
+    coordinators: Vec<Coordinator>,
+    workers: Vec<Worker>,
+    stop: CancellationToken,
+}
+
+impl Fleet {
+    /// Starts them; a page takes `takes`, and a worker executes `slots` at once.
+    async fn start(crawl: &Crawl, sizes: (usize, usize), slots: usize, takes: Duration) -> Self {
+        let (broker, stop) = (Arc::new(InProcessBroker::new()), CancellationToken::new());
+        let url = crawl.database.url();
+        let (mut coordinators, mut workers) = (Vec::new(), Vec::new());
+        for _ in 0..sizes.0 {
+            let config = crawlify_coordinator::Config {
+                listen: None,
+                lease: LeaseTimes::default(),
+                only: None,
+                broker_forgets: false,
+            };
+            let store = Store::connect(&url, 4).unwrap();
+            let coordinator = crawlify_coordinator::start(
+                config,
+                store,
+                broker.clone(),
+                telemetry::registry(),
+                stop.clone(),
+            );
+            coordinators.push(coordinator.await.unwrap());
+        }
+        let driver = Arc::new(SyntheticDriver(Site { pages: u64::MAX, takes, ..Site::default() }));
+        for _ in 0..sizes.1 {
+            let config = crawlify_worker::Config {
+                name: "synthetic".to_owned(),
+                slots,
+                database_url: url.clone(),
+                admin: None,
+                lease: LeaseTimes::default(),
+                drain_deadline: Duration::from_secs(5),
+                egress: Egress::start(EgressOptions::off()).unwrap(),
+                recorded: Arc::default(),
+            };
+            let worker = crawlify_worker::start(
+                config,
+                broker.clone(),
+                driver.clone(),
+                telemetry::registry(),
+                stop.clone(),
+            );
+            workers.push(worker.await.unwrap());
+        }
+        Self { coordinators, workers, stop }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let workers = join_all(self.workers.iter().map(Worker::stopped));
+        tokio::time::timeout(WITHIN, workers).await.expect("the workers stop");
+        let coordinators = join_all(self.coordinators.iter().map(Coordinator::stopped));
+        tokio::time::timeout(WITHIN, coordinators).await.expect("the coordinators stop");
+    }
+}
+
+/// A workflow of pages that are nobody's: there is no site that could be asked for a robots file.
+fn made_up() -> Value {
+    let mut config = small_workflow();
+    config["politeness"] = json!({"robots": "ignore"});
+    config["max_depth"] = json!(50);
+    config
+}
+
+/// The first pages of many hosts, each of which leads to pages without end.
+fn first_pages() -> Vec<String> {
+    (0..40).map(|site| page_address(&format!("site{site}.test"), 1)).collect()
+}
+
+async fn completed(crawl: &Crawl, execution: ExecutionId) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM url_queue WHERE execution_id = $1 AND status = 'completed'")
+        .bind(execution.0)
+        .fetch_one(&crawl.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn executions_have_shares_of_the_fleet_by_their_weights() {
+    const PAGES: i64 = 1_000;
+    let urls = first_pages();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    let crawl = Crawl::of(&made_up(), NO_LIMITS, &urls).await;
+    let heavy = crawl.another_of(&made_up(), NO_LIMITS, &urls).await;
+    let changes = LimitChanges { weight: Some(3), ..LimitChanges::default() };
+    crawl.store.change_limits(heavy, changes, None).await.unwrap();
+    let fleet = Fleet::start(&crawl, (1, 2), 8, Duration::from_millis(20)).await;
+    let both = async || [completed(&crawl, crawl.execution).await, completed(&crawl, heavy).await];
+    wait_for("both are under way", WITHIN, async || both().await.iter().all(|pages| *pages >= 50)).await;
+    let before = both().await;
+    let mut share = 0.0;
+    wait_for("many more pages are completed", WITHIN, async || {
+        let now = both().await;
+        let (light, heavy) = (now[0] - before[0], now[1] - before[1]);
+        share = heavy as f64 / (light + heavy).max(1) as f64;
+        light + heavy >= PAGES
+    })
+    .await;
+    fleet.stop().await;
+    assert!((0.65..0.85).contains(&share), "the heavier one has {share:.2} of the pages instead of 0.75");
+}
+
+#[tokio::test]
+async fn fifty_workers_and_a_limit_of_a_thousand_give_exactly_a_thousand_pages() {
+    const PAGES: i64 = 1_000;
+    // So many connections would leave too few to the tests beside this one.
+    let postgres = PrivatePostgres::start(&Options::default()).await.unwrap();
+    let database = TestDatabase::on(&postgres.url()).await;
+    let urls = first_pages();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    let limits = Limits { max_pages: Some(PAGES as u64), ..NO_LIMITS };
+    let crawl = Crawl::on(database, &made_up(), limits, &urls).await;
+    let fleet = Fleet::start(&crawl, (2, 50), 2, Duration::from_millis(20)).await;
+    let ended = "SELECT count(*) FROM workflow_executions WHERE status = 'completed'";
+    wait_for("the execution ended", WITHIN, async || crawl.number(ended).await == 1).await;
+    fleet.stop().await;
+    for (what, query) in [
+        ("admitted", "SELECT pages_admitted FROM workflow_executions"),
+        ("completed", "SELECT count(*) FROM url_queue WHERE status = 'completed'"),
+        ("tried", "SELECT count(*) FROM url_queue WHERE attempt > 0"),
+        ("attempts", "SELECT sum(attempt)::int8 FROM url_queue"),
+        ("counted", "SELECT sum(completed)::int8 FROM page_counters"),
+    ] {
+        assert_eq!(crawl.number(query).await, PAGES, "{what}");
+    }
+    let workers = "SELECT count(*) FROM page_counters WHERE completed > 0";
+    assert!(crawl.number(workers).await >= 25, "hardly any of the workers had a page");
+    crawl.assert_counters_are_a_recount().await;
+}
