@@ -16,6 +16,7 @@ use super::dial::Dialled;
 use super::gate::Core;
 use super::policy::Destination;
 use super::reason::Reason;
+use super::records::Records;
 use super::request_head::{Forward, RequestHead, Wants};
 
 /// How long one direction of a tunnel may go on after the other has ended.
@@ -99,8 +100,13 @@ async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core
     server.write_all(begun).await?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let mut up = pin!(pump(from_client, to_server, |bytes| core.count_sent(bytes)));
-    let mut down = pin!(pump(from_server, to_client, |bytes| core.count_received(bytes)));
+    let mut records = Records::default();
+    core.count_records(records.begun_in(begun));
+    let mut up = pin!(pump(from_client, to_server, |bytes| {
+        core.count_sent(bytes.len());
+        core.count_records(records.begun_in(bytes));
+    }));
+    let mut down = pin!(pump(from_server, to_client, |bytes| core.count_received(bytes.len())));
     // A server that never closes must not keep what the browser has closed.
     let rest: Pin<&mut (dyn Future<Output = io::Result<()>> + Send)> = tokio::select! {
         ended = &mut up => { ended?; down }
@@ -112,7 +118,7 @@ async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    count: impl Fn(usize),
+    mut count: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -120,7 +126,7 @@ async fn pump(
         if read == 0 {
             return to.shutdown().await;
         }
-        count(read);
+        count(&buffer[..read]);
         to.write_all(&buffer[..read]).await?;
     }
 }
