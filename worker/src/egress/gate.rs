@@ -135,6 +135,12 @@ impl Gate {
         now.bytes_received - since.bytes_received > bounds.bytes || requests > bounds.requests
     }
 
+    /// What its connections share.
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// Which proxy it leads through.
     pub(super) fn proxy(&self) -> Option<&Proxy> {
         self.core.proxy()
