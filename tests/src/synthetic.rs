@@ -140,18 +140,6 @@ impl Tab for SyntheticTab {
         Ok(None)
     }
 
-    async fn follow(
-        &mut self,
-        _wait_until: WaitUntil,
-        _deadline: Instant,
-    ) -> Result<Option<Document>, TabError> {
-        Ok(None)
-    }
-
-    async fn look_again(&mut self, _deadline: Instant) -> Result<Option<Document>, TabError> {
-        Ok(None)
-    }
-
     async fn release(self: Box<Self>) {}
 }
 

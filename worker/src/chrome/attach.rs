@@ -23,6 +23,7 @@ use super::block::block;
 use super::connection::{CallError, Connection, Listener};
 use super::driver::Session;
 use super::flags::NO_BYPASS;
+use super::page_load::network_events;
 use super::page_state::PageEvents;
 use super::sent_headers::SentHeaders;
 use super::viewport::paint_a_corner;
@@ -147,6 +148,11 @@ impl Opener {
         self.attached.opening().contains(target) || self.attached.lock().contains_key(target)
     }
 
+    /// Looks at what the pages of all tabs load.
+    pub(super) fn look_at_loads(&self) {
+        self.attached.lock().values().for_each(|tab| tab.load.look(&self.connection));
+    }
+
     /// Closes a target, without waiting.
     pub(super) fn close_target(&self, target: &str) {
         self.connection.send(None, &CloseTargetParams::new(TargetId::new(target)));
@@ -188,9 +194,9 @@ impl Opener {
         attach.flatten = Some(true);
         let id = String::from(self.connection.call(None, &attach, deadline).await?.session_id);
         let target = String::from(target_id);
-        let events = Arc::new(PageEvents::new(&target, &id));
-        self.connection.listen(&id, events.clone());
         let gate = context.gate.clone();
+        let events = Arc::new(PageEvents::new(&target, &id, gate.clone()));
+        self.connection.listen(&id, events.clone());
         let tab = AttachedTab { target, session: id, events, gate, own_context: None };
         self.attached.add(&tab);
         let on = Some(tab.session.as_str());
@@ -225,6 +231,7 @@ impl Opener {
     /// Listens to a tab no longer: its context is being disposed of.
     pub(super) fn forget(&self, tab: &AttachedTab) {
         self.connection.ignore(&tab.session);
+        tab.events.load.ignore(&self.connection);
         self.attached.remove(tab);
     }
 
@@ -255,9 +262,7 @@ impl Opener {
             self.connection.call(on, &agent, deadline).await?;
         }
         if !sent.rest.is_empty() {
-            // No response body is ever asked for, so none need be kept.
-            let enable =
-                network::EnableParams::builder().max_total_buffer_size(0).max_resource_buffer_size(0).build();
+            let enable = network_events();
             let extra = network::SetExtraHttpHeadersParams::new(network::Headers::new(sent.rest));
             try_join!(
                 self.connection.call(on, &enable, deadline),

@@ -6,9 +6,7 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chromiumoxide_cdp::cdp::browser_protocol::fetch::{self, RequestPattern};
-use chromiumoxide_cdp::cdp::browser_protocol::network::{
-    self, BlockPattern, ResourceType, SetBlockedUrLsParams,
-};
+use chromiumoxide_cdp::cdp::browser_protocol::network::{BlockPattern, ResourceType, SetBlockedUrLsParams};
 use crawlify_shared::domain::workflow::{Block, Isolation, ResourceKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,6 +14,7 @@ use tokio::time::Instant;
 
 use super::connection::{CallError, Connection};
 use super::driver::Session;
+use super::page_load::network_events;
 
 /// Waits for a request whose name does not tell that it is blocked, and has them all held up from then on.
 #[derive(Debug)]
@@ -57,10 +56,7 @@ pub(super) async fn block(
     let on = Some(on);
     // What one page teaches a tab must help its next one.
     if block.patterns.is_empty() && *isolation == Isolation::Execution {
-        // No response body is ever asked for, so none need be kept.
-        let enable =
-            network::EnableParams::builder().max_total_buffer_size(0).max_resource_buffer_size(0).build();
-        connection.call(on, &enable, deadline).await?;
+        connection.call(on, &network_events(), deadline).await?;
         let names = SetBlockedUrLsParams::builder().url_patterns(names_of(&block.kinds)).build();
         match connection.call(on, &names, deadline).await {
             Ok(_) => return Ok(Some(Names::new(block))),

@@ -120,6 +120,7 @@ impl Browser {
             tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
             let mut retired = self.has_done_its_work(upkeep);
             self.tabs.leave_idle_pages();
+            self.tabs.look_at_loads();
             if last_weighed.elapsed() >= WEIGH_EVERY.min(upkeep.ping_every) {
                 last_weighed = Instant::now();
                 let bytes = own_bytes(self.launched.id());

@@ -109,21 +109,26 @@ pub trait Tab: Send + std::fmt::Debug {
         deadline: tokio::time::Instant,
     ) -> Result<Option<Document>, TabError>;
 
-    /// Waits for the document that a run was lost to: one that came late of what was done to the page. `None`: there is none.
+    /// Waits for the document that a run was lost to: one that came late of what was done to the page. `None`: there is none,
+    /// as in tabs whose pages stay where they are.
     ///
     /// # Errors
     /// As [`Tab::navigate`].
     async fn follow(
         &mut self,
-        wait_until: WaitUntil,
-        deadline: tokio::time::Instant,
-    ) -> Result<Option<Document>, TabError>;
+        _wait_until: WaitUntil,
+        _deadline: tokio::time::Instant,
+    ) -> Result<Option<Document>, TabError> {
+        Ok(None)
+    }
 
-    /// Where the page is by now, as its scripts may change its address; `None` before it was loaded.
+    /// Where the page is by now, as its scripts may change its address; `None` where they do not, and before it was loaded.
     ///
     /// # Errors
     /// As [`Tab::run`].
-    async fn look_again(&mut self, deadline: tokio::time::Instant) -> Result<Option<Document>, TabError>;
+    async fn look_again(&mut self, _deadline: tokio::time::Instant) -> Result<Option<Document>, TabError> {
+        Ok(None)
+    }
 
     /// Gives the tab back for the next page of its execution.
     async fn release(self: Box<Self>);

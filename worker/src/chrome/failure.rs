@@ -4,7 +4,8 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 
 use super::connection::CallError;
 use super::driver::TabError;
-use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS};
+use super::page_load::Excess;
+use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
@@ -131,9 +132,25 @@ pub(super) fn deadline_passed(doing: &str) -> TabError {
     unusable(ErrorClass::NavTimeout, format!("the deadline passed while {doing}"))
 }
 
-/// The page opens one dialog after another.
-pub(super) fn too_many_dialogs() -> TabError {
-    unusable(ErrorClass::Script, format!("the page opened more than {MAX_DIALOGS} dialogs"))
+/// Why nothing more is waited for in a tab that is in this state; `None` where something may still come.
+pub(super) fn of_state(state: &PageState) -> Option<TabError> {
+    if let Some(excess) = state.excess {
+        return Some(loads_too_much(excess));
+    }
+    if state.gone {
+        return Some(tab_crashed());
+    }
+    let message = || format!("the page opened more than {MAX_DIALOGS} dialogs");
+    (state.dialogs > MAX_DIALOGS).then(|| unusable(ErrorClass::Script, message()))
+}
+
+/// The page loads without end, as far as anybody can tell. Its tab was closed.
+pub(super) fn loads_too_much(excess: Excess) -> TabError {
+    let message = match excess {
+        Excess::Requests(limit) => format!("the page made more than {limit} requests"),
+        Excess::Bytes(limit) => format!("the page loaded more than {limit} bytes"),
+    };
+    unusable(ErrorClass::TooLarge, message)
 }
 
 /// The page sends the browser from one document to the next.

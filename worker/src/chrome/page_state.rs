@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use chromiumoxide_cdp::cdp::browser_protocol::fetch::{
     ContinueRequestParams, FailRequestParams, FulfillRequestParams, HeaderEntry, RequestId,
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 
 use super::block::Names;
 use super::connection::{Connection, Listener};
+use super::page_load::{Excess, PageLoad};
+use crate::egress::Gate;
 
 /// A page that opens more dialogs than this is given up.
 pub(super) const MAX_DIALOGS: u32 = 10;
@@ -39,6 +41,8 @@ pub(super) struct PageEvents {
     answers_empty: AtomicBool,
     /// What is blocked by name, in a tab that blocks so.
     names: OnceLock<Names>,
+    /// How much the page loads.
+    pub(super) load: Arc<PageLoad>,
     /// Written by the reader of the connection and by the tab that begins a navigation; read by the tab.
     state: watch::Sender<PageState>,
 }
@@ -59,6 +63,8 @@ pub(super) struct PageState {
     idle: bool,
     /// How many dialogs it opened.
     pub(super) dialogs: u32,
+    /// It loads more than a page may.
+    pub(super) excess: Option<Excess>,
     /// The tab is of no more use: its renderer crashed, or it was closed.
     pub(super) gone: bool,
 }
@@ -103,13 +109,15 @@ struct Paused {
 
 impl PageEvents {
     /// Makes the listener of a session.
-    pub(super) fn new(target: &str, session: &str) -> Self {
+    pub(super) fn new(target: &str, session: &str, gate: Option<Arc<Gate>>) -> Self {
+        let state = watch::Sender::default();
         Self {
+            load: Arc::new(PageLoad::new(target, session, gate, state.clone())),
             frame: target.to_owned(),
             session: session.to_owned(),
             answers_empty: AtomicBool::new(false),
             names: OnceLock::new(),
-            state: watch::Sender::default(),
+            state,
         }
     }
 
@@ -171,6 +179,9 @@ impl PageEvents {
         }
         self.state.send_if_modified(|state| {
             if event.name == "init" {
+                if state.documents.is_empty() {
+                    self.load.arrive();
+                }
                 if state.documents.len() <= MAX_DOCUMENTS {
                     state.documents.push(event.loader.clone().into_owned());
                 }
@@ -247,9 +258,10 @@ impl Listener for PageEvents {
                 if let Some(names) = self.names.get() {
                     names.see(connection, &self.session, params);
                 }
+                self.load.hear(connection, method, params);
             }
             "Inspector.targetCrashed" => self.mark_gone(),
-            _ => {}
+            _ => self.load.hear(connection, method, params),
         }
     }
 }
@@ -282,7 +294,7 @@ mod tests {
     use super::*;
 
     fn events() -> PageEvents {
-        PageEvents::new("main", "session")
+        PageEvents::new("main", "session", None)
     }
 
     fn lifecycle(events: &PageEvents, frame: &'static str, loader: &'static str, names: &[&'static str]) {

@@ -5,7 +5,7 @@
 //! site has a say in what is fetched from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chromiumoxide_cdp::cdp::browser_protocol::fetch;
@@ -18,6 +18,7 @@ use crawlify_shared::domain::workflow::{Block, WaitUntil};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::attach::{AttachedTab, BrowserContext, Opener};
@@ -63,8 +64,8 @@ struct StaticTab {
     opener: Arc<Opener>,
     tab: AttachedTab,
     reader: RemoteObjectId,
-    /// What it does now is not known: it is used no longer.
-    is_broken: AtomicBool,
+    /// What it does now is not known: it is used no longer, and nothing more is waited for in it.
+    broken: CancellationToken,
 }
 
 #[derive(Serialize)]
@@ -173,12 +174,12 @@ impl StaticTab {
             opener: opener.clone(),
             tab: unfinished.finish()?,
             reader,
-            is_broken: AtomicBool::new(false),
+            broken: CancellationToken::new(),
         })
     }
 
     fn is_usable(&self) -> bool {
-        !self.is_broken.load(Ordering::Relaxed) && !self.tab.events.watch().borrow().gone
+        !self.broken.is_cancelled() && !self.tab.events.watch().borrow().gone
     }
 
     async fn read(&self, session: &Session, page: Page<'_>, deadline: Instant) -> Result<Static, CallError> {
@@ -215,7 +216,7 @@ impl StaticTab {
         let answer = match answer {
             Ok(answer) if answer.exception_details.is_none() => answer,
             failed => {
-                self.is_broken.store(true, Ordering::Relaxed);
+                self.broken.cancel();
                 failed?;
                 return Err(CallError::Refused("our function failed".to_owned()));
             }
@@ -238,7 +239,7 @@ impl StaticTab {
         })
     }
 
-    /// A crash of the tab ends the wait for its answer.
+    /// A crash of the tab ends the wait for its answer, and so does another page that it has not come back from.
     async fn call(
         &self,
         command: &CallFunctionOnParams,
@@ -248,6 +249,7 @@ impl StaticTab {
         tokio::select! {
             answer = self.opener.connection().call(Some(&self.tab.session), command, deadline) => answer,
             _ = state.wait_for(|state| state.gone) => Err(CallError::Refused("Target crashed".to_owned())),
+            () = self.broken.cancelled() => Err(CallError::Refused("another page was too much for it".to_owned())),
         }
     }
 }

@@ -23,7 +23,8 @@ use super::attach::AttachedTab;
 use super::browser::Browser;
 use super::driver::{Document, DomProgram, Input, StepResult, Tab, TabError};
 use super::failure;
-use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
+use super::page_load::Excess;
+use super::page_state::{MAX_DOCUMENTS, PageState};
 use super::pending::Pending;
 use super::run;
 use super::tabs::Lease;
@@ -68,7 +69,7 @@ impl ChromeTab {
         self.tab.as_ref().ok_or_else(failure::tab_crashed)
     }
 
-    /// Sends a command to the tab; a crash and a flood of dialogs end the wait for its answer.
+    /// Sends a command to the tab; a crash and a flood of dialogs or loads end the wait for its answer.
     pub(super) async fn call<C: Command>(
         &self,
         command: &C,
@@ -82,22 +83,27 @@ impl ChromeTab {
 
     async fn unless_broken<T>(&self, work: impl Future<Output = Result<T, TabError>>) -> Result<T, TabError> {
         let mut state = self.attached()?.events.watch();
-        let broken = state.wait_for(|state| state.gone || state.dialogs > MAX_DIALOGS);
+        let broken = state.wait_for(|state| failure::of_state(state).is_some());
         tokio::select! {
             biased;
             result = work => match result {
                 // A tab that goes because the whole browser went is the browser's loss.
                 Err(error) if error.failure.class != ErrorClass::BrowserLost
                     && self.browser.launched.connection.is_lost() => Err(failure::browser_lost()),
+                // One that was closed for what its page loads was not lost.
+                Err(error) => Err(self.excess().map_or(error, failure::loads_too_much)),
                 result => result,
             },
             // Not every wait is one for an answer.
             () = self.browser.launched.connection.lost() => Err(failure::browser_lost()),
-            state = broken => Err(match state {
-                Ok(state) if state.gone => failure::tab_crashed(),
-                _ => failure::too_many_dialogs(),
-            }),
+            state = broken => {
+                Err(state.ok().and_then(|state| failure::of_state(&state)).unwrap_or_else(failure::tab_crashed))
+            }
         }
+    }
+
+    fn excess(&self) -> Option<Excess> {
+        self.tab.as_ref()?.events.watch().borrow().excess
     }
 
     /// Begins a navigation and waits for the response's headers.
@@ -126,6 +132,7 @@ impl ChromeTab {
         deadline: Instant,
     ) -> Result<Document, TabError> {
         let mut cuts = self.watch_cuts()?;
+        self.attached()?.events.load.begin();
         let navigated = self.begin(url, deadline).await?;
         if let Some(error_text) = &navigated.error_text {
             if failure::is_bare_status(error_text) {
@@ -267,7 +274,7 @@ impl ChromeTab {
         self.unless_broken(async { begun.await.map_err(|error| failure::of_call(error, doing)) }).await
     }
 
-    /// What a function gave; a crash and a flood of dialogs end the wait for it.
+    /// What a function gave; a crash and a flood of dialogs or loads end the wait for it.
     pub(super) async fn returned(
         &self,
         call: Pending<CallFunctionOnReturns>,
@@ -355,8 +362,9 @@ impl Tab for ChromeTab {
     }
 
     async fn release(mut self: Box<Self>) {
+        // A tab of whose loads Chrome tells is slower than another one.
         if self.usable
-            && let Some(tab) = self.tab.take()
+            && let Some(tab) = self.tab.take_if(|tab| !tab.events.load.end())
         {
             self.browser.tabs.give_back(self.lease.execution(), tab);
         }

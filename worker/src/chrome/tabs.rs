@@ -204,6 +204,11 @@ impl Tabs {
         }
     }
 
+    /// Looks at what the pages of all tabs load.
+    pub(super) fn look_at_loads(&self) {
+        self.opener.look_at_loads();
+    }
+
     /// Closes pages that were opened by pages and do not say by which, such as those of links with `rel=noopener`. One must
     /// have been there the last time too: it may be one of ours that is just being opened.
     ///

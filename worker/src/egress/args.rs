@@ -11,6 +11,10 @@ use super::{Allowed, Egress, EgressError, EgressOptions};
 /// How much a document may have where nothing else is said, in MiB.
 const DOCUMENT_MIB: u64 = 32;
 
+/// How much a page may load where nothing else is said, in MiB, and how many requests it may make.
+const PAGE_MIB: u64 = 128;
+const PAGE_REQUESTS: u64 = 4_000;
+
 /// What pages may reach.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EgressArgs {
@@ -24,6 +28,12 @@ pub struct EgressArgs {
     /// A page whose document is larger than this fails; in MiB, as it is sent.
     #[arg(long, value_name = "MIB", default_value_t = DOCUMENT_MIB, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub max_document: u64,
+    /// A page that loads more than this, with all its parts, fails; in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = PAGE_MIB, value_parser = clap::value_parser!(u64).range(1..=102_400))]
+    pub max_page: u64,
+    /// A page that makes more requests than this fails.
+    #[arg(long, value_name = "COUNT", default_value_t = PAGE_REQUESTS, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_requests: u64,
 }
 
 /// Whether pages are kept from private addresses.
@@ -55,6 +65,8 @@ impl EgressArgs {
             guard,
             allowed,
             document_bytes: self.max_document << 20,
+            page_bytes: self.max_page << 20,
+            page_requests: self.max_requests,
             resolver: Arc::new(HostRules::of_flags(&chrome_flags())),
             ..EgressOptions::default()
         })

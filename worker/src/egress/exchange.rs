@@ -5,7 +5,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::dial::Dialled;
 use super::gate::Core;
 use super::policy::Destination;
 use super::reason::Reason;
+use super::records::Records;
 use super::request_head::{Forward, RequestHead, Wants};
 
 /// How long one direction of a tunnel may go on after the other has ended.
@@ -32,6 +33,8 @@ struct Current {
     left: AtomicU64,
     /// How much has come.
     received: AtomicU64,
+    /// Whether anything has come, for this request or one before it.
+    has_answered: AtomicBool,
     /// What was asked for, where its length is bounded.
     url: Mutex<String>,
 }
@@ -99,8 +102,13 @@ async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core
     server.write_all(begun).await?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let mut up = pin!(pump(from_client, to_server, |bytes| core.count_sent(bytes)));
-    let mut down = pin!(pump(from_server, to_client, |bytes| core.count_received(bytes)));
+    let mut records = Records::default();
+    core.count_records(records.begun_in(begun));
+    let mut up = pin!(pump(from_client, to_server, |bytes| {
+        core.count_sent(bytes.len());
+        core.count_records(records.begun_in(bytes));
+    }));
+    let mut down = pin!(pump(from_server, to_client, |bytes| core.count_received(bytes.len())));
     // A server that never closes must not keep what the browser has closed.
     let rest: Pin<&mut (dyn Future<Output = io::Result<()>> + Send)> = tokio::select! {
         ended = &mut up => { ended?; down }
@@ -112,7 +120,7 @@ async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    count: impl Fn(usize),
+    mut count: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -120,7 +128,7 @@ async fn pump(
         if read == 0 {
             return to.shutdown().await;
         }
-        count(read);
+        count(&buffer[..read]);
         to.write_all(&buffer[..read]).await?;
     }
 }
@@ -137,18 +145,36 @@ async fn forward(
     let Dialled { mut stream, proxy } = dialled;
     let (from_client, mut to_client) = client.split();
     let (from_server, to_server) = stream.split();
-    let current =
-        Current { left: AtomicU64::new(u64::MAX), received: AtomicU64::new(0), url: Mutex::default() };
+    let current = Current {
+        left: AtomicU64::new(u64::MAX),
+        received: AtomicU64::new(0),
+        has_answered: AtomicBool::new(false),
+        url: Mutex::default(),
+    };
     let requests = Requests { from_client, to_server, destination, proxy: proxy.as_ref(), core };
-    let instead = tokio::select! {
-        ended = requests.hand_on(first, begun, &current) => return ended,
-        ended = hand_back(from_server, &mut to_client, proxy.is_some(), &current, core) => ended?,
+    let ended = tokio::select! {
+        ended = requests.hand_on(first, begun, &current) => match ended {
+            Ok(()) => return Ok(()),
+            Err(error) => Err(error),
+        },
+        ended = hand_back(from_server, &mut to_client, proxy.is_some(), &current, core) => ended,
+    };
+    let instead = match ended {
+        // A proxy that has nothing to say for a server is at fault itself. A connection that it has used before it may end
+        // at any time: the browser makes a new one.
+        Ok(None) | Err(_) if proxy.is_some() && !current.has_answered.load(Ordering::Relaxed) => {
+            Some(Reason::Proxy)
+        }
+        ended => ended?,
     };
     if let Some(reason) = instead {
-        if reason == Reason::TooLarge {
-            let url = current.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            core.refusals.note(url, reason);
-            core.cuts.send_modify(|cuts| *cuts += 1);
+        match reason {
+            Reason::TooLarge => {
+                let url = current.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                core.refusals.note(url, reason);
+                core.cuts.send_modify(|cuts| *cuts += 1);
+            }
+            _ => core.refusals.note(destination.to_string(), reason),
         }
         // Where nothing of the response has gone to the browser, ours is the response.
         if current.received.load(Ordering::Relaxed) == 0 {
@@ -236,6 +262,7 @@ async fn hand_back(
             current.left.store(left - read as u64, Ordering::Relaxed);
         }
         current.received.fetch_add(read as u64, Ordering::Relaxed);
+        current.has_answered.store(true, Ordering::Relaxed);
         to_client.write_all(&buffer[..read]).await?;
     }
 }
@@ -248,5 +275,78 @@ impl Current {
         if request.is_document {
             *self.url.lock().unwrap_or_else(PoisonError::into_inner) = request.url(destination);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::egress::{Egress, EgressOptions};
+
+    const PAGE: &str = "GET http://shop.test/ HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+    const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    /// What a browser gets that asks twice by way of a workflow's own proxy out in the internet, and what the guard
+    /// remembers of it.
+    async fn asked_through(proxy: impl AsyncFnOnce(TcpStream)) -> (String, Option<Reason>) {
+        let egress = Egress::start(EgressOptions::default()).unwrap();
+        let gate = egress.own_gate().unwrap();
+        let ((mut browser, client), (stream, of_proxy)) = (connected().await, connected().await);
+        let (head, _) = RequestHead::parse(PAGE.as_bytes()).unwrap().unwrap();
+        let Wants::Forward(first) = head.wants else { panic!("{PAGE}") };
+        let dialled = Dialled { stream, proxy: Some(None) };
+        browser.write_all(PAGE.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let (_, read, ()) = tokio::join!(
+            forward(client, dialled, &head.destination, first, Vec::new(), gate.core()),
+            browser.read_to_string(&mut answer),
+            proxy(of_proxy)
+        );
+        read.unwrap();
+        (answer, gate.core().refusals.last_of("shop.test:80"))
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_says_nothing_at_all_is_at_fault_itself() {
+        let closes = asked_through(async |_| {}).await;
+        let reads_and_closes = asked_through(async |mut proxy| {
+            assert!(proxy.read(&mut [0; 1024]).await.unwrap() > 0);
+        })
+        .await;
+        let refuses = asked_through(async |mut proxy| {
+            proxy.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.unwrap();
+        })
+        .await;
+        for (answer, remembered) in [closes, reads_and_closes, refuses] {
+            assert!(answer.contains("x-crawlify-egress: proxy"), "{answer}");
+            assert_eq!(remembered, Some(Reason::Proxy), "which a client without documents is told by");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_closes_what_it_has_used_and_one_that_answers_for_its_server_are_not() {
+        let used = asked_through(async |mut proxy| {
+            let mut heads = Vec::new();
+            while String::from_utf8_lossy(&heads).matches("GET ").count() < 2 {
+                assert!(proxy.read_buf(&mut heads).await.unwrap() > 0, "the browser asks twice");
+            }
+            proxy.write_all(HELLO).await.unwrap();
+        })
+        .await;
+        assert!(used.0.ends_with("\r\n\r\nhello") && used.1.is_none(), "{used:?}");
+        let bad_gateway = asked_through(async |mut proxy| {
+            proxy.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        })
+        .await;
+        assert!(bad_gateway.0.starts_with("HTTP/1.1 502") && bad_gateway.1.is_none(), "{bad_gateway:?}");
     }
 }

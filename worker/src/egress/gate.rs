@@ -32,8 +32,16 @@ pub(super) struct Shared {
     pub(super) dialler: Dialler,
     pub(super) metrics: Metrics,
     pub(super) document_bytes: u64,
+    pub(super) page: PageBounds,
     /// What no page can know.
     pub(super) secret: String,
+}
+
+/// What one page may load, all its parts included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageBounds {
+    pub(crate) bytes: u64,
+    pub(crate) requests: u64,
 }
 
 /// Where a gate leads.
@@ -115,12 +123,31 @@ impl Gate {
         self.core.document_bytes()
     }
 
+    /// What one page may load.
+    pub(crate) fn page_bounds(&self) -> PageBounds {
+        self.core.shared.page
+    }
+
+    /// Whether so much has gone through since then that one page alone may have loaded more than it may.
+    pub(crate) fn has_passed_page_bounds(&self, since: Traffic) -> bool {
+        let (now, bounds) = (self.traffic(), self.page_bounds());
+        let requests = now.requests + now.records_sent - since.requests - since.records_sent;
+        now.bytes_received - since.bytes_received > bounds.bytes || requests > bounds.requests
+    }
+
+    /// What its connections share.
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// Which proxy it leads through.
     pub(super) fn proxy(&self) -> Option<&Proxy> {
         self.core.proxy()
     }
 
-    pub(super) fn traffic(&self) -> Traffic {
+    /// What has gone through so far.
+    pub(crate) fn traffic(&self) -> Traffic {
         self.core.counters.traffic()
     }
 
@@ -184,6 +211,10 @@ impl Core {
             Err(Reason::NotAllowed) => Outcome::Refused,
             Err(_) => Outcome::Failed,
         });
+    }
+
+    pub(super) fn count_records(&self, records: u64) {
+        self.counters.count_records(records);
     }
 
     pub(super) fn count_sent(&self, bytes: usize) {

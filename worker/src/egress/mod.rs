@@ -3,7 +3,7 @@
 //! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
 //! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`), and what was judged is dialled
 //! (`dial`, `chain`); then bytes go both ways (`exchange`). TLS stays between the browser and the server. Why something
-//! was refused is `reason`; `traffic` counts.
+//! was refused is `reason`; `traffic` counts, and so does `records` in what cannot be read.
 //!
 //! Knows nothing about browsers, pages or stores. What may be reached is said once, at the start of the process.
 
@@ -15,6 +15,7 @@ mod gate;
 mod host_rules;
 mod policy;
 mod reason;
+mod records;
 mod request_head;
 pub mod resolve;
 mod special;
@@ -34,7 +35,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use args::{EgressArgs, EgressGuard};
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Gate, PageBounds};
 pub use policy::{Allowed, Destination, NotAllowed, pinned};
 pub(crate) use reason::{HEADER, META, Reason};
 pub use traffic::Traffic;
@@ -54,6 +55,10 @@ pub struct EgressOptions {
     pub allowed: Vec<Allowed>,
     /// A document with more bytes than this, as they are sent, is cut off, and its page fails.
     pub document_bytes: u64,
+    /// A page that loads more bytes than this fails.
+    pub page_bytes: u64,
+    /// A page that makes more requests than this fails.
+    pub page_requests: u64,
     /// Who knows the addresses of names.
     pub resolver: Arc<dyn Resolver>,
     /// How long they are believed: the connections of one page ask once.
@@ -93,6 +98,8 @@ impl Default for EgressOptions {
             guard: true,
             allowed: Vec::new(),
             document_bytes: 32 << 20,
+            page_bytes: 128 << 20,
+            page_requests: 4_000,
             resolver: Arc::new(SystemResolver),
             names_kept_for: Duration::from_secs(10),
         }
@@ -121,12 +128,13 @@ impl Egress {
     /// # Errors
     /// No port is free.
     pub fn start(options: EgressOptions) -> Result<Arc<Self>, EgressError> {
-        let EgressOptions { guard, allowed, document_bytes, resolver, names_kept_for } = options;
+        let EgressOptions { guard, allowed, document_bytes, page_bytes, page_requests, .. } = options;
         let policy = if guard { Policy::new(allowed) } else { Policy::everything() };
         let shared = Arc::new(Shared {
-            dialler: Dialler { policy, names: Names::new(resolver, names_kept_for) },
+            dialler: Dialler { policy, names: Names::new(options.resolver, options.names_kept_for) },
             metrics: Metrics::new()?,
             document_bytes,
+            page: PageBounds { bytes: page_bytes, requests: page_requests },
             secret: uuid::Uuid::new_v4().simple().to_string(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

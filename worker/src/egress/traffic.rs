@@ -9,6 +9,8 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 pub struct Traffic {
     /// Requests in plain HTTP, and tunnels, refused ones included.
     pub requests: u64,
+    /// Records of TLS with data in them, from the browser to servers: no fewer than the requests in tunnels.
+    pub records_sent: u64,
     /// From the browser to servers.
     pub bytes_sent: u64,
     /// From servers to the browser; heads and the framing of TLS included.
@@ -19,6 +21,7 @@ pub struct Traffic {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     requests: AtomicU64,
+    records_sent: AtomicU64,
     bytes_sent: AtomicU64,
     bytes_received: AtomicU64,
     /// Of the bytes received, those that nobody has taken yet.
@@ -60,6 +63,10 @@ impl Counters {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn count_records(&self, records: u64) {
+        self.records_sent.fetch_add(records, Ordering::Relaxed);
+    }
+
     pub(super) fn count_sent(&self, bytes: usize) {
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -76,6 +83,7 @@ impl Counters {
     pub(super) fn traffic(&self) -> Traffic {
         Traffic {
             requests: self.requests.load(Ordering::Relaxed),
+            records_sent: self.records_sent.load(Ordering::Relaxed),
             bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
             bytes_received: self.bytes_received.load(Ordering::Relaxed),
         }

@@ -291,18 +291,6 @@ impl Tab for FakeTab {
         Ok(state.led_to.as_ref().map(|(url, status)| document(url, *status)))
     }
 
-    async fn follow(
-        &mut self,
-        _wait_until: WaitUntil,
-        _deadline: Instant,
-    ) -> Result<Option<Document>, TabError> {
-        Ok(None)
-    }
-
-    async fn look_again(&mut self, _deadline: Instant) -> Result<Option<Document>, TabError> {
-        Ok(None)
-    }
-
     async fn release(self: Box<Self>) {
         self.shared.state().released_tabs += 1;
     }

@@ -284,6 +284,7 @@ async fn answer(request: Request) -> Response {
             (StatusCode::FOUND, [(header::LOCATION, format!("http://127.0.0.1:{port}/plain"))])
                 .into_response()
         }
+        path if path.starts_with("/loads/") => super::loads::answer(path),
         path if path.starts_with("/static/") => super::statics::answer(&request),
         _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
     }

@@ -1,17 +1,15 @@
 //! Loading pages: what came, or why nothing did.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::bench::{Bench, one, options, read_all, soon, wait_for};
+use super::tls_site::self_signed_site;
 use crate::chrome::ChromeOptions;
 use crate::chrome::driver::Driver;
 use crate::egress::{Egress, EgressOptions};
@@ -57,42 +55,6 @@ async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
         assert!(began.elapsed() < Duration::from_secs(1), "{url} took {:?}", began.elapsed());
         bench.load(&mut tab, "/plain").await.unwrap();
     }
-}
-
-/// A site over TLS with a certificate that nobody vouches for.
-async fn self_signed_site() -> (PageUrl, JoinSet<()>) {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], signing_key.serialize_der().try_into().unwrap())
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = PageUrl::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
-    let mut server = JoinSet::new();
-    server.spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            connections.spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                // Answered when it is asked, not before: the browser takes a connection that is already closed for a
-                // failure of its own.
-                let mut request = [0; 4096];
-                while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
-                    let answer =
-                        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<h1>deep</h1>";
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                }
-            });
-        }
-    });
-    (url, server)
 }
 
 #[tokio::test]

@@ -5,5 +5,7 @@ mod bench;
 mod faults;
 mod isolation;
 mod loading;
+mod loads;
 mod statics;
 mod steps;
+mod tls_site;
