@@ -37,7 +37,7 @@ const RUNNING: &str = "SELECT count(*) FROM workflow_executions WHERE status = '
 const COMPLETED: &str = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND status = 'completed'";
 const IN_HAND: &str = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND status = 'processing'";
 const CHARGED: &str =
-    "SELECT sum(charged + proxy_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
+    "SELECT sum(charged + site_faults + proxy_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
 
 /// The tables of the crawl are on the disk that is full, with their indexes. The server's log is elsewhere.
 #[tokio::test]
@@ -120,7 +120,8 @@ async fn a_database_that_stops_for_want_of_room_for_its_log_is_waited_for_until_
 
 async fn assert_no_page_was_charged(fleet: &Fleet) {
     assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt <> 1").await, 0);
-    let charged = "SELECT sum(charged + proxy_faults + browser_faults + worker_faults) FROM url_queue";
+    let charged =
+        "SELECT sum(charged + site_faults + proxy_faults + browser_faults + worker_faults) FROM url_queue";
     assert_eq!(fleet.number(charged).await, 0);
 }
 

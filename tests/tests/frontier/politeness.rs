@@ -267,7 +267,7 @@ async fn pages_that_are_on_their_way_when_their_host_wants_to_be_left_alone_go_b
     crawl.change("UPDATE hosts SET backoff_until = now() + interval '1 minute' WHERE host = 'a.test'").await;
     let claimed = worker.claim(&requests, LEASE, false).await.unwrap();
     assert_eq!(claimed.iter().map(|page| page.url.as_str()).collect::<Vec<_>>(), ["http://b.test/2"]);
-    let waiting = "SELECT concat_ws(' ', status, attempt, charged,
+    let waiting = "SELECT concat_ws(' ', status, attempt, charged + site_faults,
             (not_before = (SELECT backoff_until FROM hosts WHERE host = 'a.test'))::text)
         FROM url_queue WHERE host = 'a.test'";
     assert_eq!(crawl.texts(waiting).await, ["pending 0 0 true"]);

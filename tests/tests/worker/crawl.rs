@@ -238,7 +238,7 @@ async fn pages_that_ignore_their_deadline_are_stopped_by_force_and_their_slots_g
     }
     let times = LeaseTimes { page_deadline: Duration::from_millis(300), ..TIMES };
     let running = Running::start(&shop(), driver, times).await;
-    let stopped = "SELECT (count(*) = 8)::int::int8 FROM url_queue WHERE charged = 1";
+    let stopped = "SELECT (count(*) = 8)::int::int8 FROM url_queue WHERE site_faults = 1";
     running.wait("all of them were stopped", stopped).await;
     let why = "SELECT DISTINCT concat_ws(' ', error_class, error) FROM url_queue WHERE error IS NOT NULL";
     let said = "nav_timeout it went on 10 s after its deadline, and was stopped by force";
@@ -247,7 +247,7 @@ async fn pages_that_ignore_their_deadline_are_stopped_by_force_and_their_slots_g
     running.wait("the execution ended", ENDED).await;
     running.assert_exported("crawlify_pages_overdue_total 8");
     let crawl = running.stop().await;
-    let ends = "SELECT DISTINCT concat_ws(' ', status, attempt, charged) FROM url_queue WHERE depth = 1";
+    let ends = "SELECT DISTINCT concat_ws(' ', status, attempt, site_faults) FROM url_queue WHERE depth = 1";
     assert_eq!(crawl.texts(ends).await, ["completed 2 1"]);
 }
 

@@ -59,7 +59,7 @@ async fn a_page_that_loses_its_browser_again_and_again_is_quarantined_and_the_ot
     .await;
     let crawl = running.end().await;
     // A page that was in the same browser is tried again, and what it shared with the other is not charged to it.
-    let rows = "SELECT concat_ws(' ', split_part(url, '/', 4), status, charged, error_class) FROM url_queue ORDER BY 1";
+    let rows = "SELECT concat_ws(' ', split_part(url, '/', 4), status, charged + site_faults, error_class) FROM url_queue ORDER BY 1";
     assert_eq!(crawl.texts(rows).await, [" completed 0", "fine completed 0", "poison failed 0 poison"]);
     let evidence = crawl.store.quarantined_pages(crawl.execution, 10, 0).await.unwrap().remove(0);
     assert!(evidence.error.unwrap().starts_with("quarantined: 3 browsers were lost with the page in hand"));
