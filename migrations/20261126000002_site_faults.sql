@@ -6,7 +6,7 @@ ALTER TABLE url_queue
     ADD COLUMN site_faults smallint NOT NULL DEFAULT 0;
 
 ALTER TABLE hosts
-    -- How often in a row no page of it got a connection, those under way at one time counting once.
+    -- How often in a row no page of it got a connection; from the third time on those under way at one time count once.
     ADD COLUMN unreachable smallint NOT NULL DEFAULT 0,
     -- From the third time on it is left alone until then, longer each time; from the tenth on its pages fail untried.
     ADD COLUMN unreachable_until timestamptz NOT NULL DEFAULT '-infinity',

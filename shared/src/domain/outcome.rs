@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use url::Url;
 
 use super::fault::FaultDomain;
 use super::page_url::PageUrl;
@@ -136,15 +137,10 @@ impl ErrorClass {
     pub fn found_the_host(self) -> Option<bool> {
         match self {
             Self::Dns | Self::Connect => Some(false),
-            Self::ConnectionLost
-            | Self::Tls
-            | Self::Http4xx
-            | Self::Http429
-            | Self::Http5xx
-            | Self::NotAPage
-            | Self::TooLarge
-            | Self::SelectorMissing
-            | Self::Script => Some(true),
+            Self::Http4xx | Self::Http429 | Self::TooLarge | Self::SelectorMissing | Self::Script => {
+                Some(true)
+            }
+            // A 5xx may be a proxy's, and what broke may be ours.
             _ => None,
         }
     }
@@ -174,12 +170,20 @@ pub struct Failure {
     pub class: ErrorClass,
     /// One sentence with the particulars; never a secret.
     pub message: String,
+    /// Whether it was met at another host than the page's own, which had answered and sent the page there.
+    pub is_elsewhere: bool,
 }
 
 impl Failure {
     /// Makes a failure.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into() }
+        Self { class, message: message.into(), is_elsewhere: false }
+    }
+
+    /// The same, met at one address by a page that had asked for another.
+    #[must_use]
+    pub fn met_at(self, met: &Url, asked: &Url) -> Self {
+        Self { is_elsewhere: met.host_str() != asked.host_str(), ..self }
     }
 }
 

@@ -83,7 +83,7 @@ impl Store {
     pub async fn held_back_hosts(&self) -> Result<i64, StoreError> {
         // Reads all of hosts: some milliseconds for a hundred thousand.
         let count =
-            sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM hosts WHERE backoff_until > now()"#)
+            sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM hosts WHERE greatest(backoff_until, unreachable_until) > now()"#)
                 .fetch_one(&self.pool)
                 .await?;
         Ok(count)

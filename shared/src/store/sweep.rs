@@ -32,11 +32,13 @@ impl Store {
         // the pages of another origin, which may be among them, are left out. Counted under the nil worker.
         let failed = sqlx::query!(
             r#"WITH gone AS (
-                SELECT page.id, page.url, page.error_class, lane.execution_id, host.host, host.unreachable, host.unreachable_origins
+                SELECT page.id, page.url, page.is_retried, lane.execution_id, host.host, host.unreachable, host.unreachable_origins
                 FROM hosts AS host JOIN lanes AS lane ON lane.host = host.host
                     JOIN workflow_executions AS execution ON execution.id = lane.execution_id
                     CROSS JOIN LATERAL (
-                        SELECT id, url, error_class FROM url_queue
+                        SELECT id, url,
+                            charged + site_faults + proxy_faults + browser_faults + worker_faults > 0 AS is_retried
+                        FROM url_queue
                         WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
                         ORDER BY priority DESC, created_at, id LIMIT $1
                         FOR UPDATE SKIP LOCKED
@@ -45,7 +47,7 @@ impl Store {
                   AND execution.status = 'running' AND NOT execution.per_domain
                 LIMIT $1
             ), failing AS (
-                SELECT id, execution_id, host, unreachable, error_class FROM gone
+                SELECT id, execution_id, host, unreachable, is_retried FROM gone
                 WHERE EXISTS (SELECT FROM unnest(unreachable_origins) AS origin WHERE starts_with(url, origin || '/'))
             ), failed AS (
                 UPDATE url_queue
@@ -53,9 +55,9 @@ impl Store {
                     error = 'its host could not be reached again and again: no other page of it is tried'
                 WHERE id = ANY (ARRAY(SELECT id FROM failing))
             ), counted AS (
-                -- The retry that one waits for, with the error of its last attempt, does not come.
+                -- The retry that one waits for does not come.
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
-                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*), -count(error_class)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*), -count(*) FILTER (WHERE is_retried)
                 FROM failing GROUP BY execution_id ORDER BY execution_id
                 ON CONFLICT (execution_id, worker_id) DO UPDATE
                     SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried

@@ -10,6 +10,7 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::hot::HotStore;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use url::Url;
 
 const TIMES: &str = "SELECT unreachable::int8 FROM hosts WHERE host = 'gone.test'";
 /// Seconds that are left of its pause.
@@ -111,13 +112,19 @@ async fn a_page_that_finds_it_ends_its_pause() {
         worker.record(&[unreached(page)]).await.unwrap();
     }
     assert_eq!(crawl.number(PAUSE).await, 1);
-    // What broke the connection had one, and what answered 404 is there.
+    // That a connection broke says nothing.
     let failure = Failure::new(ErrorClass::ConnectionLost, "the connection was lost");
     let lost = FinishedPage { next: NextStatus::Retry(failure, Duration::ZERO), ..unreached(&early[3]) };
     worker.record(&[lost]).await.unwrap();
+    assert_eq!(crawl.number(TIMES).await, 3);
+    // It sent a page to a host that is gone: it answered.
+    let [met, asked] = ["http://other.test/", "http://gone.test/"].map(|url| Url::parse(url).unwrap());
+    let failure = Failure::new(ErrorClass::Connect, "no connection to the host").met_at(&met, &asked);
+    let sent_on = FinishedPage { next: NextStatus::Retry(failure, Duration::ZERO), ..unreached(&early[4]) };
+    worker.record(&[sent_on]).await.unwrap();
     assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (0, 0));
     crawl.change("UPDATE url_queue SET not_before = now()").await;
-    assert_eq!(crawl.queue().await.len(), 4);
+    assert_eq!(crawl.queue().await.len(), 5);
 }
 
 #[tokio::test]
@@ -143,7 +150,6 @@ async fn what_a_host_answered_before_it_went_makes_its_pauses_no_longer() {
     busy.outcome.contact.back_off = Some(Duration::ZERO);
     worker.record(&[busy]).await.unwrap();
     assert_eq!(crawl.number("SELECT backoff_level::int8 FROM hosts").await, 1);
-    assert_eq!(crawl.number(TIMES).await, 0);
 }
 
 #[tokio::test]

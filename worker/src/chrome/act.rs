@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chromiumoxide_cdp::cdp::browser_protocol::page::FrameId;
+use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::domain::workflow::WaitUntil;
 use tokio::time::Instant;
 
@@ -88,7 +89,8 @@ impl ChromeTab {
                 })),
                 (url, _) => {
                     let failure = url.and_then(|url| self.why_not(&url)).unwrap_or_else(failure::sent_astray);
-                    Err(TabError { failure, tab_usable: true })
+                    // The page's own host has answered.
+                    Err(TabError { failure: Failure { is_elsewhere: true, ..failure }, tab_usable: true })
                 }
             };
         }

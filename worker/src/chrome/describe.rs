@@ -87,7 +87,8 @@ impl Description {
         }
         if let Some(gate) = gate {
             if let Some(reason) = gate.read_answer(&self.instead) {
-                return bad(reason.failure());
+                let asked = requested.map_or(&final_url, PageUrl::as_url);
+                return bad(reason.failure().met_at(&final_url, asked));
             }
             if self.bytes > gate.document_bytes() || gate.was_too_large(&final_url) {
                 return bad(failure::too_large(gate.document_bytes()));

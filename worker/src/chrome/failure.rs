@@ -9,7 +9,7 @@ use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
-const CLASSES: [(&str, ErrorClass); 28] = [
+const CLASSES: [(&str, ErrorClass); 24] = [
     ("NAME_", ErrorClass::Dns),
     ("DNS_", ErrorClass::Dns),
     ("ICANN_NAME_COLLISION", ErrorClass::Dns),
@@ -17,10 +17,6 @@ const CLASSES: [(&str, ErrorClass); 28] = [
     ("CONNECTION_TIMED_OUT", ErrorClass::Connect),
     ("CONNECTION_FAILED", ErrorClass::Connect),
     ("ADDRESS_", ErrorClass::Connect),
-    ("INTERNET_DISCONNECTED", ErrorClass::Connect),
-    ("NETWORK_", ErrorClass::Connect),
-    ("PROXY_", ErrorClass::Connect),
-    ("TUNNEL_", ErrorClass::Connect),
     ("CERT_", ErrorClass::Tls),
     ("CERTIFICATE_", ErrorClass::Tls),
     ("SSL_", ErrorClass::Tls),
@@ -45,7 +41,7 @@ const CLASSES: [(&str, ErrorClass); 28] = [
 pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
     let name = error_text.trim_start_matches("net::ERR_");
     let class = CLASSES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, class)| *class);
-    // What is left is a connection that was there: reset, closed, an empty answer, one that is no HTTP.
+    // What is left says nothing of the host: a connection that was reset or closed, an empty answer, our own network.
     let class = class.unwrap_or(ErrorClass::ConnectionLost);
     let message = match (class, name) {
         (_, "ABORTED") if is_download => "the response is a download, not a page".to_owned(),
@@ -54,7 +50,7 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
         (ErrorClass::Tls, _) => format!("no secure connection ({error_text})"),
         (ErrorClass::NotAPage, "TOO_MANY_REDIRECTS") => format!("too many redirects ({error_text})"),
         (ErrorClass::NotAPage, _) => format!("the response is no page ({error_text})"),
-        (ErrorClass::Connect, "PROXY_CONNECTION_FAILED" | "TUNNEL_CONNECTION_FAILED") => {
+        (_, "PROXY_CONNECTION_FAILED" | "TUNNEL_CONNECTION_FAILED") => {
             format!("no connection through the proxy ({error_text})")
         }
         (ErrorClass::Connect, _) => format!("no connection to the host ({error_text})"),

@@ -30,7 +30,8 @@ impl ChromeTab {
             return Ok(None);
         }
         let unreachable = self.unreachable_url(deadline).await?;
-        Ok(self.why_not(unreachable.as_ref().unwrap_or(requested.as_url())))
+        let met = unreachable.as_ref().unwrap_or(requested.as_url());
+        Ok(self.why_not(met).map(|failure| failure.met_at(met, requested.as_url())))
     }
 
     /// The address that the tab could not load, where it shows the browser's own page about that.

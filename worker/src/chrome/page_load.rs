@@ -178,9 +178,17 @@ impl PageLoad {
                 return;
             }
         };
+        // What was blocked, or came from memory, was asked for and never loaded: the guard knows what was.
+        if self.lock().began.is_some_and(|began| !self.has_passed(began)) {
+            return;
+        }
         if self.state.send_if_modified(|state| state.excess.replace(excess).is_none()) {
             connection.send(None, &CloseTargetParams::new(TargetId::new(self.target.as_str())));
         }
+    }
+
+    fn has_passed(&self, began: Traffic) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.has_passed_page_bounds(began))
     }
 
     fn lock(&self) -> MutexGuard<'_, Count> {

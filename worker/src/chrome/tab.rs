@@ -151,7 +151,10 @@ impl ChromeTab {
             let said = failure::of_navigation(error_text, is_download);
             let failure = match failure::is_of_tunnel(error_text) {
                 true => self.why_unreachable(url, deadline).await?.unwrap_or(said),
-                false => said,
+                false => match self.unreachable_url(deadline).await? {
+                    Some(met) => said.met_at(&met, url.as_url()),
+                    None => said,
+                },
             };
             return Err(TabError { failure, tab_usable: true });
         }

@@ -67,6 +67,7 @@ impl<'a> ContactColumns<'a> {
 fn found_the_host(next: &NextStatus) -> Option<bool> {
     match next {
         NextStatus::Completed => Some(true),
+        NextStatus::Failed(failure) | NextStatus::Retry(failure, _) if failure.is_elsewhere => Some(true),
         NextStatus::Failed(failure) | NextStatus::Retry(failure, _) => failure.class.found_the_host(),
         NextStatus::Skipped(_) | NextStatus::Released => None,
     }
