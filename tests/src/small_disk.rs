@@ -34,7 +34,11 @@ impl SmallDisk {
     pub fn mount(at: &Path, mib: u32) -> Self {
         let options = format!("size={mib}m,nr_inodes={NAMES},mode=0777");
         let mounted = privileged("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status();
-        assert!(mounted.is_ok_and(|status| status.success()), "a small disk is mounted, which takes root");
+        assert!(
+            mounted.is_ok_and(|status| status.success()),
+            "no small disk could be mounted at {}: that takes root, or `sudo -v` beforehand",
+            at.display()
+        );
         let disk = Self { at: at.to_owned(), names: AtomicU32::new(0) };
         fs::create_dir(disk.ballast()).expect("it is empty");
         disk.make_room();
