@@ -25,7 +25,8 @@ pub enum FaultDomain {
 pub const MAX_ATTEMPTS: i16 = 4;
 /// How often a page is tried whose site fails.
 pub const SITE_TRIES: i16 = 4;
-/// So often in a row a host could not be reached when it is left alone for the first time.
+/// So often in a row a host could not be reached when it is left alone for the first time. The statements of the store say
+/// this number and the next one themselves; `frontier::unreachable` holds them to it.
 pub const HOST_DOUBTED_AFTER: i16 = 3;
 /// So often in a row a host could not be reached when its pages fail without being tried. It was left alone for some
 /// two minutes by then.

@@ -24,18 +24,19 @@ pub(super) struct Names {
     is_held_up: AtomicBool,
 }
 
+/// What is read of `Network.requestWillBeSent`.
 #[derive(Deserialize)]
-struct Sent<'a> {
+pub(super) struct Sent<'a> {
     #[serde(borrow, rename = "type", default)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    request: SentRequest<'a>,
+    pub(super) request: SentRequest<'a>,
 }
 
 #[derive(Deserialize)]
-struct SentRequest<'a> {
+pub(super) struct SentRequest<'a> {
     #[serde(borrow)]
-    url: Cow<'a, str>,
+    pub(super) url: Cow<'a, str>,
 }
 
 /// Has a tab load nothing that its session blocks; what is answered must see the tab's `Network.requestWillBeSent`. The

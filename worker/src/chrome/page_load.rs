@@ -4,7 +4,6 @@
 //! loads is counted, its workers and frames included, and a tab whose page has too much is closed at once. Asks nothing
 //! else of the browser.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chromiumoxide_cdp::cdp::browser_protocol::network;
@@ -15,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use super::block::Sent;
 use super::connection::{Connection, Listener};
 use super::page_state::PageState;
 use crate::egress::{Gate, Traffic};
@@ -56,18 +56,6 @@ struct Count {
 
 /// The listener of a worker or frame.
 struct Part(Arc<PageLoad>);
-
-#[derive(Deserialize)]
-struct Sent<'a> {
-    #[serde(borrow)]
-    request: SentRequest<'a>,
-}
-
-#[derive(Deserialize)]
-struct SentRequest<'a> {
-    #[serde(borrow)]
-    url: Cow<'a, str>,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
