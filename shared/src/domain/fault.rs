@@ -13,7 +13,7 @@ pub enum FaultDomain {
     Page,
     /// The site: its name, its servers, its answers.
     Site,
-    /// The workflow's own proxy.
+    /// The way to the site: the workflow's own proxy, or the worker's network.
     Proxy,
     /// The browser that had the page.
     Browser,
@@ -36,7 +36,8 @@ pub const HOST_GIVEN_UP_AFTER: i16 = 10;
 pub const SUSPECT_AFTER: i16 = 2;
 /// A page whose browsers or workers were lost so often is quarantined: it failed, with [`ErrorClass::Poison`].
 pub const POISON_AFTER: i16 = 3;
-/// How often a page is tried while its proxy does not work: it may be away for some two thirds of an hour.
+/// How often a page is tried while its proxy, or the worker's network, does not work: they may be away for some two thirds of an
+/// hour.
 pub const PROXY_TRIES: i16 = 15;
 
 impl FaultDomain {
@@ -166,10 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_proxy_is_waited_for() {
-        let (attempts, end, waited) = fails(ErrorClass::Proxy, Faults::default());
-        assert_eq!((attempts, end), (15, Verdict::GiveUp));
-        assert!((2_400..3_600).contains(&waited.as_secs()), "{waited:?}");
+    fn a_dead_proxy_and_a_dead_network_are_waited_for() {
+        for class in [ErrorClass::Proxy, ErrorClass::NoNetwork] {
+            let (attempts, end, waited) = fails(class, Faults::default());
+            assert_eq!((attempts, end), (15, Verdict::GiveUp), "{class:?}");
+            assert!((2_400..3_600).contains(&waited.as_secs()), "{waited:?}");
+            assert_eq!(class.found_the_host(), None, "which says nothing of the host");
+        }
     }
 
     #[test]

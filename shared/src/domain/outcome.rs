@@ -37,6 +37,8 @@ pub enum ErrorClass {
     SsrfBlocked,
     /// The workflow's own proxy did not do its work.
     Proxy,
+    /// Nothing answered the worker any more, whatever the host: its own network is away.
+    NoNetwork,
     /// An element that a node needs is not there.
     SelectorMissing,
     /// A node's script failed in the page.
@@ -61,7 +63,7 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// Every class, for metrics that export each label beforehand.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Dns,
         Self::Connect,
         Self::ConnectionLost,
@@ -74,6 +76,7 @@ impl ErrorClass {
         Self::TooLarge,
         Self::SsrfBlocked,
         Self::Proxy,
+        Self::NoNetwork,
         Self::SelectorMissing,
         Self::Script,
         Self::TabCrash,
@@ -101,6 +104,7 @@ impl ErrorClass {
             Self::TooLarge => "too_large",
             Self::SsrfBlocked => "ssrf_blocked",
             Self::Proxy => "proxy",
+            Self::NoNetwork => "no_network",
             Self::SelectorMissing => "selector_missing",
             Self::Script => "script",
             Self::TabCrash => "tab_crash",
@@ -126,7 +130,7 @@ impl ErrorClass {
             | Self::Http5xx
             | Self::NavTimeout
             | Self::RobotsUnreachable => FaultDomain::Site,
-            Self::Proxy => FaultDomain::Proxy,
+            Self::Proxy | Self::NoNetwork => FaultDomain::Proxy,
             Self::BrowserLost => FaultDomain::Browser,
             Self::WorkerLost => FaultDomain::Worker,
             _ => FaultDomain::Page,

@@ -187,6 +187,29 @@ async fn the_pages_of_a_host_that_is_gone_fail_untried_and_the_crawl_ends() {
 }
 
 #[tokio::test]
+async fn a_page_that_failed_once_and_was_given_back_counts_as_retried_no_longer_when_it_is_given_up() {
+    let (crawl, worker) = start(NO_LIMITS, &urls(30)).await;
+    let pages = crawl.claim(&worker).await;
+    worker.record(&[unreached(&pages[0])]).await.unwrap();
+    crawl.change("UPDATE url_queue SET not_before = now()").await;
+    let again = crawl.claim(&worker).await;
+    assert_eq!(again.len(), 1);
+    let released = |page| FinishedPage {
+        outcome: PageOutcome::nothing(PageEnd::Released),
+        next: NextStatus::Released,
+        ..finished(page, &small_table(), &[])
+    };
+    let given_back: Vec<_> = again.iter().chain(&pages[1..]).map(released).collect();
+    worker.record(&given_back).await.unwrap();
+    miss(&crawl, &worker, HOST_GIVEN_UP_AFTER).await;
+    assert_eq!(crawl.store.held_back_hosts().await.unwrap(), 1, "although it asked for nothing");
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 30);
+    crawl.assert_counters_are_a_recount().await;
+    let retried = "SELECT sum(retried)::int8 FROM page_counters";
+    assert_eq!(crawl.number(retried).await, 0, "none is tried again any more");
+}
+
+#[tokio::test]
 async fn links_of_two_schemes_to_a_host_that_is_gone_count_together() {
     let both: Vec<_> =
         (0..30).map(|number| format!("http{}://gone.test/{number}", ["", "s"][number % 2])).collect();

@@ -138,7 +138,7 @@ impl Opener {
         let mut deny = SetDownloadBehaviorParams::new(SetDownloadBehaviorBehavior::Deny);
         deny.browser_context_id = Some(id);
         self.connection.call(None, &deny, deadline).await?;
-        self.set_cookies(&context, cookies, deadline).await?;
+        self.give_cookies(&context, cookies, deadline).await;
         unfinished.finish();
         Ok(context)
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
 use super::memory::own_bytes;
-use super::tabs::{ContextPatience, TabLimits, Tabs};
+use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
 /// How often it is looked whether a browser has done its work; a fast crawl opens many pages between two pings.
@@ -22,9 +22,8 @@ const PINGS_MISSED: u32 = 2;
 const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
 /// So many pages that are read without being rendered count as one page.
 const READS_PER_PAGE: u64 = 20;
-/// How long an execution that has no page here for a while keeps what it had.
-const CONTEXT_PATIENCE: ContextPatience =
-    ContextPatience { tabs: Duration::from_secs(60), cookies: Duration::from_secs(15 * 60) };
+/// How long an execution that has no page here keeps its context; its cookies it keeps for longer.
+const CONTEXT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running browser.
 #[derive(Debug)]
@@ -138,8 +137,8 @@ impl Browser {
                 continue;
             }
             last_ping = Instant::now();
-            self.tabs.dispose_unused(CONTEXT_PATIENCE);
             let deadline = last_ping + upkeep.ping_every;
+            self.tabs.park_unused(CONTEXT_PATIENCE, deadline).await;
             let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;
             let answer = match answer {
                 Ok(_) => self.tabs.close_strangers(deadline).await,

@@ -19,16 +19,29 @@ impl Opener {
         Ok(cookies.into_iter().map(handed_over).collect())
     }
 
-    /// Gives cookies to a context.
-    pub(super) async fn set_cookies(
+    /// Gives cookies to a context; one that the browser does not take is left, so that it costs no page.
+    pub(super) async fn give_cookies(
+        &self,
+        context: &BrowserContext,
+        cookies: Vec<CookieParam>,
+        deadline: Instant,
+    ) {
+        if cookies.is_empty() || self.set_cookies(context, cookies.clone(), deadline).await.is_ok() {
+            return;
+        }
+        for cookie in cookies {
+            if let Err(error) = self.set_cookies(context, vec![cookie], deadline).await {
+                tracing::debug!(%error, "a cookie is not taken over");
+            }
+        }
+    }
+
+    async fn set_cookies(
         &self,
         context: &BrowserContext,
         cookies: Vec<CookieParam>,
         deadline: Instant,
     ) -> Result<(), CallError> {
-        if cookies.is_empty() {
-            return Ok(());
-        }
         let mut set = SetCookiesParams::new(cookies);
         set.browser_context_id = Some(context.id.clone());
         self.connection().call(None, &set, deadline).await.map(|_| ())

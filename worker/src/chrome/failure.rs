@@ -9,7 +9,7 @@ use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
-const CLASSES: [(&str, ErrorClass); 24] = [
+const CLASSES: [(&str, ErrorClass); 25] = [
     ("NAME_", ErrorClass::Dns),
     ("DNS_", ErrorClass::Dns),
     ("ICANN_NAME_COLLISION", ErrorClass::Dns),
@@ -17,6 +17,7 @@ const CLASSES: [(&str, ErrorClass); 24] = [
     ("CONNECTION_TIMED_OUT", ErrorClass::Connect),
     ("CONNECTION_FAILED", ErrorClass::Connect),
     ("ADDRESS_", ErrorClass::Connect),
+    ("INTERNET_DISCONNECTED", ErrorClass::NoNetwork),
     ("CERT_", ErrorClass::Tls),
     ("CERTIFICATE_", ErrorClass::Tls),
     ("SSL_", ErrorClass::Tls),
@@ -54,6 +55,7 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
             format!("no connection through the proxy ({error_text})")
         }
         (ErrorClass::Connect, _) => format!("no connection to the host ({error_text})"),
+        (ErrorClass::NoNetwork, _) => format!("this worker's own network is away ({error_text})"),
         _ => format!("the connection to the host was lost ({error_text})"),
     };
     Failure::new(class, message)
@@ -176,6 +178,7 @@ mod tests {
             ("net::ERR_NAME_NOT_RESOLVED", ErrorClass::Dns),
             ("net::ERR_CONNECTION_REFUSED", ErrorClass::Connect),
             ("net::ERR_CONNECTION_TIMED_OUT", ErrorClass::Connect),
+            ("net::ERR_INTERNET_DISCONNECTED", ErrorClass::NoNetwork),
             ("net::ERR_EMPTY_RESPONSE", ErrorClass::ConnectionLost),
             ("net::ERR_HTTP2_PROTOCOL_ERROR", ErrorClass::ConnectionLost),
             ("net::ERR_CERT_AUTHORITY_INVALID", ErrorClass::Tls),

@@ -89,8 +89,11 @@ impl Supervisor {
                         pause = FIRST_PAUSE;
                     }
                     watched.launched.kill();
-                    retired.spawn(close(watched));
+                    retired.spawn(close(watched.clone()));
                     browser = self.relaunch(&mut pause).await;
+                    if let Some(next) = &browser {
+                        next.tabs.inherit_parked(&watched.tabs);
+                    }
                 }
             }
             if stop.is_cancelled() {

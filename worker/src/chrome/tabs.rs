@@ -1,6 +1,7 @@
 //! The tabs of one browser: a browser context for each execution, so that cookies never mix, and within it tabs that
 //! are used again. Idle tabs are bounded. Everything that a page opens by itself is closed. Loads nothing.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,8 +23,10 @@ use super::driver::{DomProgram, Session, Static};
 use super::static_lane::{Page, StaticLane};
 use crate::egress::Egress;
 
-/// Contexts that are kept with nobody using them; the one that was used longest ago goes first.
-const KEPT_CONTEXTS: usize = 32;
+/// Executions without a page whose cookies are kept; those of the one that was used longest ago go first.
+const PARKED: usize = 32;
+/// How long the cookies of an execution that has no page here are kept.
+const PARKED_FOR: Duration = Duration::from_secs(15 * 60);
 /// A page that has a tab to itself for so long, without being anybody's, is left.
 const LEAVE_AFTER: Duration = Duration::from_secs(1);
 /// Sites of one execution that have tabs for static pages; the one that was used longest ago gives way.
@@ -35,8 +38,8 @@ pub(super) struct Tabs {
     opener: Arc<Opener>,
     limits: TabLimits,
     contexts: Mutex<HashMap<ExecutionId, Context>>,
-    /// The cookies that executions had in the browser before this one, and since when nobody has asked for them.
-    inherited: Mutex<HashMap<ExecutionId, (Vec<CookieParam>, Instant)>>,
+    /// The cookies of executions that have no context now.
+    parked: Mutex<HashMap<ExecutionId, Parked>>,
     /// Targets that nobody here has opened, when it was looked last.
     strangers: Mutex<HashSet<String>>,
     /// How many tabs are in use. Written by [`Lease`], awaited before the browser is replaced.
@@ -52,13 +55,12 @@ pub(super) struct TabLimits {
     pub(super) static_tabs: usize,
 }
 
-/// How long a context without a page is kept.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ContextPatience {
-    /// With its tabs.
-    pub(super) tabs: Duration,
-    /// With its cookies and caches.
-    pub(super) cookies: Duration,
+/// What is left of an execution's context.
+#[derive(Clone, Debug)]
+struct Parked {
+    cookies: Vec<CookieParam>,
+    /// When its last page ended.
+    last_used: Instant,
 }
 
 /// The browser context of one execution.
@@ -102,7 +104,7 @@ impl Tabs {
             opener: Arc::new(opener),
             limits,
             contexts: Mutex::default(),
-            inherited: Mutex::default(),
+            parked: Mutex::default(),
             strangers: Mutex::default(),
             in_use: watch::Sender::new(0),
         }))
@@ -168,26 +170,38 @@ impl Tabs {
         self.opener.close(tab);
     }
 
-    /// Closes the tabs of contexts that nobody used for a while, and disposes of those that nobody used for long, or that
-    /// are too many, with their cookies and caches.
-    pub(super) fn dispose_unused(&self, patience: ContextPatience) {
-        self.inherited().retain(|_, (_, since)| since.elapsed() <= patience.cookies);
-        let mut contexts = self.contexts();
-        let mut unused: Vec<_> = contexts
-            .iter()
-            .filter(|(_, context)| context.in_use == 0)
-            .map(|(execution, context)| (context.last_used, *execution))
-            .collect();
-        unused.sort_unstable_by(|one, other| other.cmp(one));
-        for (place, (last_used, execution)) in unused.into_iter().enumerate() {
-            if place >= KEPT_CONTEXTS || last_used.elapsed() > patience.cookies {
-                self.dispose(contexts.remove(&execution));
-            } else if last_used.elapsed() > patience.tabs
-                && let Some(context) = contexts.get_mut(&execution)
-            {
-                context.lanes.clear();
-                context.idle.drain(..).for_each(|idle| self.discard(&idle.tab));
+    /// Disposes of the contexts that nobody used for so long, with their tabs, storage, caches and connections. Their cookies
+    /// are kept.
+    pub(super) async fn park_unused(&self, patience: Duration, deadline: Instant) {
+        let unused: Vec<_> = {
+            let contexts = self.contexts();
+            let unused = contexts.iter().filter(|(_, context)| context.is_unused(patience));
+            unused.map(|(execution, context)| (*execution, context.made.get().cloned())).collect()
+        };
+        for (execution, made) in unused {
+            let cookies = match &made {
+                Some(made) => self.opener.cookies(made, deadline).await,
+                None => Ok(Vec::new()),
+            };
+            let Ok(cookies) = cookies else { return };
+            // It may have been used meanwhile.
+            let mut contexts = self.contexts();
+            let Entry::Occupied(entry) = contexts.entry(execution) else { continue };
+            if !entry.get().is_unused(patience) {
+                continue;
             }
+            let context = entry.remove();
+            if !cookies.is_empty() {
+                self.parked().insert(execution, Parked { cookies, last_used: context.last_used });
+            }
+            self.dispose(&context);
+        }
+        let mut parked = self.parked();
+        parked.retain(|_, parked| parked.last_used.elapsed() <= PARKED_FOR);
+        while parked.len() > PARKED {
+            let oldest = parked.iter().min_by_key(|(_, parked)| parked.last_used);
+            let Some(oldest) = oldest.map(|(execution, _)| *execution) else { break };
+            parked.remove(&oldest);
         }
     }
 
@@ -234,28 +248,34 @@ impl Tabs {
         Ok(())
     }
 
+    /// Takes over the cookies of executions that had no context in the browser before this one.
+    pub(super) fn inherit_parked(&self, before: &Self) {
+        let parked = before.parked().clone();
+        let mut here = self.parked();
+        parked.into_iter().for_each(|(execution, parked)| {
+            here.entry(execution).or_insert(parked);
+        });
+    }
+
     /// Takes over the cookies that executions have in the browser before this one: what they logged in to, they stay logged
     /// in to. What cannot be had, as the other browser is lost, is left.
     pub(super) async fn inherit(&self, before: &Self, deadline: Instant) {
+        self.inherit_parked(before);
         let made: Vec<_> = before
             .contexts()
             .iter()
-            .filter_map(|(execution, context)| Some((*execution, context.made.get()?.clone())))
+            .filter_map(|(execution, context)| {
+                Some((*execution, context.made.get()?.clone(), context.last_used))
+            })
             .collect();
-        let waiting = before.inherited().clone();
-        for (execution, cookies) in waiting {
-            self.inherited().entry(execution).or_insert(cookies);
-        }
-        for (execution, context) in made {
+        for (execution, context, last_used) in made {
             let Ok(cookies) = before.opener.cookies(&context, deadline).await else { continue };
             let here = self.contexts().get(&execution).and_then(|context| context.made.get().cloned());
             match here {
                 // It has begun anew here, while its last pages went on there.
-                Some(here) => {
-                    let _ = self.opener.set_cookies(&here, cookies, deadline).await;
-                }
+                Some(here) => self.opener.give_cookies(&here, cookies, deadline).await,
                 None => {
-                    self.inherited().insert(execution, (cookies, Instant::now()));
+                    self.parked().insert(execution, Parked { cookies, last_used });
                 }
             }
         }
@@ -263,10 +283,10 @@ impl Tabs {
 
     /// Makes an execution's context, with the cookies that it had before.
     async fn make_context(&self, session: &Session, deadline: Instant) -> Result<BrowserContext, CallError> {
-        let inherited = self.inherited().get(&session.execution_id).cloned();
-        let cookies = inherited.map(|(cookies, _)| cookies).unwrap_or_default();
+        let parked = self.parked().get(&session.execution_id).cloned();
+        let cookies = parked.map(|parked| parked.cookies).unwrap_or_default();
         let context = self.opener.create_context(session, cookies, deadline).await?;
-        self.inherited().remove(&session.execution_id);
+        self.parked().remove(&session.execution_id);
         Ok(context)
     }
 
@@ -309,8 +329,7 @@ impl Tabs {
         lane.clone()
     }
 
-    fn dispose(&self, context: Option<Context>) {
-        let Some(context) = context else { return };
+    fn dispose(&self, context: &Context) {
         for idle in &context.idle {
             self.opener.forget(&idle.tab);
         }
@@ -323,8 +342,14 @@ impl Tabs {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn inherited(&self) -> MutexGuard<'_, HashMap<ExecutionId, (Vec<CookieParam>, Instant)>> {
-        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    fn parked(&self) -> MutexGuard<'_, HashMap<ExecutionId, Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Context {
+    fn is_unused(&self, patience: Duration) -> bool {
+        self.in_use == 0 && self.last_used.elapsed() >= patience
     }
 }
 

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use super::chain;
 use super::policy::{Destination, Policy, at_port};
 use super::reason::Reason;
-use super::resolve::Names;
+use super::resolve::{Names, Unresolved};
 use super::special::is_global;
+use super::uplink::Uplink;
 
 /// How long one address may take to answer.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ const ADDRESSES_TRIED: usize = 6;
 pub(super) struct Dialler {
     pub(super) policy: Policy,
     pub(super) names: Names,
+    pub(super) uplink: Uplink,
 }
 
 /// A connection, and who is at its other end.
@@ -45,12 +47,21 @@ impl Dialler {
     ) -> Result<Dialled, Reason> {
         let addresses = self.judged(destination).await?;
         let Some(proxy) = proxy else {
-            let stream = dial(&at_port(&addresses, destination.port)).await?;
+            let dialled = dial(&at_port(&addresses, destination.port)).await;
+            if matches!(dialled, Ok(_) | Err(Reason::Refused)) {
+                self.uplink.heard();
+            }
+            let stream = dialled.map_err(|reason| match reason {
+                Reason::TimedOut | Reason::Unreachable => {
+                    self.uplink.no_sign(destination.host.to_string(), reason)
+                }
+                reason => reason,
+            })?;
             return Ok(Dialled { stream, proxy: None });
         };
         let before = Destination { host: proxy.host.clone(), port: proxy.port };
         let proxy_addresses = match self.judged(&before).await {
-            Err(Reason::NotResolved) => return Err(Reason::Proxy),
+            Err(Reason::NotResolved | Reason::NoNetwork) => return Err(Reason::Proxy),
             judged => judged?,
         };
         let mut stream = dial(&at_port(&proxy_addresses, before.port)).await.map_err(|_| Reason::Proxy)?;
@@ -85,7 +96,13 @@ impl Dialler {
     }
 
     async fn judged(&self, destination: &Destination) -> Result<Arc<[IpAddr]>, Reason> {
-        let addresses = self.names.addresses(destination).await.map_err(|_| Reason::NotResolved)?;
+        let addresses = self.names.addresses(destination).await.map_err(|unresolved| match unresolved {
+            Unresolved::NoSuchName => Reason::NotResolved,
+            Unresolved::NoAnswer { was_known: true } => Reason::NoNetwork,
+            Unresolved::NoAnswer { was_known: false } => {
+                self.uplink.no_sign(destination.host.to_string(), Reason::NotResolved)
+            }
+        })?;
         if self.policy.admits(destination, &addresses) { Ok(addresses) } else { Err(Reason::NotAllowed) }
     }
 }

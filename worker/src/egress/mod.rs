@@ -22,6 +22,7 @@ mod special;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod uplink;
 
 use std::collections::HashMap;
 use std::io;
@@ -45,6 +46,7 @@ use gate::{Shared, Way};
 use policy::Policy;
 use resolve::{Names, Resolver, SystemResolver};
 use traffic::Metrics;
+use uplink::Uplink;
 
 /// How the guard is set up. Processes say this, never workflows.
 #[derive(Clone, Debug)]
@@ -131,7 +133,11 @@ impl Egress {
         let EgressOptions { guard, allowed, document_bytes, page_bytes, page_requests, .. } = options;
         let policy = if guard { Policy::new(allowed) } else { Policy::everything() };
         let shared = Arc::new(Shared {
-            dialler: Dialler { policy, names: Names::new(options.resolver, options.names_kept_for) },
+            dialler: Dialler {
+                policy,
+                names: Names::new(options.resolver, options.names_kept_for),
+                uplink: Uplink::default(),
+            },
             metrics: Metrics::new()?,
             document_bytes,
             page: PageBounds { bytes: page_bytes, requests: page_requests },

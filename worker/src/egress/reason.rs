@@ -25,6 +25,8 @@ pub(crate) enum Reason {
     TimedOut,
     /// There is no way there.
     Unreachable,
+    /// Nothing answers anywhere any more.
+    NoNetwork,
     /// The execution's own proxy does not answer, or refuses.
     Proxy,
     /// What came was more than a document may have.
@@ -34,12 +36,13 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::NotAllowed,
         Self::NotResolved,
         Self::Refused,
         Self::TimedOut,
         Self::Unreachable,
+        Self::NoNetwork,
         Self::Proxy,
         Self::TooLarge,
         Self::NotUnderstood,
@@ -52,6 +55,7 @@ impl Reason {
             Self::Refused => "refused",
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
+            Self::NoNetwork => "no_network",
             Self::Proxy => "proxy",
             Self::TooLarge => "too_large",
             Self::NotUnderstood => "not_understood",
@@ -67,6 +71,9 @@ impl Reason {
             Self::Refused => "no connection to the host (net::ERR_CONNECTION_REFUSED)",
             Self::TimedOut => "no connection to the host (net::ERR_CONNECTION_TIMED_OUT)",
             Self::Unreachable => "no connection to the host (net::ERR_ADDRESS_UNREACHABLE)",
+            Self::NoNetwork => {
+                "nothing answers any more, as far as this worker can tell: its own network is away (net::ERR_INTERNET_DISCONNECTED)"
+            }
             Self::Proxy => "no connection through the workflow's proxy",
             Self::TooLarge => "the document is too large",
             Self::NotUnderstood => "the request was not understood",
@@ -79,6 +86,7 @@ impl Reason {
             Self::NotAllowed => ErrorClass::SsrfBlocked,
             Self::NotResolved => ErrorClass::Dns,
             Self::Refused | Self::TimedOut | Self::Unreachable => ErrorClass::Connect,
+            Self::NoNetwork => ErrorClass::NoNetwork,
             Self::Proxy => ErrorClass::Proxy,
             Self::TooLarge => ErrorClass::TooLarge,
             Self::NotUnderstood => ErrorClass::Internal,

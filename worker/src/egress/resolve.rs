@@ -26,7 +26,7 @@ pub trait Resolver: Send + Sync + std::fmt::Debug {
     /// All the addresses of a name; none is an error too.
     ///
     /// # Errors
-    /// There is no such name, or nobody who would know it.
+    /// There is no such name; or nobody answers who would know it, which is [`ErrorKind::TimedOut`].
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
@@ -37,8 +37,19 @@ pub struct SystemResolver;
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect())
+        match tokio::net::lookup_host((name, 0)).await {
+            Ok(addresses) => Ok(addresses.map(|address| address.ip()).collect()),
+            Err(error) if is_no_answer(&error) => Err(ErrorKind::TimedOut.into()),
+            Err(error) => Err(error),
+        }
     }
+}
+
+/// Whether a look-up failed because nobody answered (`EAI_AGAIN`), which has no kind of its own in `std`: glibc's words, and
+/// musl's.
+fn is_no_answer(error: &io::Error) -> bool {
+    let message = error.to_string();
+    message.contains("Temporary failure in name resolution") || message.contains("Try again")
 }
 
 /// A resolver that is asked for a name once within moments, by however many connections.
@@ -46,10 +57,24 @@ impl Resolver for SystemResolver {
 pub(super) struct Names {
     resolver: Arc<dyn Resolver>,
     kept: Cache<String, Answer>,
+    /// The names that had addresses once.
+    known: Cache<String, ()>,
 }
 
 /// What was found out about a name.
-type Answer = Result<Arc<[IpAddr]>, ErrorKind>;
+type Answer = Result<Arc<[IpAddr]>, Unresolved>;
+
+/// Why a name has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unresolved {
+    /// There is no such name.
+    NoSuchName,
+    /// Nobody answered.
+    NoAnswer {
+        /// Whether it had addresses before, so that it is not its own servers that are wrong.
+        was_known: bool,
+    },
+}
 
 /// How long answers are believed.
 #[derive(Clone, Copy, Debug)]
@@ -64,25 +89,35 @@ impl Expiry<String, Answer> for Validity {
 impl Names {
     pub(super) fn new(resolver: Arc<dyn Resolver>, kept_for: Duration) -> Self {
         let kept = Cache::builder().max_capacity(KEPT_NAMES).expire_after(Validity(kept_for)).build();
-        Self { resolver, kept }
+        Self { resolver, kept, known: Cache::new(KEPT_NAMES) }
     }
 
     /// The addresses of a destination: those of its name, or the one that it is.
-    pub(super) async fn addresses(&self, destination: &Destination) -> io::Result<Arc<[IpAddr]>> {
+    pub(super) async fn addresses(&self, destination: &Destination) -> Answer {
         if let Some(address) = destination.address() {
             return Ok(Arc::new([address]));
         }
         let name = destination.host.to_string();
-        let answer = self.kept.get_with_by_ref(&name, self.ask(&name)).await;
-        answer.map_err(io::Error::from)
+        self.kept.get_with_by_ref(&name, self.ask(&name)).await
     }
 
     async fn ask(&self, name: &str) -> Answer {
         let resolved = tokio::time::timeout(PATIENCE, self.resolver.resolve(name)).await;
-        let mut addresses = resolved.map_err(|_| ErrorKind::TimedOut)?.map_err(|error| error.kind())?;
+        let resolved = resolved.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+        let mut addresses = match resolved {
+            Ok(addresses) => addresses,
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                return Err(Unresolved::NoAnswer { was_known: self.known.contains_key(name) });
+            }
+            Err(_) => return Err(Unresolved::NoSuchName),
+        };
         let mut seen = HashSet::new();
         addresses.retain(|address| seen.insert(*address));
-        if addresses.is_empty() { Err(ErrorKind::NotFound) } else { Ok(addresses.into()) }
+        if addresses.is_empty() {
+            return Err(Unresolved::NoSuchName);
+        }
+        self.known.insert(name.to_owned(), ()).await;
+        Ok(addresses.into())
     }
 }
 
@@ -118,9 +153,9 @@ mod tests {
         let let_it = async { resolver.may_answer.add_permits(1) };
         let (one, other, ()) =
             tokio::join!(names.addresses(&destination), names.addresses(&destination), let_it);
-        assert_eq!(one.unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(other.unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(names.addresses(&destination).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(one, Err(Unresolved::NoSuchName));
+        assert_eq!(other, Err(Unresolved::NoSuchName));
+        assert_eq!(names.addresses(&destination).await, Err(Unresolved::NoSuchName));
         assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
     }
 }

@@ -27,14 +27,14 @@ struct Seen {
     heads: Mutex<Vec<String>>,
 }
 
-struct Server {
-    address: SocketAddr,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
     seen: Arc<Seen>,
     _tasks: JoinSet<()>,
 }
 
 impl Server {
-    async fn start(answer: impl Fn(&str) -> Vec<u8> + Clone + Send + Sync + 'static) -> Self {
+    pub(super) async fn start(answer: impl Fn(&str) -> Vec<u8> + Clone + Send + Sync + 'static) -> Self {
         Self::at("127.0.0.1:0", answer).await
     }
 
@@ -80,11 +80,11 @@ async fn read_head(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8(head).unwrap())
 }
 
-fn hello(_head: &str) -> Vec<u8> {
+pub(super) fn hello(_head: &str) -> Vec<u8> {
     b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello".to_vec()
 }
 
-/// Names with the answers they give, one after the other; the last one stays.
+/// Names with the answers they give, one after the other; the last one stays. What is no address is no answer.
 #[derive(Debug, Default)]
 struct Stub(Mutex<HashMap<&'static str, Vec<Vec<&'static str>>>>);
 
@@ -94,11 +94,11 @@ impl Resolver for Stub {
         let mut names = self.0.lock().unwrap();
         let answers = names.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
-        Ok(answer.iter().map(|address| address.parse().unwrap()).collect())
+        answer.iter().map(|address| address.parse().map_err(|_| io::ErrorKind::TimedOut.into())).collect()
     }
 }
 
-fn guard(allowed: &[&str], names: &[(&'static str, &[&[&'static str]])]) -> Arc<Egress> {
+pub(super) fn guard(allowed: &[&str], names: &[(&'static str, &[&[&'static str]])]) -> Arc<Egress> {
     let names = names.iter().map(|(name, answers)| (*name, answers.iter().map(|one| one.to_vec()).collect()));
     let resolver = Arc::new(Stub(Mutex::new(names.collect())));
     let options = EgressOptions::allowing(allowed).unwrap();
@@ -106,17 +106,17 @@ fn guard(allowed: &[&str], names: &[(&'static str, &[&[&'static str]])]) -> Arc<
         .unwrap()
 }
 
-fn gate(egress: &Egress, proxy: Option<&Proxy>) -> (ExecutionId, Arc<Gate>) {
+pub(super) fn gate(egress: &Egress, proxy: Option<&Proxy>) -> (ExecutionId, Arc<Gate>) {
     let execution = ExecutionId::generate();
     (execution, egress.gate(execution, proxy).unwrap().unwrap())
 }
 
-async fn client(proxy_url: &str) -> TcpStream {
+pub(super) async fn client(proxy_url: &str) -> TcpStream {
     TcpStream::connect(proxy_url.trim_start_matches("http://")).await.unwrap()
 }
 
 /// Sends a request and reads the answer, as long as it says it is.
-async fn ask(stream: &mut TcpStream, request: &str) -> String {
+pub(super) async fn ask(stream: &mut TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let asked = async {
         let head = read_head(stream).await.unwrap_or_default();
@@ -134,7 +134,7 @@ async fn ask(stream: &mut TcpStream, request: &str) -> String {
     tokio::time::timeout(PATIENCE, asked).await.unwrap()
 }
 
-fn get(url: &str) -> String {
+pub(super) fn get(url: &str) -> String {
     format!("GET {url} HTTP/1.1\r\nHost: x\r\nProxy-Connection: keep-alive\r\n\r\n")
 }
 

@@ -15,7 +15,12 @@ use crate::verdict::Verdicts;
 
 /// Pages that a step asks for: the window of a fleet with 16 slots.
 const ROOM: i64 = 64;
-const STEPS: usize = 400;
+const FEW: i64 = 100_000;
+/// Steps that warm up, and steps that are measured: as many as the few pages allow.
+const WARM_UP: usize = 100;
+const STEPS: usize = 1_400;
+/// So many steps are taken with the few pages, then so many with the many, and so on: what else the machine does is shared.
+const TURN: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -32,50 +37,84 @@ pub(crate) struct Options {
 /// # Errors
 /// Postgres does not start or does not answer.
 pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Result<()> {
-    let fleet = Fleet::without_processes().await?;
+    let (few, many) = (Fleet::without_processes().await?, Fleet::without_processes().await?);
     for (what, delay) in [("no delay", Duration::ZERO), ("1 s a host", Duration::from_secs(1))] {
         let limits = Limits { rate_limit_delay: delay, ..NO_LIMITS };
-        let few = fleet.execute(&["http://h0.test/".to_owned()], limits).await?;
-        fill(&fleet, few, 100_000, options.hosts).await?;
-        fleet.settle().await?;
-        steps(&fleet, few, STEPS / 4).await?;
-        let of_few = steps(&fleet, few, STEPS).await?;
-        fleet.store.cancel_execution(few, CancelMode::Graceful, None).await?;
-        let many = fleet.execute(&["http://h0.test/".to_owned()], limits).await?;
-        let begun = Instant::now();
-        fill(&fleet, many, options.pages, options.hosts).await?;
-        writeln!(std::io::stderr(), "{} pages written in {:.0?}", options.pages, begun.elapsed())?;
-        fleet.client.batch_execute("UPDATE hosts SET next_dispatch_at = '-infinity'").await?;
-        fleet.settle().await?;
-        steps(&fleet, many, STEPS / 4).await?;
-        let of_many = steps(&fleet, many, STEPS).await?;
-        fleet.store.cancel_execution(many, CancelMode::Graceful, None).await?;
-        let title = |pages: i64| format!("p99 of a step, {pages} pages, {what}, ms");
-        verdicts.figure(&title(100_000), format!("{:.1}", of_few));
-        verdicts.at_most(&title(options.pages), of_many, 50.0);
+        let mut sides = [
+            Side::fill(&few, limits, FEW, options.hosts).await?,
+            Side::fill(&many, limits, options.pages, options.hosts).await?,
+        ];
+        for side in &mut sides {
+            side.steps(WARM_UP).await?;
+            side.times.clear();
+        }
+        for _ in 0..STEPS / TURN {
+            for side in &mut sides {
+                side.steps(TURN).await?;
+            }
+        }
+        let [of_few, of_many] = sides.each_mut().map(|side| side.percentile(99));
+        let title =
+            |percentile: usize, pages: i64| format!("p{percentile} of a step, {pages} pages, {what}, ms");
+        for (side, pages) in sides.iter_mut().zip([FEW, options.pages]) {
+            verdicts.figure(&title(50, pages), format!("{:.1}", side.percentile(50)));
+        }
+        verdicts.figure(&title(99, FEW), format!("{of_few:.1}"));
+        verdicts.at_most(&title(99, options.pages), of_many, 50.0);
         verdicts.at_most(&format!("the second against the first, {what}"), of_many / of_few, 1.5);
-        fleet.client.batch_execute("TRUNCATE url_queue, lost_attempts, lanes, hosts").await?;
+        for side in sides {
+            side.empty().await?;
+        }
     }
-    fleet.stop().await;
+    few.stop().await;
+    many.stop().await;
     Ok(())
 }
 
-/// The 99th percentile of a dispatcher's step, in milliseconds: what runs, who lives, which pages, whose ends do not
-/// matter here.
-async fn steps(fleet: &Fleet, execution: ExecutionId, count: usize) -> Result<f64> {
-    let mut times = Vec::with_capacity(count);
-    for _ in 0..count {
+/// A database in which so many pages of one execution wait.
+struct Side<'a> {
+    fleet: &'a Fleet,
+    execution: ExecutionId,
+    /// Of each step, in milliseconds.
+    times: Vec<f64>,
+}
+
+impl<'a> Side<'a> {
+    async fn fill(fleet: &'a Fleet, limits: Limits, pages: i64, hosts: i64) -> Result<Self> {
+        let execution = fleet.execute(&["http://h0.test/".to_owned()], limits).await?;
         let begun = Instant::now();
-        fleet.store.running_executions(Some(execution)).await?;
-        fleet.store.live_slots(Duration::from_secs(15)).await?;
-        let pages = fleet.store.reserve_pages(execution, ROOM).await?;
-        times.push(begun.elapsed().as_secs_f64() * 1e3);
-        ensure!(!pages.is_empty(), "a step found no page");
-        // They have ended: a window is never larger than the fleet.
-        let ids: Vec<_> = pages.iter().map(|page| page.page_id.0).collect();
-        let end = "UPDATE url_queue SET status = 'completed' WHERE id = ANY($1)";
-        fleet.client.execute(end, &[&ids]).await?;
+        fill(fleet, execution, pages, hosts).await?;
+        writeln!(std::io::stderr(), "{pages} pages written in {:.0?}", begun.elapsed())?;
+        fleet.settle().await?;
+        Ok(Self { fleet, execution, times: Vec::new() })
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[count * 99 / 100])
+
+    /// Takes steps of a dispatcher: what runs, who lives, which pages, whose ends do not matter here.
+    async fn steps(&mut self, count: usize) -> Result<()> {
+        let Self { fleet, execution, times } = self;
+        for _ in 0..count {
+            let begun = Instant::now();
+            fleet.store.running_executions(Some(*execution)).await?;
+            fleet.store.live_slots(Duration::from_secs(15)).await?;
+            let pages = fleet.store.reserve_pages(*execution, ROOM).await?;
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
+            ensure!(!pages.is_empty(), "a step found no page");
+            // They have ended: a window is never larger than the fleet.
+            let ids: Vec<_> = pages.iter().map(|page| page.page_id.0).collect();
+            let end = "UPDATE url_queue SET status = 'completed' WHERE id = ANY($1)";
+            fleet.client.execute(end, &[&ids]).await?;
+        }
+        Ok(())
+    }
+
+    fn percentile(&mut self, percent: usize) -> f64 {
+        self.times.sort_by(f64::total_cmp);
+        self.times[self.times.len() * percent / 100]
+    }
+
+    async fn empty(self) -> Result<()> {
+        self.fleet.store.cancel_execution(self.execution, CancelMode::Graceful, None).await?;
+        self.fleet.client.batch_execute("TRUNCATE url_queue, lost_attempts, lanes, hosts").await?;
+        Ok(())
+    }
 }

@@ -87,6 +87,7 @@ async fn explain(postgres: &PrivatePostgres, file: &Path) -> Result<()> {
              ALTER ROLE CURRENT_USER SET auto_explain.log_min_duration = 0;
              ALTER ROLE CURRENT_USER SET auto_explain.log_analyze = on;
              ALTER ROLE CURRENT_USER SET auto_explain.log_buffers = on;
+             ALTER ROLE CURRENT_USER SET auto_explain.log_triggers = on;
              ALTER ROLE CURRENT_USER SET auto_explain.log_parameter_max_length = 0;",
         )
         .await?;

@@ -184,6 +184,9 @@ async fn answer(request: Request) -> Response {
             .into_response(),
         "/loop" => (StatusCode::FOUND, [(header::LOCATION, "/loop")]).into_response(),
         "/moved" => (StatusCode::FOUND, [(header::LOCATION, "/deep/based")]).into_response(),
+        "/to-a-host-that-is-gone" => {
+            (StatusCode::FOUND, [(header::LOCATION, "http://gone.test/")]).into_response()
+        }
         "/deep/based" => Html("<base href='/other/'><h1>based</h1>").into_response(),
         "/endless" => {
             let first = futures_util::stream::once(async {

@@ -1,11 +1,14 @@
 //! Keeping apart: our script from the page's, one execution from another.
 
+use std::time::Duration;
+
 use chromiumoxide_cdp::cdp::browser_protocol::target::GetBrowserContextsParams;
 use crawlify_shared::domain::workflow::{ElementState, Isolation};
 use serde_json::json;
 
 use super::bench::{Bench, css, eventually, options, read_all, run, session, soon, step, wait_for};
 use crate::chrome::ChromeOptions;
+use crate::chrome::browser::Browser;
 use crate::chrome::driver::{DomOp, Session};
 
 #[tokio::test]
@@ -82,8 +85,37 @@ async fn what_the_last_page_of_a_browser_logs_in_to_is_known_to_the_next_one() {
     let deadline = soon();
     while !has_cookie(&bench.texts(&bench.session, "/headers", "li").await) {
         assert!(tokio::time::Instant::now() < deadline, "the cookie is lost");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test]
+async fn an_execution_without_a_page_keeps_its_cookies_and_nothing_else() {
+    let bench = Bench::start().await;
+    let first = bench.driver.current_browser().unwrap();
+    bench.texts(&bench.session, "/cookie", "h1").await;
+    first.tabs.park_unused(Duration::from_secs(60), soon()).await;
+    assert_eq!(contexts(&first).await, 1, "its page has just ended");
+    first.tabs.park_unused(Duration::ZERO, soon()).await;
+    assert_eq!(contexts(&first).await, 0);
+    assert!(has_cookie(&bench.texts(&bench.session, "/headers", "li").await));
+    // What a lost browser did not have any more is not lost with it.
+    first.tabs.park_unused(Duration::ZERO, soon()).await;
+    first.launched.kill();
+    let pid = Some(first.launched.id());
+    eventually("the browser is replaced", || ![None, pid].contains(&bench.driver.browser_pid())).await;
+    assert!(has_cookie(&bench.texts(&bench.session, "/headers", "li").await));
+}
+
+#[tokio::test]
+async fn a_page_that_is_on_its_way_keeps_its_context() {
+    let bench = Bench::start().await;
+    let mut tab = bench.open().await;
+    bench.load(&mut tab, "/cookie").await.unwrap();
+    let browser = bench.driver.current_browser().unwrap();
+    browser.tabs.park_unused(Duration::ZERO, soon()).await;
+    bench.load(&mut tab, "/plain").await.unwrap();
+    assert_eq!(contexts(&browser).await, 1);
 }
 
 #[tokio::test]
@@ -94,20 +126,21 @@ async fn pages_that_are_kept_apart_share_no_cookies_and_leave_nothing_open() {
     let lines = bench.texts(&apart, "/headers", "li").await;
     assert!(!lines.iter().any(|line| line.starts_with("cookie")), "{lines:?}");
     let browser = bench.driver.current_browser().unwrap();
-    let connection = browser.launched.connection.clone();
-    let contexts = || async {
-        let contexts = connection.call(None, &GetBrowserContextsParams {}, soon()).await.unwrap();
-        contexts.browser_context_ids.len()
-    };
-    let mut left = contexts().await;
+    let mut left = contexts(&browser).await;
     for _ in 0..100 {
         if left == 0 {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        left = contexts().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        left = contexts(&browser).await;
     }
     panic!("{left} contexts are left");
+}
+
+/// How many contexts there are.
+async fn contexts(browser: &Browser) -> usize {
+    let asked = browser.launched.connection.call(None, &GetBrowserContextsParams {}, soon()).await;
+    asked.unwrap().browser_context_ids.len()
 }
 
 #[tokio::test]

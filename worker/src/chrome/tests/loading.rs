@@ -35,6 +35,20 @@ async fn a_document_says_where_it_is_and_what_its_status_was() {
 }
 
 #[tokio::test]
+async fn a_host_that_sends_pages_to_one_that_is_gone_is_told_from_it() {
+    let guarded = Bench::start().await;
+    let bare = Bench::with(ChromeOptions { egress: None, ..options() }).await;
+    let gone = PageUrl::parse("http://gone.test/").unwrap();
+    for bench in [guarded, bare] {
+        let mut tab = bench.open().await;
+        let failure = bench.load(&mut tab, "/to-a-host-that-is-gone").await.unwrap_err().failure;
+        assert_eq!((failure.class, failure.is_elsewhere), (ErrorClass::Dns, true), "{failure:?}");
+        let failure = tab.navigate(&gone, WaitUntil::Load, None, soon()).await.unwrap_err().failure;
+        assert_eq!((failure.class, failure.is_elsewhere), (ErrorClass::Dns, false), "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;

@@ -8,15 +8,15 @@ use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
+use crawlify_shared::domain::workflow::{Block, ElementState, ResourceKind, WaitUntil};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::bench::{Bench, one, options, read_all, run, soon, wait_for};
+use super::bench::{Bench, one, options, read_all, run, session, soon, wait_for};
 use super::tls_site::self_signed_site;
 use crate::chrome::ChromeOptions;
-use crate::chrome::driver::{Driver, Tab, TabError};
+use crate::chrome::driver::{Driver, Session, Tab, TabError};
 use crate::egress::{Egress, EgressOptions};
 
 const REQUESTS: u64 = 200;
@@ -29,6 +29,11 @@ pub(super) fn answer(path: &str) -> Response {
         "pictures" => page(
             "let next = 0; const load = () => { const picture = new Image(); picture.onerror = load; \
              picture.src = '/loads/small?' + next++ }; load(); load()",
+        ),
+        "counted" => page(
+            "let tried = 0; const load = () => { document.querySelector('h1').dataset.tried = ++tried; \
+             const picture = new Image(); if (tried < 1000) picture.onerror = load; \
+             picture.src = '/loads/small.png?' + tried }; load()",
         ),
         "fetches" => {
             page("onload = async () => { for (let next = 0; ; next++) await fetch('/loads/small?' + next) }")
@@ -100,6 +105,24 @@ async fn a_page_that_loads_without_end_fails_for_good_and_its_neighbours_do_not(
         assert_eq!(one(&mut neighbour, read_all("h1")).await.unwrap(), json!(["begun"]));
         bench.load(&mut neighbour, "/plain").await.unwrap();
         neighbour.release().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_workflow_blocks_is_not_loaded_and_not_counted() {
+    let bench = bench().await;
+    for block in [
+        Block { kinds: vec![ResourceKind::Image], patterns: Vec::new() },
+        Block { kinds: Vec::new(), patterns: vec!["*/loads/small*".to_owned()] },
+    ] {
+        let blocking = Session { block, ..session(&[]) };
+        let mut tab = bench.driver.open(&blocking, soon()).await.unwrap();
+        bench.load(&mut tab, "/loads/counted").await.unwrap();
+        // Far more than it may load, if they counted.
+        let tried = [wait_for("h1[data-tried='1000']", ElementState::Attached, 15_000)];
+        assert_eq!(run(&mut tab, tried, soon()).await.unwrap()[0].output, Ok(json!(null)));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["begun"]));
     }
 }
 
