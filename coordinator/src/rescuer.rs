@@ -31,8 +31,9 @@ pub struct Rescuer {
     partitions_made: Option<Instant>,
     /// When a step ended well for the last time.
     looked_at: Option<Instant>,
-    /// Until then nobody is lost: we could not look for a while, and others may not have been heard either.
-    lenient_until: Option<Instant>,
+    /// Until then nobody is lost: we have only just begun to look, or could not look for a while, and others may not have been
+    /// heard either, as the database may be another one, or this machine have slept.
+    lenient_until: Instant,
 }
 
 impl Step for Rescuer {
@@ -40,12 +41,14 @@ impl Step for Rescuer {
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
         if self.looked_at.is_some_and(|looked| looked.elapsed() > self.lease.worker_lost_after / 2) {
-            self.lenient_until = Some(Instant::now() + self.lease.worker_lost_after);
+            self.lenient_until = Instant::now() + self.lease.worker_lost_after;
         }
-        if self.lenient_until.is_none_or(|until| until < Instant::now()) {
+        if self.lenient_until < Instant::now() {
             self.step(self.message_lost_after).await?;
-            self.message_lost_after = MESSAGE_LOST_AFTER;
+        } else {
+            self.rescue(None, self.message_lost_after).await?;
         }
+        self.message_lost_after = MESSAGE_LOST_AFTER;
         // Pages come first: partitions cannot be made while somebody reads for long, and are made days ahead.
         if self.partitions_made.is_none_or(|made| made.elapsed() > PARTITIONS_EVERY) {
             self.store.create_partitions(DAYS_AHEAD).await?;
@@ -66,7 +69,7 @@ impl Rescuer {
             message_lost_after,
             partitions_made: None,
             looked_at: None,
-            lenient_until: None,
+            lenient_until: Instant::now() + lease.worker_lost_after,
         }
     }
 
@@ -77,6 +80,14 @@ impl Rescuer {
     pub async fn step(&self, message_lost_after: Duration) -> Result<Rescued, StoreError> {
         let worker_lost_after = self.lease.worker_lost_after;
         let patience = Patience { worker_lost_after, after_start: worker_lost_after };
+        self.rescue(Some(patience), message_lost_after).await
+    }
+
+    async fn rescue(
+        &self,
+        patience: Option<Patience>,
+        message_lost_after: Duration,
+    ) -> Result<Rescued, StoreError> {
         let rescued = self.store.rescue(patience, message_lost_after).await?;
         if rescued != Rescued::default() {
             tracing::warn!(

@@ -1,5 +1,5 @@
-//! What the coordinator's loops have in common: a step, a pause, again, until the stop. A step is never cut off
-//! half-way, so it needs not be safe to drop.
+//! What the coordinator's loops have in common: a step, a pause, again, until the stop. A step that takes far too long is
+//! dropped: a database or a broker that falls silent would hold it up for ever.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -15,12 +15,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(400);
 /// at once when it is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// How long a step may take: twice as long as a statement may.
+const STEP_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a loop repeats.
 pub(crate) trait Step: Send {
     /// What can go wrong; the loop goes on after a pause.
     type Error: Error + Send + 'static;
 
-    /// Does the work once, and says how long to pause.
+    /// Does the work once, and says how long to pause. May be dropped half-way.
     fn once(&mut self) -> impl Future<Output = Result<Duration, Self::Error>> + Send;
 }
 
@@ -33,17 +36,22 @@ pub(crate) async fn repeat(
 ) {
     let mut failures = 0_u32;
     while !stop.is_cancelled() {
-        let pause = match step.once().await {
-            Ok(pause) => {
+        let pause = match tokio::time::timeout(STEP_PATIENCE, step.once()).await {
+            Ok(Ok(pause)) => {
                 if failures > 0 {
                     tracing::info!(step = name, failures, "works again");
                 }
                 failures = 0;
                 pause
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 failures += 1;
                 tracing::warn!(step = name, error = %chain(&error), failures, "the step failed");
+                pause_after(failures)
+            }
+            Err(_) => {
+                failures += 1;
+                tracing::warn!(step = name, failures, "the step took too long and is given up");
                 pause_after(failures)
             }
         };

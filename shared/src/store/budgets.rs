@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::dispatch::ReservedPage;
@@ -111,7 +111,8 @@ impl Store {
         execution: ExecutionId,
         pages: &[ReservedPage],
     ) -> Result<HashSet<PageId>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut connection = self.connection_for_a_transaction().await?;
+        let mut transaction = connection.begin().await?;
         let mut budgets = locked(&mut transaction, execution).await?;
         let over = budgets.iter().find(|budget| budget.kind != "path_prefix" && budget.spent >= budget.max);
         let mut refused: Vec<(&ReservedPage, Skip)> = Vec::new();

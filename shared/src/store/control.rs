@@ -1,11 +1,12 @@
 //! Control of executions: paused, resumed, cancelled, limited anew, retried.
 //!
 //! Every act is one conditional statement on the execution's row, which raises `control_version`; of two acts at once
-//! the later one sees what the earlier one did. None of them touches more than a window's worth of pages: what
+//! the later one sees what the earlier one did. None of them touches more than a window's worth of pages or some thousand hosts: what
 //! concerns millions of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps
 //! pages from being dispatched, claimed or forgotten.
 
 use super::executions::ExecutionStatus;
+use super::sweep::SWEPT_AT_ONCE;
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
 
@@ -92,8 +93,8 @@ struct Act {
 }
 
 impl Store {
-    /// Pauses a running execution: from then on nobody dispatches or claims a page of it. Pages in hand end by
-    /// themselves, and it does not end.
+    /// Pauses a running execution: from then on nobody dispatches or claims a page of it. Pages that lie in the broker go
+    /// back, so that they keep no place of their hosts. Pages in hand end by themselves, and it does not end.
     ///
     /// # Errors
     /// The database's.
@@ -103,7 +104,8 @@ impl Store {
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
         // Lock, here and below: the execution's row, before its status is looked at. Not `FOR UPDATE`: whoever records
-        // pages holds the row's key, and a busy fleet always does.
+        // pages holds the row's key, and a busy fleet always does. Reads url_queue_open_idx: as many rows as the
+        // dispatcher's window has.
         let act = sqlx::query_as!(
             Act,
             r#"
@@ -116,6 +118,13 @@ impl Store {
                 WHERE target.id = execution.id AND execution.status = 'running'
                   AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
                 RETURNING target.status, target.control_version
+            ), published AS (
+                SELECT id FROM url_queue
+                WHERE execution_id = $1 AND status = 'queued' AND EXISTS (SELECT FROM changed)
+                FOR UPDATE SKIP LOCKED
+            ), kept_back AS (
+                UPDATE url_queue SET status = 'pending', queued_at = NULL, epoch = epoch + 1
+                WHERE id = ANY (ARRAY(SELECT id FROM published))
             )
             SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
                 changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?"
@@ -129,8 +138,8 @@ impl Store {
         Ok(judge(act, expected, |status| status == ExecutionStatus::Paused))
     }
 
-    /// Resumes a paused execution. Pages that lay in the broker meanwhile are due again: workers may have forgotten
-    /// their messages.
+    /// Resumes a paused execution. Pages that lie in the broker, because somebody held them when it was paused, are due
+    /// again: workers may have forgotten their messages.
     ///
     /// # Errors
     /// The database's.
@@ -269,30 +278,17 @@ impl Store {
         Ok(changed)
     }
 
-    /// Plans the next pages of an execution's hosts by the delays that hold now: no later than one of them from now.
+    /// Has the dispatcher look soon at lanes of an execution that wait for long. Hosts keep to the pace that holds whenever
+    /// they are looked at, which is within 30 s in any case.
     async fn shorten_waits(&self, execution: ExecutionId) -> Result<(), StoreError> {
-        // By lanes_pkey, lanes_host_idx and hosts_pkey, hosts in the order of the claims. The starts of pages in hand are at
-        // most two seconds ahead.
+        // By lanes_due_idx; waits for nobody.
         sqlx::query!(
-            "WITH host AS (
-                SELECT h.host FROM hosts h WHERE h.host IN (SELECT host FROM lanes WHERE execution_id = $1)
-                ORDER BY h.host FOR UPDATE
-            ), pace AS (
-                SELECT host.host, now() + 1.03 * greatest(max(e.host_delay_ms),
-                    CASE WHEN bool_or(e.obeys_robots) THEN max(h.crawl_delay_ms) ELSE 0 END,
-                    CASE WHEN bool_or(e.adaptive_delay) THEN max(h.latency_ms) ELSE 0 END) * interval '1 millisecond' AS next_at
-                FROM host JOIN hosts h USING (host) JOIN lanes l USING (host)
-                    JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
-                GROUP BY host.host
-            ), shortened AS (
-                UPDATE hosts h SET next_dispatch_at = least(h.next_dispatch_at, p.next_at),
-                    next_start_at = least(h.next_start_at, p.next_at + interval '2 seconds')
-                FROM pace p WHERE h.host = p.host
-            )
-            UPDATE lanes SET due_at = least(due_at, now())
-            WHERE (execution_id, host) IN (
-                SELECT l.execution_id, l.host FROM lanes l JOIN pace USING (host) FOR UPDATE OF l SKIP LOCKED)",
+            "UPDATE lanes SET due_at = now()
+             WHERE (execution_id, host) IN (
+                SELECT execution_id, host FROM lanes WHERE execution_id = $1 AND due_at > now() AND misses = 0
+                ORDER BY due_at DESC LIMIT $2 FOR UPDATE SKIP LOCKED)",
             execution.0,
+            SWEPT_AT_ONCE,
         )
         .execute(&self.pool)
         .await?;

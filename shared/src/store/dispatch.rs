@@ -109,7 +109,7 @@ impl Store {
     ) -> Result<Vec<ReservedPage>, StoreError> {
         // Locks the execution's row (so that the page limit is exact; another coordinator goes on to the next one
         // meanwhile), the lanes that are due (by lanes_due_idx), their hosts, and the picked rows (by
-        // url_queue_pending_idx), all of them skipping what is locked: it waits for nobody. Not `FOR UPDATE` of the
+        // url_queue_pending_idx or url_queue_admitted_idx), all of them skipping what is locked: it waits for nobody. Not `FOR UPDATE` of the
         // execution: whoever records pages holds the row's key, and a busy fleet always does.
         // A host's page is taken up to a second, or a delay, before its start: the claim gives the exact time.
         let rows = sqlx::query!(
@@ -123,7 +123,7 @@ impl Store {
                 ORDER BY l.due_at LIMIT $2
                 FOR UPDATE SKIP LOCKED
             ), pace AS (
-                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms,
+                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms, h.delay_seen_at,
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached is there again.
                     least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
@@ -139,13 +139,22 @@ impl Store {
                     WHERE o.host = d.host
                 ) strictest
                 FOR UPDATE OF h SKIP LOCKED
+            ), kept AS (
+                -- The next turn is one delay after the last one: the delay that holds now, and not the one that held then. What a
+                -- dispatcher that began after us has seen, and we may not have, counts.
+                SELECT p.host, p.misses, p.backoff_until, p.concurrency, p.is_doubted, p.known_delay_ms, d.delay_ms,
+                    p.next_dispatch_at + (d.delay_ms - p.known_delay_ms) * 1.03 * interval '1 millisecond' AS next_dispatch_at,
+                    p.next_start_at + (d.delay_ms - p.known_delay_ms) * 1.03 * interval '1 millisecond' AS next_start_at
+                FROM pace p CROSS JOIN LATERAL (
+                    SELECT greatest(p.delay_ms, CASE WHEN p.delay_seen_at > now() THEN p.known_delay_ms END) AS delay_ms
+                ) d
             ), ready AS (
                 -- Starts that are planned for later than a moment from now hold the next one back, so that no page waits for
                 -- its start in a worker's slot.
                 SELECT p.*, greatest(
                     p.next_dispatch_at - least(p.delay_ms, 1000) * interval '1 millisecond',
                     p.next_start_at - greatest(2 * least(p.delay_ms, 1000), 1000) * interval '1 millisecond') AS ready_at
-                FROM pace p
+                FROM kept p
             ), turn AS (
                 SELECT p.*,
                     CASE WHEN p.backoff_until > now() THEN 0
@@ -156,19 +165,36 @@ impl Store {
                         ELSE greatest(p.concurrency - pages_in_flight(p.host), 0) END AS places
                 FROM ready p
             ), picked AS (
-                -- Each lane by itself, so that the index gives the order and the limit ends the scan.
+                -- Each lane by itself, so that the index gives the order and the limit ends the scan. Once the page limit is
+                -- reached, another index has what is left: of a million others that wait to be skipped none is looked at.
                 SELECT q.* FROM turn t CROSS JOIN LATERAL (
                     SELECT q.id, q.host, q.admitted, q.priority, q.created_at FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
-                      AND (q.admitted OR (SELECT remaining IS NULL OR remaining > 0 FROM execution))
+                      AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
                     ORDER BY q.priority DESC, q.created_at, q.id
                     LIMIT least(t.turns, t.places)
                     FOR UPDATE SKIP LOCKED
                 ) q
+                UNION ALL
+                SELECT q.* FROM turn t CROSS JOIN LATERAL (
+                    SELECT q.id, q.host, q.admitted, q.priority, q.created_at FROM url_queue q
+                    WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.admitted
+                      AND q.not_before <= now() AND (SELECT remaining <= 0 FROM execution)
+                    ORDER BY q.priority DESC, q.created_at, q.id
+                    LIMIT least(t.turns, t.places)
+                    FOR UPDATE SKIP LOCKED
+                ) q
+            ), in_turn AS (
+                -- The first of each lane, then the second of each, as many as are wanted.
+                SELECT p.* FROM (
+                    SELECT p.*, row_number() OVER (PARTITION BY p.host ORDER BY p.priority DESC, p.created_at, p.id) AS round
+                    FROM picked p
+                ) p
+                ORDER BY p.round, p.priority DESC, p.created_at, p.id LIMIT $2
             ), numbered AS (
                 SELECT p.*, row_number() OVER (PARTITION BY p.admitted ORDER BY p.priority DESC, p.created_at, p.id)
                     AS place_in_limit
-                FROM picked p
+                FROM in_turn p
             ), chosen AS (
                 SELECT n.id, n.host, n.admitted FROM numbered n, execution e
                 WHERE n.admitted OR e.remaining IS NULL OR n.place_in_limit <= e.remaining
@@ -178,9 +204,10 @@ impl Store {
                 WHERE e.id = $1 AND EXISTS (SELECT FROM chosen WHERE NOT admitted)
             ), host_turn AS (
                 UPDATE hosts h
-                SET delay_ms = t.delay_ms, next_dispatch_at = CASE WHEN t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
-                    THEN greatest(h.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
-                    ELSE h.next_dispatch_at END
+                SET delay_ms = t.delay_ms, delay_seen_at = greatest(h.delay_seen_at, now()), next_start_at = t.next_start_at,
+                    next_dispatch_at = CASE WHEN t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen)
+                        THEN greatest(t.next_dispatch_at, now()) + t.delay_ms * 1.03 * interval '1 millisecond'
+                        ELSE t.next_dispatch_at END
                 FROM turn t
                 WHERE h.host = t.host
                   AND (t.delay_ms <> t.known_delay_ms OR t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen))
@@ -189,11 +216,13 @@ impl Store {
                 UPDATE lanes l
                 SET misses = CASE WHEN t.turns > 0 AND NOT t.served THEN least(t.misses + 1, t.most_misses) ELSE 0 END,
                     due_at = CASE
-                        WHEN t.served AND t.delay_ms > 0 THEN greatest(t.next_dispatch_at, now())
-                            + (t.delay_ms * 1.03 - least(t.delay_ms, 1000)) * interval '1 millisecond'
-                        WHEN t.served THEN now()
-                        WHEN t.backoff_until > now() THEN t.backoff_until
-                        WHEN t.turns = 0 THEN t.ready_at
+                        WHEN t.served AND t.delay_ms = 0 THEN now()
+                        -- A pace or a pause that is long may become shorter, or be nobody's any more.
+                        WHEN t.served OR t.turns = 0 THEN least(now() + interval '30 seconds', CASE
+                            WHEN t.served THEN greatest(t.next_dispatch_at, now())
+                                + (t.delay_ms * 1.03 - least(t.delay_ms, 1000)) * interval '1 millisecond'
+                            WHEN t.backoff_until > now() THEN t.backoff_until
+                            ELSE t.ready_at END)
                         WHEN t.places = 0 AND t.is_doubted THEN now() + interval '250 milliseconds'
                         WHEN t.places = 0 THEN now() + interval '20 milliseconds'
                         ELSE now() + 20 * (1 << t.misses) * interval '1 millisecond' END

@@ -37,7 +37,10 @@ impl Store {
               AND NOT EXISTS (SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing'))
               -- Nor one that a raised limit or a retry will put back. By url_queue_limit_idx, url_queue_failed_idx.
-              AND NOT ((e.max_pages IS NULL OR e.pages_admitted < e.max_pages) AND EXISTS (
+              AND NOT ((e.max_pages IS NULL OR e.pages_admitted < e.max_pages OR EXISTS (
+                  -- A place that is to be given back. By url_queue_place_idx.
+                  SELECT FROM url_queue q
+                  WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.admitted AND q.error_class = 'robots')) AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'limit'))
               AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (

@@ -7,11 +7,11 @@ use super::{Store, StoreError};
 /// A unit of politeness: a host, or a registrable domain where a workflow says so.
 #[derive(Clone, Debug)]
 pub struct HostPace {
-    /// Its name, with the port where that is not the scheme's own.
+    /// Its name, without a port.
     pub host: String,
     /// How many running executions visit it.
     pub executions: i64,
-    /// Its pages that are `queued` or `processing` now, over all running executions.
+    /// Its pages that are `queued` or `processing` now, over all executions.
     pub in_flight: i64,
     /// Least milliseconds between two starts now: the most that a running execution, its robots.txt or, where an
     /// execution is adaptive, its latency asks for.
@@ -52,17 +52,13 @@ impl Store {
             SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms, h.unreachable,
                 CASE WHEN greatest(h.backoff_until, h.unreachable_until) > now()
                     THEN greatest(h.backoff_until, h.unreachable_until) END AS backoff_until,
-                visits.executions AS "executions!", visits.in_flight AS "in_flight!", visits.concurrency,
-                greatest(visits.delay_ms, h.crawl_delay_ms, CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END)
-                    AS "delay_ms!"
+                visits.executions AS "executions!", pages_in_flight(h.host) AS "in_flight!", visits.concurrency,
+                greatest(visits.delay_ms, CASE WHEN visits.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
+                    CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END) AS "delay_ms!"
             FROM wanted h CROSS JOIN LATERAL (
                 SELECT count(*) AS executions, min(e.host_concurrency) AS concurrency,
                     COALESCE(max(e.host_delay_ms), 0) AS delay_ms,
-                    COALESCE(bool_or(e.adaptive_delay), false) AS adaptive,
-                    COALESCE(sum((
-                        SELECT count(*) FROM url_queue q
-                        WHERE q.execution_id = e.id AND q.host = h.host AND q.status IN ('queued', 'processing')
-                    )), 0)::int8 AS in_flight
+                    bool_or(e.adaptive_delay) AS adaptive, bool_or(e.obeys_robots) AS obeys_robots
                 FROM lanes l JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
                 WHERE l.host = h.host
             ) visits

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres};
+use sqlx::{Connection, PgConnection, PgPool, Postgres};
 
 use crate::config::SecretUrl;
 pub use error::StoreError;
@@ -49,6 +49,18 @@ const SETTINGS: [(&str, &str); 4] = [
     ("jit", "off"),
 ];
 
+/// How long a connection that is given back may take to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether a connection still answers: sqlx itself asks, but waits for ever, with the connection's place in the pool, where the
+/// server has fallen silent.
+async fn still_answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    match tokio::time::timeout(ANSWERS_WITHIN, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
 /// Connections of one coordinator process at the most.
 pub const POOL_SIZE: u32 = 8;
 
@@ -65,6 +77,7 @@ impl Store {
             .max_connections(pool_size)
             .acquire_timeout(Duration::from_secs(5))
             .max_lifetime(Duration::from_secs(900))
+            .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(options);
         Ok(Self { pool })
     }

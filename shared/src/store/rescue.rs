@@ -34,16 +34,20 @@ impl Store {
     ///
     /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead. A page is `queued` for longer than
     /// `message_lost_after` when its message is lost, or when the fleet is slow; then it is published once more, each time
-    /// after twice as long, and the message that comes second finds nothing to claim.
+    /// after twice as long, and the message that comes second finds nothing to claim. Where `patience` is `None`, no worker
+    /// is lost yet.
     ///
     /// # Errors
     /// As every statement of the store.
     pub async fn rescue(
         &self,
-        patience: Patience,
+        patience: Option<Patience>,
         message_lost_after: Duration,
     ) -> Result<Rescued, StoreError> {
-        let (workers_lost, pages_returned, pages_quarantined) = self.rescue_from_workers(patience).await?;
+        let (workers_lost, pages_returned, pages_quarantined) = match patience {
+            Some(patience) => self.rescue_from_workers(patience).await?,
+            None => (0, 0, 0),
+        };
         Ok(Rescued {
             workers_lost,
             pages_returned,
@@ -101,7 +105,8 @@ impl Store {
             ), counted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FILTER (WHERE status = 'failed'),
-                    count(*) FILTER (WHERE status = 'pending')
+                    -- What a worker that stopped had in hand was not tried.
+                    count(*) FILTER (WHERE status = 'pending' AND fault > 0)
                 FROM returned GROUP BY execution_id ORDER BY execution_id
                 ON CONFLICT (execution_id, worker_id) DO UPDATE
                     SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried
@@ -122,7 +127,11 @@ impl Store {
         crash::reach(CrashPoint::AfterReturnBeforeRequeue);
         let requeued = sqlx::query_scalar!(
             "WITH returned AS (
-                UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1
+                UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1,
+                    -- Where a host bears only so many pages, the first message must find nothing: others may be sent meanwhile.
+                    epoch = q.epoch + EXISTS (
+                        SELECT FROM lanes l JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
+                        WHERE l.host = q.host AND e.host_concurrency IS NOT NULL)::int
                 WHERE q.id IN (
                     SELECT id FROM url_queue
                     WHERE status = 'queued'

@@ -13,8 +13,8 @@ use crate::domain::id::ExecutionId;
 pub const SWEPT_AT_ONCE: i64 = 5_000;
 
 impl Store {
-    /// Skips pages that an execution's limit leaves over, and cancels those of cancelled executions; at most
-    /// [`SWEPT_AT_ONCE`] of each. Answers how many.
+    /// Skips pages that an execution's limit leaves over, cancels those of cancelled executions, fails those of hosts that are
+    /// gone, and gives back the places of those that robots.txt forbids; at most [`SWEPT_AT_ONCE`] of each. Answers how many.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -22,7 +22,8 @@ impl Store {
         self.remove_lanes_of_cancelled().await?;
         Ok(self.skip_beyond_limits().await?
             + self.cancel_leftover_pages().await?
-            + self.fail_unreachable_pages().await?)
+            + self.fail_unreachable_pages().await?
+            + self.give_places_back().await?)
     }
 
     /// Fails the pages of hosts that could not be reached again and again, so that a crawl ends which has many of them. A
@@ -76,6 +77,41 @@ impl Store {
             );
         }
         Ok(failed.iter().map(|row| u64::try_from(row.pages).unwrap_or(0)).sum())
+    }
+
+    /// Gives the places in `max_pages` back that pages had which were not loaded, because robots.txt forbids it: others get
+    /// them.
+    async fn give_places_back(&self) -> Result<u64, StoreError> {
+        // Reads url_queue_place_idx. Lock: the execution's row before its pages, as who dispatches does.
+        let given_back = sqlx::query_scalar!(
+            r#"WITH execution AS (
+                SELECT id FROM workflow_executions AS execution
+                WHERE status IN ('running', 'paused') AND EXISTS (
+                    SELECT FROM url_queue
+                    WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots')
+                ORDER BY id FOR NO KEY UPDATE
+            ), unused AS (
+                SELECT page.id FROM execution CROSS JOIN LATERAL (
+                    SELECT id FROM url_queue
+                    WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots'
+                    LIMIT $1 FOR UPDATE SKIP LOCKED
+                ) AS page
+                LIMIT $1
+            ), without AS (
+                UPDATE url_queue SET admitted = false WHERE id = ANY (ARRAY(SELECT id FROM unused))
+                RETURNING execution_id
+            ), places AS (
+                SELECT execution_id, count(*) AS pages FROM without GROUP BY execution_id
+            ), given_back AS (
+                UPDATE workflow_executions AS execution SET pages_admitted = execution.pages_admitted - places.pages
+                FROM places WHERE execution.id = places.execution_id
+            )
+            SELECT count(*) AS "count!" FROM without"#,
+            SWEPT_AT_ONCE,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(given_back).unwrap_or(0))
     }
 
     /// Removes what the dispatcher no longer looks at; a page that is recorded after the cancellation may add to it.
@@ -173,13 +209,13 @@ impl Store {
 
     /// Has the dispatcher look at once into lanes that had no pages.
     pub(super) async fn wake_lanes(&self, only: Option<ExecutionId>) -> Result<(), StoreError> {
-        // By lanes_pkey. One that a dispatcher has in its hands is looked at again soon anyway.
+        // By lanes_pkey, in its order, as whoever records pages. One that a dispatcher has in its hands is waited for.
         sqlx::query!(
             "UPDATE lanes SET due_at = now(), misses = 0
              WHERE (execution_id, host) IN (
                 SELECT execution_id, host FROM lanes
                 WHERE misses > 0 AND ($1::uuid IS NULL OR execution_id = $1)
-                FOR UPDATE SKIP LOCKED)",
+                ORDER BY execution_id, host FOR UPDATE)",
             only.map(|id| id.0),
         )
         .execute(&self.pool)

@@ -59,6 +59,8 @@ struct Faults {
     mode: watch::Sender<Mode>,
     /// How often all connections were cut; each connection ends when this changes.
     cuts: watch::Sender<u64>,
+    /// How often all connections were abandoned: those that were there then carry nothing any more.
+    abandonments: watch::Sender<u64>,
     /// Written by the test, taken by the connection that it happens to.
     trap: Mutex<Option<Trap>>,
 }
@@ -124,6 +126,7 @@ impl FaultProxy {
             upstream: watch::Sender::new(upstream),
             mode: watch::Sender::new(Mode::Pass),
             cuts: watch::Sender::new(0),
+            abandonments: watch::Sender::new(0),
             trap: Mutex::new(None),
         });
         let mut tasks = JoinSet::new();
@@ -149,6 +152,12 @@ impl FaultProxy {
     /// Resets all connections; what comes next is a matter of the mode.
     pub fn cut(&self) {
         self.faults.cut();
+    }
+
+    /// Lets nothing through the connections of now, ever, and tells nobody, as where a machine lost its power; those that are
+    /// made from now on are well.
+    pub fn abandon(&self) {
+        self.faults.abandonments.send_modify(|abandonments| *abandonments += 1);
     }
 
     /// Resets all connections after so many bytes more, of whichever of them, in either direction.
@@ -282,6 +291,7 @@ async fn pump(
     faults: &Faults,
 ) -> std::io::Result<End> {
     let mut mode = faults.mode.subscribe();
+    let abandonments = faults.abandonments.subscribe();
     let mut chunk = vec![0; CHUNK_BYTES];
     // What was sent, so that a text is found that came in two pieces.
     let mut sent: Vec<u8> = Vec::new();
@@ -289,6 +299,9 @@ async fn pump(
         let read = from.read(&mut chunk).await?;
         if read == 0 {
             return Ok(End::Closed);
+        }
+        if abandonments.has_changed().unwrap_or(false) {
+            return std::future::pending().await;
         }
         let now = mode.wait_for(|mode| *mode != Mode::BlackHole).await.map(|mode| *mode);
         match now.unwrap_or(Mode::Pass) {

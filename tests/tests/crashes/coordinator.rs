@@ -1,5 +1,7 @@
 //! A coordinator that is killed between what it writes and what it publishes.
 
+use std::time::Duration;
+
 use crawlify_shared::crash::CrashPoint;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::control::{Controlled, LimitChanges};
@@ -54,6 +56,25 @@ async fn a_coordinator_killed_after_the_broker_took_nothing_loses_no_page() {
     let coordinator = fleet.start("coordinator", None);
     fleet.ended(execution).await;
     fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_database_falls_silent_without_a_word_goes_on_with_other_connections() {
+    let fleet = fleet().await;
+    let (proxy, database) = FaultProxy::before_postgres(&fleet.database_url()).await;
+    let worker = fleet.start("worker", None);
+    let coordinator = fleet.start_at("coordinator", None, &database, &fleet.vhost.url());
+    let execution = fleet.execute(&[1], None).await;
+    fleet.completed(20).await;
+    proxy.abandon();
+    // All its connections hang, those in the pool too; a step is given up after a minute.
+    let ended = "SELECT (status = 'completed')::int::int8 FROM workflow_executions";
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(150);
+    while fleet.number(ended).await == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "it waits for what never comes");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    fleet.close([worker, coordinator], execution, None).await;
 }
 
 /// An execution that has three of its ten start pages admitted, and the others skipped; then the limit is raised while no

@@ -19,7 +19,7 @@ const ROWS: &str =
 const SILENCE: &str = "UPDATE workers SET heartbeat_at = now() - interval '16 seconds'";
 
 async fn rescue(crawl: &Crawl) -> Rescued {
-    crawl.store.rescue(PATIENCE, MESSAGE_LOST_AFTER).await.unwrap()
+    crawl.store.rescue(Some(PATIENCE), MESSAGE_LOST_AFTER).await.unwrap()
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn nobody_is_lost_while_a_database_that_has_just_started_may_not_have_hear
     crawl.change("UPDATE url_queue SET locked_until = now() - interval '1 second'").await;
     let day = Duration::from_secs(24 * 3600);
     let lenient = Patience { after_start: day, ..PATIENCE };
-    let rescued = crawl.store.rescue(lenient, MESSAGE_LOST_AFTER).await.unwrap();
+    let rescued = crawl.store.rescue(Some(lenient), MESSAGE_LOST_AFTER).await.unwrap();
     assert_eq!(rescued, Rescued::default());
     assert_eq!(rescue(&crawl).await.pages_returned, 2);
 }
@@ -137,7 +137,7 @@ async fn a_page_whose_message_was_lost_is_published_again() {
     assert!(requests.contains(&again[0]), "whichever message comes first claims it");
     assert_eq!(worker.claim(&again, LEASE, false).await.unwrap()[0].attempt, 1);
     assert!(worker.claim(&again, LEASE, false).await.unwrap().is_empty());
-    let all = crawl.store.rescue(PATIENCE, Duration::ZERO).await.unwrap();
+    let all = crawl.store.rescue(Some(PATIENCE), Duration::ZERO).await.unwrap();
     assert_eq!(all.pages_requeued, 1, "what a broker that forgets had");
 }
 
@@ -206,4 +206,16 @@ async fn a_long_read_keeps_partitions_from_being_made_but_nobody_from_recording(
     assert_eq!(tokio::time::timeout(within, worker.record(&done)).await.unwrap().unwrap().len(), 1);
     export.rollback().await.unwrap();
     crawl.store.create_partitions(1).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_was_given_up_claims_nothing_before_it_is_heard_again() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let worker = crawl.worker().await;
+    let requests = crawl.queue().await;
+    crawl.change("UPDATE workers SET status = 'lost'").await;
+    assert!(worker.claim(&requests, LEASE, false).await.unwrap().is_empty());
+    assert_eq!(rescue(&crawl).await, Rescued::default(), "no page is charged for what nobody executed");
+    worker.heartbeat(2, false).await.unwrap();
+    assert_eq!(worker.claim(&requests, LEASE, false).await.unwrap().len(), 2);
 }

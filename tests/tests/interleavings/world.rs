@@ -153,7 +153,7 @@ impl<'c> World<'c> {
             Operation::Retire { worker } => self.workers[usize::from(worker)].retire().await.unwrap(),
             Operation::Rescue { messages_are_lost } => {
                 let after = if messages_are_lost { Duration::ZERO } else { Duration::from_secs(600) };
-                store.rescue(PATIENCE, after).await.unwrap();
+                store.rescue(Some(PATIENCE), after).await.unwrap();
             }
             Operation::Finish => self.finish().await,
             Operation::Pause => self.note(store.pause_execution(self.execution, None).await.unwrap()),

@@ -70,7 +70,7 @@ fn calls_of_coordinators<'c>(
                 drop(store.return_unpublished(&pages).await);
             }),
         ),
-        ("rescue", Box::pin(async move { drop(store.rescue(patience, Duration::ZERO).await) })),
+        ("rescue", Box::pin(async move { drop(store.rescue(Some(patience), Duration::ZERO).await) })),
         ("put back", Box::pin(async move { drop(store.put_pages_back(None).await) })),
         ("sweep", Box::pin(async move { drop(store.sweep_leftover_pages().await) })),
         ("finish", Box::pin(async move { drop(store.finish_executions().await) })),

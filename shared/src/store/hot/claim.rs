@@ -57,6 +57,8 @@ WITH wanted AS (
     FROM wanted w
     WHERE q.id = w.id AND q.epoch = w.epoch
       AND (q.status IN ('pending', 'queued') AND NOT w.goes_back OR ($5 AND q.status = 'processing' AND q.locked_by = $3))
+      -- One that was given up, and does not know it yet, would have its pages taken away at once.
+      AND EXISTS (SELECT FROM workers WHERE id = $3 AND status IN ('ready', 'draining'))
       -- Not joined, so that no plan can begin with all pages of the execution.
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,

@@ -104,11 +104,12 @@ WITH page AS (
     INSERT INTO lanes (execution_id, host) SELECT execution_id, host FROM lane ORDER BY execution_id, host
     ON CONFLICT (execution_id, host) DO NOTHING
 ), woken_lanes AS (
-    -- The dispatcher may have one in its hands just now: it then looks again soon, as for a lane with a miss or two.
+    -- The dispatcher may have one in its hands just now, and lay it aside for minutes, as it does not see the new pages: it is
+    -- waited for, which itself waits for nobody. In one order.
     UPDATE lanes SET due_at = now(), misses = 0
     WHERE (execution_id, host) IN (
         SELECT l.execution_id, l.host FROM lanes l JOIN lane USING (execution_id, host) WHERE l.misses > 0
-        FOR UPDATE OF l SKIP LOCKED)
+        ORDER BY l.execution_id, l.host FOR UPDATE OF l)
 ), contact AS (
     SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
         max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
@@ -139,7 +140,7 @@ WITH page AS (
     FROM host old JOIN contact c USING (host)
         CROSS JOIN LATERAL (
             SELECT (array_agg(s.at ORDER BY s.at DESC))[1:16] AS starts,
-                ceil(min(EXTRACT(EPOCH FROM s.at - s.before) * 1000))::int AS min_interval_ms
+                least(ceil(min(EXTRACT(EPOCH FROM s.at - s.before) * 1000)), 2147483647)::int AS min_interval_ms
             FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before
                   FROM unnest(old.recent_starts || c.starts) AS at) s
         ) p

@@ -1,0 +1,85 @@
+//! Paces that change: whoever waits for a host waits for the delay that holds now, counted from the last start.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::HostContact;
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::{CancelMode, LimitChanges};
+use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const BRIEF: Duration = Duration::from_millis(300);
+
+fn polite(delay: Duration) -> Limits {
+    Limits { rate_limit_delay: delay, ..NO_LIMITS }
+}
+
+/// How many pages of an execution a dispatcher takes when its lanes are due; nothing else is as if time had passed.
+async fn dispatched(crawl: &Crawl, execution: ExecutionId) -> usize {
+    let due = "UPDATE lanes SET due_at = now() WHERE execution_id = $1";
+    sqlx::query(due).bind(execution.0).execute(&crawl.pool).await.unwrap();
+    crawl.store.reserve_pages(execution, 10).await.unwrap().len()
+}
+
+/// Two executions of one host, of which one asks for an hour between two pages, and has just had one.
+async fn patient_and_hasty(hasty: Limits) -> (Crawl, ExecutionId) {
+    let crawl = Crawl::start(polite(HOUR), &["http://a.test/1", "http://a.test/2"]).await;
+    let hasty = crawl.another(hasty, &["http://a.test/3", "http://a.test/4"]).await;
+    assert_eq!(dispatched(&crawl, crawl.execution).await, 1);
+    assert_eq!(dispatched(&crawl, hasty).await, 0, "an hour for all");
+    (crawl, hasty)
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_pace_that_nobody_asks_for_any_more() {
+    let (crawl, hasty) = patient_and_hasty(NO_LIMITS).await;
+    let next_look = "SELECT ceil(EXTRACT(EPOCH FROM max(due_at) - now()))::int8 FROM lanes";
+    assert!((2..=30).contains(&crawl.number(next_look).await), "the lanes are not forgotten for an hour");
+    crawl.store.cancel_execution(crawl.execution, CancelMode::Graceful, None).await.unwrap();
+    assert_eq!(dispatched(&crawl, hasty).await, 2);
+}
+
+#[tokio::test]
+async fn a_shorter_pace_counts_from_the_last_start_and_so_does_a_longer_one() {
+    let (crawl, hasty) = patient_and_hasty(polite(BRIEF)).await;
+    crawl.store.pause_execution(crawl.execution, None).await.unwrap();
+    tokio::time::sleep(BRIEF * 11 / 10).await;
+    assert_eq!(dispatched(&crawl, hasty).await, 1, "it was the only one in so long");
+    crawl.store.resume_execution(crawl.execution, None).await.unwrap();
+    tokio::time::sleep(BRIEF * 11 / 10).await;
+    for execution in [crawl.execution, hasty] {
+        assert_eq!(
+            dispatched(&crawl, execution).await,
+            0,
+            "an hour after the last start, whoever has had it"
+        );
+    }
+    let planned = "SELECT round(EXTRACT(EPOCH FROM next_dispatch_at - now()))::int8 FROM hosts";
+    // With the margin of 3 %.
+    assert!((3_700..=3_708).contains(&crawl.number(planned).await), "{}", crawl.number(planned).await);
+}
+
+#[tokio::test]
+async fn a_delay_that_is_shortened_holds_at_once() {
+    let (crawl, _) = patient_and_hasty(polite(BRIEF)).await;
+    let changes = LimitChanges { host_delay_ms: Some(0), ..LimitChanges::default() };
+    crawl.store.change_limits(crawl.execution, changes, None).await.unwrap();
+    let looks = "SELECT count(*) FROM lanes WHERE due_at <= now()";
+    assert!(crawl.number(looks).await >= 1, "its lane is looked at now");
+    tokio::time::sleep(BRIEF * 11 / 10).await;
+    assert_eq!(dispatched(&crawl, crawl.execution).await, 1, "the other one's delay holds");
+}
+
+#[tokio::test]
+async fn the_first_page_after_a_month_is_recorded() {
+    let crawl = Crawl::start(polite(BRIEF), &["http://a.test/1"]).await;
+    let worker = crawl.worker().await;
+    crawl.change("UPDATE hosts SET recent_starts = ARRAY[now() - interval '30 days']").await;
+    let page = crawl.claim(&worker).await.remove(0);
+    let mut done = finished(&page, &small_table(), &[]);
+    done.outcome.contact = HostContact { started_in: Some(Duration::ZERO), ..HostContact::default() };
+    assert_eq!(worker.record(&[done]).await.unwrap().len(), 1);
+    let kept = "SELECT min_interval_ms::int8 FROM hosts";
+    assert_eq!(crawl.number(kept).await, i64::from(i32::MAX), "as long as can be told");
+}

@@ -1,0 +1,147 @@
+//! Places: in the page limit of an execution, at a host that bears only so many pages, in a dispatcher's step.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::{FinishedPage, NextStatus};
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::hot::ClaimRequest;
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+
+const ONE_AT_A_TIME: Limits = Limits { host_concurrency: Some(1), ..NO_LIMITS };
+
+async fn reads(crawl: &Crawl) -> i64 {
+    crawl.number("SELECT sum(idx_tup_read)::int8 FROM pg_stat_user_indexes WHERE relname = 'url_queue'").await
+}
+
+#[tokio::test]
+async fn once_the_page_limit_is_reached_a_step_looks_at_none_of_those_that_wait_to_be_skipped() {
+    let limits = Limits { max_pages: Some(2), ..NO_LIMITS };
+    let crawl = Crawl::start(limits, &["http://a.test/1", "http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let pages = crawl.claim(&worker).await;
+    let failure = Failure::new(ErrorClass::Http5xx, "the server answered with HTTP status 500");
+    let again = FinishedPage {
+        outcome: PageOutcome::failed(failure.clone()),
+        next: NextStatus::Retry(failure, Duration::ZERO),
+        ..finished(&pages[0], &small_table(), &[])
+    };
+    worker.record(&[again]).await.unwrap();
+    crawl
+        .change(
+            "INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, priority)
+             SELECT gen_random_uuid(), (SELECT id FROM workflow_executions), 'http://a.test/many/' || n,
+                 decode(md5(n::text), 'hex'), 'a.test', 1, 90 FROM generate_series(1, 20000) n; ANALYZE url_queue",
+        )
+        .await;
+    let before = reads(&crawl).await;
+    assert_eq!(
+        crawl.queue().await.len(),
+        1,
+        "the page that has its place already, although others come first"
+    );
+    for _ in 0..20 {
+        assert_eq!(crawl.queue().await.len(), 0);
+    }
+    // What a connection has read is told when it has been idle for a while.
+    let mut read = 0;
+    for _ in 0..150 {
+        read = reads(&crawl).await - before;
+        if read > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!((1..2_000).contains(&read), "{read} rows were read in 21 steps");
+}
+
+#[tokio::test]
+async fn pages_that_robots_txt_forbids_give_their_places_back() {
+    let limits = Limits { max_pages: Some(2), ..NO_LIMITS };
+    let urls = ["http://a.test/1", "http://a.test/2", "http://a.test/3", "http://a.test/4"];
+    let crawl = Crawl::start(limits, &urls).await;
+    let worker = crawl.worker().await;
+    let pages = crawl.claim(&worker).await;
+    assert_eq!(pages.len(), 2);
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 2, "the others are skipped meanwhile");
+    let forbidden = Failure::new(ErrorClass::Robots, "robots.txt disallows it");
+    let skipped = FinishedPage {
+        outcome: PageOutcome::nothing(PageEnd::Skipped(forbidden.clone())),
+        next: NextStatus::Skipped(forbidden),
+        ..finished(&pages[0], &small_table(), &[])
+    };
+    worker.record(&[skipped, finished(&pages[1], &small_table(), &[])]).await.unwrap();
+    assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "another page may come");
+    crawl.store.sweep_leftover_pages().await.unwrap();
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 1);
+    let third = crawl.claim(&worker).await;
+    assert_eq!(third.len(), 1);
+    worker.record(&[finished(&third[0], &small_table(), &[])]).await.unwrap();
+    crawl.store.sweep_leftover_pages().await.unwrap();
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0);
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    let ends = "SELECT concat_ws(' ', status, error_class, count(*)) FROM url_queue GROUP BY status, error_class ORDER BY 1";
+    assert_eq!(crawl.texts(ends).await, ["completed 2", "skipped limit 1", "skipped robots 1"]);
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 2);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_step_takes_no_more_pages_than_it_was_asked_for_and_some_of_each_lane() {
+    let urls: Vec<_> = (0..99).map(|number| format!("http://host{}.test/{number}", number % 33)).collect();
+    let crawl = Crawl::start(NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let pages = crawl.store.reserve_pages(crawl.execution, 64).await.unwrap();
+    assert_eq!(pages.len(), 64);
+    let hosts: std::collections::HashSet<_> = pages.iter().map(|page| page.url.host()).collect();
+    assert_eq!(hosts.len(), 33);
+}
+
+#[tokio::test]
+async fn a_message_that_was_late_finds_nothing_where_another_page_may_have_its_place() {
+    let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
+    let other = crawl.another(NO_LIMITS, &["http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let late = crawl.queue().await;
+    assert!(crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
+    assert_eq!(crawl.store.rescue(None, Duration::ZERO).await.unwrap().pages_requeued, 1);
+    crawl.change("").await;
+    let others = crawl.store.reserve_pages(other, 10).await.unwrap();
+    let others = others.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch });
+    let requests: Vec<_> = late.into_iter().chain(others).collect();
+    let claimed = worker.claim(&requests, LEASE, false).await.unwrap();
+    assert_eq!(claimed.iter().map(|page| page.url.as_str()).collect::<Vec<_>>(), ["http://a.test/2"]);
+}
+
+#[tokio::test]
+async fn what_a_paused_execution_had_on_the_way_keeps_no_place() {
+    let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
+    let other = crawl.another(ONE_AT_A_TIME, &["http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let on_the_way = crawl.queue().await;
+    assert!(crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
+    crawl.store.pause_execution(crawl.execution, None).await.unwrap();
+    crawl.change("").await;
+    assert_eq!(crawl.store.reserve_pages(other, 10).await.unwrap().len(), 1);
+    assert!(worker.claim(&on_the_way, LEASE, false).await.unwrap().is_empty());
+    // It goes on where it stopped.
+    crawl.store.resume_execution(crawl.execution, None).await.unwrap();
+    crawl.change("UPDATE url_queue SET status = 'completed' WHERE url LIKE '%/2'").await;
+    assert!(worker.claim(&on_the_way, LEASE, false).await.unwrap().is_empty(), "that message is void");
+    assert_eq!(crawl.claim(&worker).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_pages_of_a_cancelled_execution_that_are_still_in_hand_keep_their_places() {
+    let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
+    let other = crawl.another(ONE_AT_A_TIME, &["http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    let mode = crawlify_shared::store::control::CancelMode::Graceful;
+    crawl.store.cancel_execution(crawl.execution, mode, None).await.unwrap();
+    crawl.store.sweep_leftover_pages().await.unwrap();
+    crawl.change("").await;
+    assert!(crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
+    worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+    crawl.change("").await;
+    assert_eq!(crawl.store.reserve_pages(other, 10).await.unwrap().len(), 1);
+}
