@@ -25,3 +25,11 @@ CREATE OR REPLACE FUNCTION pages_in_flight(of_host text) RETURNS bigint LANGUAGE
         WHERE execution_id = execution.execution_id AND host = of_host AND status IN ('queued', 'processing')
     ) AS open
 $$;
+
+-- Whether a running execution asks a host for only so many pages at once. Messages of its pages that come late must find nothing
+-- then, as others may be sent meanwhile.
+CREATE FUNCTION host_is_limited(of_host text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM lanes JOIN workflow_executions AS execution ON execution.id = lanes.execution_id
+        WHERE lanes.host = of_host AND execution.status = 'running' AND execution.host_concurrency IS NOT NULL)
+$$;

@@ -292,7 +292,8 @@ impl Store {
     }
 
     /// Makes pages `pending` again whose publishing was not confirmed: any dispatcher may try again at once. One that a
-    /// worker has claimed already, because it was published after all, stays as it is.
+    /// worker has claimed already, because it was published after all, stays as it is. Where a host bears only so many pages, one
+    /// that was published after all is claimed by nobody.
     ///
     /// # Errors
     /// As every statement of the store; the rescuer then returns them.
@@ -303,7 +304,7 @@ impl Store {
         let (ids, epochs): (Vec<_>, Vec<_>) = pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
         sqlx::query!(
             "WITH returned AS (
-                UPDATE url_queue SET status = 'pending', queued_at = NULL
+                UPDATE url_queue SET status = 'pending', queued_at = NULL, epoch = epoch + host_is_limited(host)::int
                 WHERE id IN (
                     SELECT q.id FROM url_queue q JOIN unnest($1::uuid[], $2::int4[]) AS p (id, epoch)
                         ON q.id = p.id AND q.epoch = p.epoch

@@ -129,9 +129,7 @@ impl Store {
             "WITH returned AS (
                 UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1,
                     -- Where a host bears only so many pages, the first message must find nothing: others may be sent meanwhile.
-                    epoch = q.epoch + EXISTS (
-                        SELECT FROM lanes l JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
-                        WHERE l.host = q.host AND e.host_concurrency IS NOT NULL)::int
+                    epoch = q.epoch + host_is_limited(q.host)::int
                 WHERE q.id IN (
                     SELECT id FROM url_queue
                     WHERE status = 'queued'

@@ -113,6 +113,17 @@ async fn a_message_that_was_late_finds_nothing_where_another_page_may_have_its_p
 }
 
 #[tokio::test]
+async fn a_message_that_was_sent_after_all_finds_nothing_where_another_page_may_have_its_place() {
+    let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
+    let worker = crawl.worker().await;
+    let pages = crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
+    let sent = ClaimRequest { page_id: pages[0].page_id, epoch: pages[0].epoch };
+    crawl.store.return_unpublished(&pages).await.unwrap();
+    assert!(worker.claim(&[sent], LEASE, false).await.unwrap().is_empty());
+    assert_eq!(crawl.claim(&worker).await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_a_paused_execution_had_on_the_way_keeps_no_place() {
     let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
     let other = crawl.another(ONE_AT_A_TIME, &["http://a.test/2"]).await;
