@@ -37,7 +37,7 @@ pub enum ErrorClass {
     SsrfBlocked,
     /// The workflow's own proxy did not do its work.
     Proxy,
-    /// Nothing answered the worker any more, whatever the host: its own network is away.
+    /// Nothing answered the worker any more, whatever the host, or it had no connection left to make: its own network is away.
     NoNetwork,
     /// An element that a node needs is not there.
     SelectorMissing,

@@ -1,12 +1,13 @@
 //! Connects to where a request leads: resolves once, judges every address, dials exactly what was judged; straight, or
 //! through an execution's own proxy, whose address is judged too.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::workflow::{Proxy, ProxyKind};
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::chain;
@@ -47,24 +48,16 @@ impl Dialler {
     ) -> Result<Dialled, Reason> {
         let addresses = self.judged(destination).await?;
         let Some(proxy) = proxy else {
-            let dialled = dial(&at_port(&addresses, destination.port)).await;
-            if matches!(dialled, Ok(_) | Err(Reason::Refused)) {
-                self.uplink.heard();
-            }
-            let stream = dialled.map_err(|reason| match reason {
-                Reason::TimedOut | Reason::Unreachable => {
-                    self.uplink.no_sign(destination.host.to_string(), reason)
-                }
-                reason => reason,
-            })?;
-            return Ok(Dialled { stream, proxy: None });
+            let dialled = self.dial(destination, &at_port(&addresses, destination.port)).await;
+            return Ok(Dialled { stream: dialled?, proxy: None });
         };
         let before = Destination { host: proxy.host.clone(), port: proxy.port };
         let proxy_addresses = match self.judged(&before).await {
             Err(Reason::NotResolved | Reason::NoNetwork) => return Err(Reason::Proxy),
             judged => judged?,
         };
-        let mut stream = dial(&at_port(&proxy_addresses, before.port)).await.map_err(|_| Reason::Proxy)?;
+        let dialled = self.dial(&before, &at_port(&proxy_addresses, before.port)).await;
+        let mut stream = dialled.map_err(|_| Reason::Proxy)?;
         // A proxy out in the internet resolves the name for itself, and reaches nothing of ours by that. One that
         // stands among private addresses could be led to others by a name that changes: it gets the address that was
         // judged.
@@ -96,15 +89,53 @@ impl Dialler {
     }
 
     async fn judged(&self, destination: &Destination) -> Result<Arc<[IpAddr]>, Reason> {
-        let addresses = self.names.addresses(destination).await.map_err(|unresolved| match unresolved {
-            Unresolved::NoSuchName => Reason::NotResolved,
-            Unresolved::NoAnswer { was_known: true } => Reason::NoNetwork,
-            Unresolved::NoAnswer { was_known: false } => {
-                self.uplink.no_sign(destination.host.to_string(), Reason::NotResolved)
+        let addresses = match self.names.addresses(destination).await {
+            Ok(addresses) => addresses,
+            Err(Unresolved::NoSuchName) => return Err(Reason::NotResolved),
+            Err(Unresolved::NoAnswer { was_known }) => {
+                let others = self.uplink.resolves(&self.names, &destination.host.to_string()).await;
+                // It is not its own servers that are wrong, most likely.
+                let is_alone = others.is_none() && was_known;
+                let away = others == Some(false) || is_alone;
+                return Err(if away { Reason::NoNetwork } else { Reason::NotResolved });
             }
-        })?;
+        };
         if self.policy.admits(destination, &addresses) { Ok(addresses) } else { Err(Reason::NotAllowed) }
     }
+
+    /// The first of the addresses that answers, or what came of the last one.
+    async fn dial(&self, destination: &Destination, addresses: &[SocketAddr]) -> Result<TcpStream, Reason> {
+        let host = destination.host.to_string();
+        let mut reason = Reason::Unreachable;
+        for address in addresses.iter().take(ADDRESSES_TRIED) {
+            reason = match tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // What a browser writes is whole messages; waiting for more only makes them late.
+                    let _ = stream.set_nodelay(true);
+                    self.uplink.heard(&host, *address);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                    self.uplink.heard(&host, *address);
+                    Reason::Refused
+                }
+                Ok(Err(error)) if is_ours(&error) => return Err(Reason::NoSocket),
+                Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => Reason::Unreachable,
+                Ok(Err(_)) | Err(_) => Reason::TimedOut,
+            };
+        }
+        let is_silent = matches!(reason, Reason::TimedOut | Reason::Unreachable);
+        if is_silent && self.uplink.connects(&host).await == Some(false) {
+            reason = Reason::NoNetwork;
+        }
+        Err(reason)
+    }
+}
+
+/// Whether no connection was made because this process or machine has none left to make.
+fn is_ours(error: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 fn host(address: IpAddr) -> url::Host<String> {
@@ -112,22 +143,4 @@ fn host(address: IpAddr) -> url::Host<String> {
         IpAddr::V4(address) => url::Host::Ipv4(address),
         IpAddr::V6(address) => url::Host::Ipv6(address),
     }
-}
-
-/// The first address that answers, or what came of the last one.
-async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Reason> {
-    let mut reason = Reason::Unreachable;
-    for address in addresses.iter().take(ADDRESSES_TRIED) {
-        reason = match tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // What a browser writes is whole messages; waiting for more only makes them late.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Reason::Refused,
-            Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => Reason::Unreachable,
-            Ok(Err(_)) | Err(_) => Reason::TimedOut,
-        };
-    }
-    Err(reason)
 }

@@ -223,7 +223,6 @@ impl Core {
     }
 
     pub(super) fn count_received(&self, bytes: usize) {
-        self.shared.dialler.uplink.heard();
         self.counters.count_received(bytes);
         self.shared.metrics.count_bytes(bytes);
     }

@@ -27,6 +27,8 @@ pub(crate) enum Reason {
     Unreachable,
     /// Nothing answers anywhere any more.
     NoNetwork,
+    /// This machine has no connection left to make.
+    NoSocket,
     /// The execution's own proxy does not answer, or refuses.
     Proxy,
     /// What came was more than a document may have.
@@ -36,13 +38,14 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::NotAllowed,
         Self::NotResolved,
         Self::Refused,
         Self::TimedOut,
         Self::Unreachable,
         Self::NoNetwork,
+        Self::NoSocket,
         Self::Proxy,
         Self::TooLarge,
         Self::NotUnderstood,
@@ -56,6 +59,7 @@ impl Reason {
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
             Self::NoNetwork => "no_network",
+            Self::NoSocket => "no_socket",
             Self::Proxy => "proxy",
             Self::TooLarge => "too_large",
             Self::NotUnderstood => "not_understood",
@@ -74,6 +78,9 @@ impl Reason {
             Self::NoNetwork => {
                 "nothing answers any more, as far as this worker can tell: its own network is away (net::ERR_INTERNET_DISCONNECTED)"
             }
+            Self::NoSocket => {
+                "this worker can make no more connections: raise the limit of open files, or have it do less at once (net::ERR_INSUFFICIENT_RESOURCES)"
+            }
             Self::Proxy => "no connection through the workflow's proxy",
             Self::TooLarge => "the document is too large",
             Self::NotUnderstood => "the request was not understood",
@@ -86,7 +93,7 @@ impl Reason {
             Self::NotAllowed => ErrorClass::SsrfBlocked,
             Self::NotResolved => ErrorClass::Dns,
             Self::Refused | Self::TimedOut | Self::Unreachable => ErrorClass::Connect,
-            Self::NoNetwork => ErrorClass::NoNetwork,
+            Self::NoNetwork | Self::NoSocket => ErrorClass::NoNetwork,
             Self::Proxy => ErrorClass::Proxy,
             Self::TooLarge => ErrorClass::TooLarge,
             Self::NotUnderstood => ErrorClass::Internal,

@@ -101,6 +101,11 @@ impl Names {
         self.kept.get_with_by_ref(&name, self.ask(&name)).await
     }
 
+    /// Whether anybody answers for a name now, whatever is kept of it.
+    pub(super) async fn is_answered(&self, name: &str) -> bool {
+        self.resolver.resolve(name).await.map_err(|error| error.kind()) != Err(ErrorKind::TimedOut)
+    }
+
     async fn ask(&self, name: &str) -> Answer {
         let resolved = tokio::time::timeout(PATIENCE, self.resolver.resolve(name)).await;
         let resolved = resolved.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::resolve::Resolver;
 use super::{Egress, EgressOptions, Gate, Reason};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server that keeps connections, answers each head with `answer`, and remembers both.
 #[derive(Default)]
@@ -38,7 +38,10 @@ impl Server {
         Self::at("127.0.0.1:0", answer).await
     }
 
-    async fn at(address: &str, answer: impl Fn(&str) -> Vec<u8> + Clone + Send + Sync + 'static) -> Self {
+    pub(super) async fn at(
+        address: &str,
+        answer: impl Fn(&str) -> Vec<u8> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());

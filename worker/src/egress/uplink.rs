@@ -1,94 +1,210 @@
-//! Whether the network is there at all. Where several hosts in a row give no sign of life, or no resolver answers that did
-//! before, it is this worker's own network that is away, and nothing is said of any host.
+//! Whether the network is there at all. A host that gives no sign of life may be gone, or this worker's own network may: the
+//! hosts that answered lately are asked. Where they are silent too, nothing is said of any host.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::reason::Reason;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-/// So many hosts in a row that give no sign make the network doubtful.
-const SILENT_HOSTS: usize = 3;
+use super::resolve::Names;
+
+/// Hosts that are remembered; the one that answered longest ago is forgotten first.
+const REMEMBERED: usize = 8;
+/// A host that did not answer for so long says nothing of the network by not answering now.
+const HEARD_LATELY: Duration = Duration::from_secs(30 * 60);
+/// How long a host that is asked may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer is believed: many pages wait for it.
+const BELIEVED: Duration = Duration::from_secs(5);
 
 /// What was heard of the network lately.
 #[derive(Debug, Default)]
 pub(super) struct Uplink {
-    /// The hosts that gave no sign since something was heard last.
-    silent: Mutex<HashSet<String>>,
-    /// Whether there are any; a look at it costs nothing.
-    is_doubted: AtomicBool,
+    /// The last one at the end.
+    heard: StdMutex<VecDeque<Heard>>,
+    connects: Mutex<Option<Verdict>>,
+    resolves: Mutex<Option<Verdict>>,
+}
+
+/// A host that answered.
+#[derive(Clone, Debug)]
+struct Heard {
+    host: String,
+    address: SocketAddr,
+    at: Instant,
+}
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    is_there: bool,
+    at: Instant,
 }
 
 impl Uplink {
-    /// Something came from the network, if only that nobody listens there.
-    pub(super) fn heard(&self) {
-        if self.is_doubted.load(Ordering::Relaxed) {
-            self.is_doubted.store(false, Ordering::Relaxed);
-            self.silent().clear();
+    /// A host answered, if only that nobody listens there.
+    pub(super) fn heard(&self, host: &str, address: SocketAddr) {
+        let mut heard = self.lock();
+        heard.retain(|other| other.host != host);
+        if heard.len() >= REMEMBERED {
+            heard.pop_front();
         }
+        heard.push_back(Heard { host: host.to_owned(), address, at: Instant::now() });
     }
 
-    /// A host gave no sign: what is to be said, where `reason` is what it looks like by itself.
-    pub(super) fn no_sign(&self, host: String, reason: Reason) -> Reason {
-        let mut silent = self.silent();
-        self.is_doubted.store(true, Ordering::Relaxed);
-        if silent.len() < SILENT_HOSTS {
-            silent.insert(host);
-        }
-        if silent.len() < SILENT_HOSTS { reason } else { Reason::NoNetwork }
+    /// Whether connections to other hosts come about, where one to this host does not; `None` where no other is known.
+    pub(super) async fn connects(&self, but: &str) -> Option<bool> {
+        let others = self.others(but)?;
+        let asked = others.into_iter().map(|other| async move {
+            let connected = tokio::time::timeout(PATIENCE, TcpStream::connect(other.address)).await;
+            connected.is_ok_and(|made| {
+                made.is_ok() || made.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+            })
+        });
+        Some(verdict(&self.connects, any(asked)).await)
     }
 
-    fn silent(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether anybody answers questions for the names of other hosts; `None` where no other is known.
+    pub(super) async fn resolves(&self, names: &Names, but: &str) -> Option<bool> {
+        let others = self.others(but)?;
+        let asked = others.into_iter().map(|other| async move {
+            tokio::time::timeout(PATIENCE, names.is_answered(&other.host)).await.unwrap_or(false)
+        });
+        Some(verdict(&self.resolves, any(asked)).await)
     }
+
+    fn others(&self, but: &str) -> Option<Vec<Heard>> {
+        let heard = self.lock();
+        let others: Vec<_> = heard
+            .iter()
+            .filter(|heard| heard.host != but && heard.at.elapsed() < HEARD_LATELY)
+            .cloned()
+            .collect();
+        (!others.is_empty()).then_some(others)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was found out a moment ago, or is now.
+async fn verdict(last: &Mutex<Option<Verdict>>, ask: impl Future<Output = bool>) -> bool {
+    let mut last = last.lock().await;
+    match *last {
+        Some(Verdict { is_there, at }) if at.elapsed() < BELIEVED => is_there,
+        _ => {
+            let is_there = ask.await;
+            *last = Some(Verdict { is_there, at: Instant::now() });
+            is_there
+        }
+    }
+}
+
+/// Whether any of them is true; the first one that is ends it.
+async fn any(asked: impl Iterator<Item = impl Future<Output = bool>>) -> bool {
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    while let Some(answered) = asked.next().await {
+        if answered {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
     use crate::egress::tests::{Server, ask, client, gate, get, guard, hello};
+    use crate::egress::{Gate, Reason};
 
     use super::*;
 
-    #[test]
-    fn several_hosts_in_a_row_without_a_sign_are_no_news_of_any_of_them() {
-        let uplink = Uplink::default();
-        let no_sign = |host: &str| uplink.no_sign(host.to_owned(), Reason::TimedOut);
-        for host in ["a", "b", "a", "b"] {
-            assert_eq!(no_sign(host), Reason::TimedOut, "two hosts may both be gone");
-        }
-        assert_eq!(no_sign("c"), Reason::NoNetwork);
-        assert_eq!(no_sign("a"), Reason::NoNetwork);
-        uplink.heard();
-        assert_eq!(no_sign("a"), Reason::TimedOut);
+    /// What the guard says of a URL; `None` where its server has answered.
+    async fn said_of(gate: &Gate, url: &str) -> Option<String> {
+        let answer = ask(&mut client(&gate.proxy_url()).await, &get(url)).await;
+        answer.lines().find_map(|line| line.strip_prefix("x-crawlify-egress: ")).map(str::to_owned)
     }
 
     #[tokio::test]
-    async fn that_nobody_resolves_names_any_more_is_said_of_the_network_and_not_of_hosts() {
+    async fn that_nobody_answers_for_names_is_said_of_the_network_only_where_no_name_is_answered() {
         let server = Server::start(hello).await;
+        let answer: &[&[&str]] = &[&["127.0.0.1"]];
+        let first_an_answer: &[&[&str]] = &[&["127.0.0.1"], &["silence"]];
         let silence: &[&[&str]] = &[&["silence"]];
-        let egress = guard(
-            &["127.0.0.1"],
-            &[
-                ("shop.test", &[&["127.0.0.1"], &["silence"]]),
-                ("one.test", silence),
-                ("two.test", silence),
-                ("three.test", silence),
-            ],
-        );
+        for (other, expected) in [(answer, "not_resolved"), (first_an_answer, "no_network")] {
+            let names = [("known.test", first_an_answer), ("other.test", other), ("gone.test", silence)];
+            let egress = guard(&["127.0.0.1"], &names);
+            let (_, gate) = gate(&egress, None);
+            let url = |host: &str| format!("http://{host}:{}/", server.address.port());
+            assert_eq!(said_of(&gate, &url("gone.test")).await.as_deref(), Some("not_resolved"), "who knows");
+            assert_eq!(said_of(&gate, &url("known.test")).await, None);
+            // It had an address, and nobody else can be asked.
+            assert_eq!(said_of(&gate, &url("known.test")).await.as_deref(), Some("no_network"));
+            assert_eq!(said_of(&gate, &url("other.test")).await, None);
+            assert_eq!(said_of(&gate, &url("gone.test")).await.as_deref(), Some(expected));
+            assert_eq!(said_of(&gate, &url("known.test")).await.as_deref(), Some(expected));
+            assert_eq!(
+                said_of(&gate, &url("unknown.test")).await.as_deref(),
+                Some("not_resolved"),
+                "an answer"
+            );
+        }
+    }
+
+    /// A port where nobody answers: no connection is accepted there, and no more of them fit into its queue.
+    async fn silent_port(address: &str) -> (TcpListener, Vec<TcpStream>, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(address.parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
+            queued.push(stream);
+        }
+        (listener, queued, address)
+    }
+
+    #[tokio::test]
+    async fn hosts_that_are_silent_are_gone_unless_all_are() {
+        let server = Server::at("127.0.0.2:0", hello).await;
+        let (_listener, _queued, silent) = silent_port("127.0.0.3:0").await;
+        let egress = guard(&["127.0.0.0/8"], &[]);
         let (_, gate) = gate(&egress, None);
-        let answer = async |host: &str| {
-            let url = format!("http://{host}:{}/", server.address.port());
-            let answer = ask(&mut client(&gate.proxy_url()).await, &get(&url)).await;
-            let reason = answer.lines().find_map(|line| line.strip_prefix("x-crawlify-egress: "));
-            reason.unwrap_or("none").to_owned()
-        };
-        assert_eq!(answer("shop.test").await, "none");
-        assert_eq!(answer("shop.test").await, "no_network", "it has been resolved before");
-        assert_eq!(answer("one.test").await, "not_resolved");
-        assert_eq!(answer("two.test").await, "not_resolved");
-        assert_eq!(answer("three.test").await, "no_network");
-        assert_eq!(answer("unknown.test").await, "not_resolved", "which is an answer");
-        assert_eq!(answer("127.0.0.1").await, "none");
-        assert_eq!(answer("one.test").await, "not_resolved");
+        let to_silent = format!("http://{silent}/");
+        assert_eq!(said_of(&gate, &to_silent).await.as_deref(), Some("timed_out"), "nobody else is known");
+        assert_eq!(said_of(&gate, &format!("http://{}/", server.address)).await, None);
+        assert_eq!(said_of(&gate, &to_silent).await.as_deref(), Some("timed_out"), "the other one answers");
+    }
+
+    #[tokio::test]
+    async fn one_that_answered_before_and_is_silent_now_makes_the_network_doubtful() {
+        let (_listener, _queued, silent) = silent_port("127.0.0.4:0").await;
+        let uplink = Uplink::default();
+        assert_eq!(uplink.connects("gone").await, None);
+        uplink.heard("known", silent);
+        assert_eq!(uplink.connects("known").await, None, "it is the one that is silent");
+        assert_eq!(uplink.connects("gone").await, Some(false));
+        uplink.heard("well", "127.0.0.1:9".parse().unwrap());
+        assert_eq!(uplink.connects("gone").await, Some(false), "which is believed for a while");
+        tokio::time::sleep(BELIEVED).await;
+        assert_eq!(uplink.connects("gone").await, Some(true), "nobody listens there, and that is an answer");
+    }
+
+    #[test]
+    fn what_is_said_of_the_network_is_no_fault_of_a_host() {
+        let failure = Reason::NoNetwork.failure();
+        assert_eq!(failure.class.found_the_host(), None);
+        assert!(failure.class.is_transient());
     }
 }
