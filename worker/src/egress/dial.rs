@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::chain;
-use super::policy::{Destination, Policy, at_port};
+use super::policy::{Destination, Policy, at_port, is_this_machine};
 use super::reason::Reason;
 use super::resolve::{Names, Unresolved};
 use super::special::is_global;
@@ -100,7 +100,8 @@ impl Dialler {
                 return Err(if away { Reason::NoNetwork } else { Reason::NotResolved });
             }
         };
-        if self.policy.admits(destination, &addresses) { Ok(addresses) } else { Err(Reason::NotAllowed) }
+        let is_admitted = self.policy.admits(destination, &addresses, is_this_machine);
+        if is_admitted { Ok(addresses) } else { Err(Reason::NotAllowed) }
     }
 
     /// The first of the addresses that answers, or what came of the last one.

@@ -1,8 +1,8 @@
 //! What may be reached: the public internet, and what the process was started to allow. Nothing that a workflow or a page
-//! says adds to it. Resolves nothing and connects to nothing.
+//! says adds to it. Resolves nothing and asks nobody.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -120,26 +120,43 @@ impl Policy {
     }
 
     /// Judges all the addresses that a destination has; one that may not be reached forbids them all, because which one
-    /// is taken is up to whoever owns the name.
-    pub(super) fn admits(&self, destination: &Destination, addresses: &[IpAddr]) -> bool {
-        !addresses.is_empty() && addresses.iter().all(|address| self.admits_one(destination, *address))
+    /// is taken is up to whoever owns the name. A public address is no part of the internet where it is this machine's own,
+    /// which `is_ours` knows: what listens there may trust who comes from inside.
+    pub(super) fn admits(
+        &self,
+        destination: &Destination,
+        addresses: &[IpAddr],
+        is_ours: impl Fn(IpAddr) -> bool,
+    ) -> bool {
+        let admits_one =
+            |address| (is_global(address) && !is_ours(address)) || self.is_allowed(destination, address);
+        !addresses.is_empty() && addresses.iter().copied().all(admits_one)
     }
 
-    fn admits_one(&self, destination: &Destination, address: IpAddr) -> bool {
-        is_global(address)
-            || self.allowed.iter().any(|allowed| match allowed {
-                Allowed::Named(named) => named == destination,
-                Allowed::Pinned(pinned, addresses) => pinned == destination && addresses.contains(&address),
-                Allowed::Block(block, port) => {
-                    port.is_none_or(|port| port == destination.port) && block.contains(&address)
-                }
-            })
+    fn is_allowed(&self, destination: &Destination, address: IpAddr) -> bool {
+        self.allowed.iter().any(|allowed| match allowed {
+            Allowed::Named(named) => named == destination,
+            Allowed::Pinned(pinned, addresses) => pinned == destination && addresses.contains(&address),
+            Allowed::Block(block, port) => {
+                port.is_none_or(|port| port == destination.port) && block.contains(&address)
+            }
+        })
     }
+}
+
+/// Whether an address is this machine's own: the way there begins at the address itself. Sends nothing.
+pub(super) fn is_this_machine(address: IpAddr) -> bool {
+    let any = if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address)
 }
 
 /// What of a start URL must be allowed by name, its addresses being these: nothing, where it is the public internet.
 pub fn pinned(destination: Destination, addresses: Vec<IpAddr>) -> Option<Allowed> {
-    let is_public = addresses.iter().all(|address| is_global(*address));
+    let is_public = addresses.iter().all(|address| is_global(*address) && !is_this_machine(*address));
     (!is_public).then_some(Allowed::Pinned(destination, addresses))
 }
 
@@ -159,7 +176,19 @@ mod tests {
     fn admits(allowed: &[&str], to: &str, addresses: &[&str]) -> bool {
         let policy = Policy::new(allowed.iter().map(|text| text.parse().unwrap()).collect());
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        policy.admits(&destination(to), &addresses)
+        policy.admits(&destination(to), &addresses, |address| address == OURS)
+    }
+
+    /// A public address of this machine.
+    const OURS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(93, 184, 216, 99));
+
+    #[test]
+    fn the_machines_own_public_addresses_are_not_the_internet() {
+        assert!(!admits(&[], "shop.test", &["93.184.216.99"]));
+        assert!(!admits(&[], "shop.test", &["93.184.216.34", "93.184.216.99"]));
+        assert!(admits(&["93.184.216.99:80"], "93.184.216.99", &["93.184.216.99"]));
+        assert!(is_this_machine("127.0.0.1".parse().unwrap()));
+        assert!(!is_this_machine("93.184.216.34".parse().unwrap()));
     }
 
     #[test]
@@ -204,8 +233,9 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let intranet = destination("intranet");
         let policy = Policy::new(pinned(intranet.clone(), vec![address("10.0.0.5")]).into_iter().collect());
-        assert!(policy.admits(&intranet, &[address("10.0.0.5")]));
-        assert!(!policy.admits(&intranet, &[address("169.254.169.254")]));
+        let is_ours = |_| false;
+        assert!(policy.admits(&intranet, &[address("10.0.0.5")], is_ours));
+        assert!(!policy.admits(&intranet, &[address("169.254.169.254")], is_ours));
         assert_eq!(pinned(intranet, vec![address("93.184.216.34")]), None);
     }
 }
