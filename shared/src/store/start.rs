@@ -9,7 +9,7 @@ use super::StoreError;
 use super::budgets::BudgetRows;
 use crate::domain::id::{ExecutionId, PageId, ScheduleId, WorkflowId};
 use crate::domain::page_url::{HostUnit, PageUrl};
-use crate::domain::workflow::{Budgets, Limits, Robots, Workflow};
+use crate::domain::workflow::{Budgets, Limits, Robots, Share, Workflow};
 
 /// What an execution begins with.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct Beginning<'a> {
     pub limits: Limits,
     /// What it may spend.
     pub budgets: &'a Budgets,
+    /// How much of the fleet it gets.
+    pub share: Share,
     /// Whether it obeys robots files.
     pub robots: Robots,
     /// Its first pages.
@@ -37,6 +39,7 @@ impl<'a> Beginning<'a> {
             version,
             limits: workflow.limits,
             budgets: &workflow.budgets,
+            share: workflow.share,
             robots: workflow.robots,
             start_urls: &workflow.start_urls,
             sitemaps: &workflow.sitemaps.urls,
@@ -66,8 +69,8 @@ impl<'a> Beginning<'a> {
         let written = sqlx::query_scalar!(
             r#"WITH execution AS (
                 INSERT INTO workflow_executions (id, workflow_id, version, status, schedule_id, max_pages,
-                    host_delay_ms, host_concurrency, adaptive_delay, per_domain, obeys_robots, start_key)
-                VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $8, $9, $10, $19)
+                    host_delay_ms, host_concurrency, adaptive_delay, per_domain, obeys_robots, start_key, weight, priority)
+                VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $8, $9, $10, $19, $20, $21)
                 ON CONFLICT (workflow_id, start_key) WHERE start_key IS NOT NULL DO NOTHING
                 RETURNING id
             ), pages AS (
@@ -113,6 +116,8 @@ impl<'a> Beginning<'a> {
             &budgets.prefixes,
             &budgets.most,
             self.key,
+            self.share.weight,
+            self.share.priority,
         )
         .fetch_one(connection)
         .await?;

@@ -110,29 +110,47 @@ async fn completed(crawl: &Crawl, execution: ExecutionId) -> i64 {
         .unwrap()
 }
 
+/// The part of a fleet's pages that the second of two executions gets, both of which have more than enough.
+async fn part_of_the_second(crawl: &Crawl, second: ExecutionId) -> f64 {
+    const PAGES: i64 = 1_000;
+    let fleet = Fleet::start(crawl, (1, 2), 8, Duration::from_millis(20)).await;
+    let both = async || [completed(crawl, crawl.execution).await, completed(crawl, second).await];
+    wait_for("both are under way", WITHIN, async || both().await.iter().all(|pages| *pages >= 10)).await;
+    let before = both().await;
+    let mut part = 0.0;
+    wait_for("many more pages are completed", WITHIN, async || {
+        let now = both().await;
+        let (first, second) = (now[0] - before[0], now[1] - before[1]);
+        part = second as f64 / (first + second).max(1) as f64;
+        first + second >= PAGES
+    })
+    .await;
+    fleet.stop().await;
+    part
+}
+
 #[tokio::test]
 async fn executions_have_shares_of_the_fleet_by_their_weights() {
-    const PAGES: i64 = 1_000;
     let urls = first_pages();
     let urls: Vec<_> = urls.iter().map(String::as_str).collect();
     let crawl = Crawl::of(&made_up(), NO_LIMITS, &urls).await;
     let heavy = crawl.another_of(&made_up(), NO_LIMITS, &urls).await;
     let changes = LimitChanges { weight: Some(3), ..LimitChanges::default() };
     crawl.store.change_limits(heavy, changes, None).await.unwrap();
-    let fleet = Fleet::start(&crawl, (1, 2), 8, Duration::from_millis(20)).await;
-    let both = async || [completed(&crawl, crawl.execution).await, completed(&crawl, heavy).await];
-    wait_for("both are under way", WITHIN, async || both().await.iter().all(|pages| *pages >= 50)).await;
-    let before = both().await;
-    let mut share = 0.0;
-    wait_for("many more pages are completed", WITHIN, async || {
-        let now = both().await;
-        let (light, heavy) = (now[0] - before[0], now[1] - before[1]);
-        share = heavy as f64 / (light + heavy).max(1) as f64;
-        light + heavy >= PAGES
-    })
-    .await;
-    fleet.stop().await;
-    assert!((0.65..0.85).contains(&share), "the heavier one has {share:.2} of the pages instead of 0.75");
+    let part = part_of_the_second(&crawl, heavy).await;
+    assert!((0.65..0.85).contains(&part), "the heavier one has {part:.2} of the pages instead of 0.75");
+}
+
+#[tokio::test]
+async fn the_priority_that_a_workflow_asks_for_has_its_executions_go_first_and_the_others_go_on() {
+    let urls = first_pages();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    let crawl = Crawl::of(&made_up(), NO_LIMITS, &urls).await;
+    let mut urgent = made_up();
+    urgent["scheduling"] = json!({"priority": 10});
+    let urgent = crawl.another_of(&urgent, NO_LIMITS, &urls).await;
+    let part = part_of_the_second(&crawl, urgent).await;
+    assert!((0.75..1.0).contains(&part), "it has {part:.2} of the pages");
 }
 
 #[tokio::test]

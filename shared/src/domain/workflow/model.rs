@@ -11,6 +11,7 @@ use super::act::Act;
 use super::budgets::Budgets;
 use super::headers::Headers;
 use super::proxy::Proxy;
+use super::scheduling::Share;
 use super::traps::Traps;
 use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::domain::transform::Transform;
@@ -33,6 +34,8 @@ pub struct Workflow {
     pub limits: Limits,
     /// What it may spend.
     pub budgets: Budgets,
+    /// How much of the fleet it gets.
+    pub share: Share,
     /// Which links are not followed because there may be no end of them.
     pub traps: Traps,
     /// Request headers sent with every request; `User-Agent` overrides the browser's own.

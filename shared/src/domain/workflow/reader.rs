@@ -106,6 +106,17 @@ impl<'v> Object<'v> {
         range: RangeInclusive<u64>,
         report: &mut Report,
     ) -> Option<u64> {
+        let range = i128::from(*range.start())..=i128::from(*range.end());
+        self.integer(key, range, report).and_then(|whole| u64::try_from(whole).ok())
+    }
+
+    /// A whole number within the range, which may begin below zero; `1.0` is one.
+    pub(super) fn integer(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<i128>,
+        report: &mut Report,
+    ) -> Option<i128> {
         let value = self.value(key)?;
         let at = self.at(key);
         let Value::Number(number) = value else { return wrong_type(&at, "a whole number", value, report) };
@@ -120,13 +131,11 @@ impl<'v> Object<'v> {
                 report.problem(&at, "wrong_type", format!("{number} is not a whole number"));
                 None
             }
-            Some(whole) => match u64::try_from(whole).ok().filter(|whole| range.contains(whole)) {
-                None => {
-                    report.problem(&at, "out_of_range", format!("{number} is not within {least} and {most}"));
-                    None
-                }
-                found => found,
-            },
+            Some(whole) if range.contains(&whole) => Some(whole),
+            Some(_) => {
+                report.problem(&at, "out_of_range", format!("{number} is not within {least} and {most}"));
+                None
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use super::problem::{Pointer, Problem, Report};
 use super::proxy::read_proxy;
 use super::reader::{Object, shorten};
 use super::robots::{read_robots, read_sitemaps};
+use super::scheduling::read_scheduling;
 use super::text;
 use super::traps::read_traps;
 use crate::domain::page_url::{PageUrl, PageUrlError};
@@ -27,7 +28,7 @@ const LISTS: [(&str, PhaseKind); 2] =
     [("url_discovery", PhaseKind::Discovery), ("data_extraction", PhaseKind::Extraction)];
 
 /// Every setting that a configuration may have.
-pub(super) const CONFIG_KEYS: [&str; 23] = [
+pub(super) const CONFIG_KEYS: [&str; 24] = [
     "start_urls",
     "sitemaps",
     "max_depth",
@@ -36,6 +37,7 @@ pub(super) const CONFIG_KEYS: [&str; 23] = [
     "politeness",
     "robots",
     "budgets",
+    "scheduling",
     "traps",
     "headers",
     "wait_until",
@@ -76,6 +78,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let start_urls = read_start_urls(&mut config, !sitemaps.urls.is_empty(), report);
     let limits = read_limits(&mut config, report);
     let budgets = read_budgets(&mut config, report);
+    let share = read_scheduling(&mut config, report);
     let traps = read_traps(&mut config, report);
     let headers = read_headers(&mut config, report);
     let wait_until = read_wait_until(&mut config, report);
@@ -94,6 +97,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         robots,
         limits,
         budgets,
+        share,
         traps,
         headers,
         wait_until,

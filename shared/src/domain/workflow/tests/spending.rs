@@ -35,6 +35,16 @@ fn budgets_are_read_and_their_paths_written_as_urls_are() {
 }
 
 #[test]
+fn a_share_of_the_fleet_is_read_and_its_problems_are_told() {
+    let workflow = parsed(&with(json!({"scheduling": {"weight": 3, "priority": -20}})));
+    assert_eq!(workflow.share, Share { weight: 3, priority: -20 });
+    assert!(workflow.warnings.is_empty(), "{:?}", workflow.warnings);
+    assert_eq!(parsed(&with(json!({}))).share, Share { weight: 1, priority: 0 });
+    let found = problems(&with(json!({"scheduling": {"weight": 0, "priority": 1_001}})));
+    assert_eq!(found, ["out_of_range /config/scheduling/weight", "out_of_range /config/scheduling/priority"]);
+}
+
+#[test]
 fn every_problem_of_budgets_is_told_at_once_with_its_place() {
     let found = problems(&with(json!({"budgets": {
         "time": 0, "bytes": "1 GB",
