@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Budgets, Robots, parse_document};
+use crawlify_shared::domain::workflow::{Budgets, Robots, Share, parse_document};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::StartExecution;
 use crawlify_shared::store::start::Beginning;
@@ -163,6 +163,7 @@ impl Crawls {
                 start_urls: &self.start_urls,
                 sitemaps: &[],
                 budgets: &Budgets::default(),
+                share: Share::default(),
                 key: Some(&key),
             };
             let started = self.store.start_execution(self.workflow, &beginning).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
 use crawlify_shared::domain::schedule::OverlapPolicy;
-use crawlify_shared::domain::workflow::{Budgets, Robots};
+use crawlify_shared::domain::workflow::{Budgets, Robots, Share};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::executions::ExecutionStatus;
@@ -45,6 +45,7 @@ async fn fire(store: &Store, schedule: ScheduleId, version: i32, occasion: Occas
         version: 1,
         limits: NO_LIMITS,
         budgets: &budgets,
+        share: Share { weight: 3, priority: -1 },
         robots: Robots::Ignore,
         start_urls: &start_urls,
         sitemaps: &[page_url("http://shop.test/sitemap.xml")],
@@ -167,10 +168,12 @@ async fn a_run_by_hand_keeps_the_next_time_and_one_that_cannot_start_leaves_no_t
 }
 
 #[tokio::test]
-async fn a_run_has_the_budgets_of_its_workflow() {
+async fn a_run_has_the_budgets_and_the_share_of_its_workflow() {
     let (crawl, schedule) = scheduled(OverlapPolicy::Skip).await;
     let fired = fire(&crawl.store, schedule, 0, Occasion::Asked).await;
     let execution = fired.and_then(Fired::execution).unwrap();
     let budgets = crawl.texts("SELECT concat_ws(' ', execution_id, kind, max) FROM execution_budgets").await;
     assert_eq!(budgets, [format!("{execution} time 60")]);
+    let share = "SELECT concat_ws(' ', weight, priority) FROM workflow_executions WHERE schedule_id IS NOT NULL";
+    assert_eq!(crawl.texts(share).await, ["3 -1"]);
 }
