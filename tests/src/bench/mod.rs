@@ -7,6 +7,11 @@ pub mod pages;
 pub mod processes;
 pub mod shop_crawl;
 
+/// A query: the bytes of a node's record, with those of its indexes.
+pub const RECORD_BYTES: &str =
+    "SELECT (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('node_records') WHERE isleaf)::int8
+        / greatest((SELECT count(*) FROM node_records), 1)";
+
 /// The middle one of some figures; of an even number, the mean of the two in the middle. Zero where there are none.
 pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();

@@ -14,6 +14,7 @@ use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::parse_document;
 use crawlify_worker::egress::{Egress, EgressOptions};
 use crawlify_worker::machine::Slots;
+use harness::bench::RECORD_BYTES;
 use harness::bench::metrics_text::MetricsText;
 use harness::bench::shop_crawl::{open_folder, start_execution};
 use tokio_postgres::{Client, NoTls};
@@ -207,7 +208,9 @@ async fn nodes(client: &Client, execution: ExecutionId) -> Result<CrawlFigures> 
         )
         .await?;
     let pages = row.get::<_, i64>("pages").max(1) as f64;
+    let record_bytes = client.query_one(RECORD_BYTES, &[]).await?.get::<_, i64>(0);
     Ok(CrawlFigures {
+        record_bytes: u64::try_from(record_bytes)?,
         node_rows: u64::try_from(row.get::<_, i64>("rows"))?,
         nodes_a_page: row.get::<_, i64>("ran") as f64 / pages,
         node_times_ms: row.get::<_, f64>("seconds") * 1000.0 / pages,

@@ -86,6 +86,8 @@ pub(crate) struct CrawlFigures {
     pub(crate) steps_ms: Vec<(String, f64)>,
     /// Rows of `node_executions`.
     pub(crate) node_rows: u64,
+    /// What such a row takes, with its indexes.
+    pub(crate) record_bytes: u64,
     /// Nodes that ran on a page, on average.
     pub(crate) nodes_a_page: f64,
     /// The times of a page's nodes by their rows, added up; on average, in milliseconds.

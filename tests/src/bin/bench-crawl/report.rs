@@ -241,6 +241,7 @@ fn figures(measured: &Measured, slots: f64) -> Vec<Figure> {
             figures.push(figure("ms of a node (step `nodes` / nodes)", took / crawl.nodes_a_page, 3));
         }
         figures.push(figure("node rows/s", crawl.node_rows as f64 / outcome.seconds, 0));
+        figures.push(figure("bytes of a node's record, with indexes", crawl.record_bytes as f64, 0));
         figures.push(figure("items", crawl.items as f64, 0));
         if let Some(pages) = crawl.read_statically {
             figures.push(figure("pages read statically", pages as f64, 0));

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::bench::RECORD_BYTES;
 use harness::bench::processes::{Snapshot, TreeTime};
 use harness::crawl::NO_LIMITS;
 use harness::synthetic::page_address;
@@ -65,13 +66,8 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
     let failed =
         fleet.number("SELECT count(*) FROM url_queue WHERE status = 'failed' OR attempt > 1").await?;
     verdicts.at_most("pages that failed or were tried twice", failed as f64, 0.0);
-    let bytes = fleet
-        .number(
-            "SELECT (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('node_records') WHERE isleaf)::int8
-                / greatest((SELECT count(*) FROM node_records), 1)",
-        )
-        .await?;
-    verdicts.figure("bytes of a node's record, indexes included", bytes);
+    let bytes = fleet.number(RECORD_BYTES).await?;
+    verdicts.at_most("bytes of a node's record, indexes included", bytes as f64, 300.0);
     fleet.stop().await;
     Ok(())
 }

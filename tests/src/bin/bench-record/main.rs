@@ -18,6 +18,7 @@ use crawlify_cli::private_postgres::PrivatePostgres;
 use crawlify_shared::domain::outcome::NodeEnd;
 use crawlify_shared::domain::page::FinishedPage;
 use crawlify_shared::store::hot::HotStore;
+use harness::bench::RECORD_BYTES;
 use harness::bench::shop_crawl::{DurablePostgres, ShopCrawl};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
@@ -222,18 +223,8 @@ impl Bench {
 
     /// Bytes of `node_records` with its indexes, for each row.
     async fn bytes_a_row(&self) -> Result<f64> {
-        let row = self
-            .crawl
-            .client
-            .query_one(
-                "SELECT (SELECT sum(pg_total_relation_size(relid))::int8
-                         FROM pg_partition_tree('node_records') WHERE isleaf),
-                    (SELECT count(*) FROM node_records)",
-                &[],
-            )
-            .await?;
-        let (bytes, rows): (i64, i64) = (row.get(0), row.get(1));
-        Ok(bytes as f64 / rows as f64)
+        let bytes: i64 = self.crawl.client.query_one(RECORD_BYTES, &[]).await?.get(0);
+        Ok(bytes as f64)
     }
 
     fn rows(&self, pages: usize) -> u64 {
