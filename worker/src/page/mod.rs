@@ -114,12 +114,8 @@ async fn execute_within_lease(
         };
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
-            Err(failure) => {
-                return Executed {
-                    outcome: PageOutcome::failed(failure),
-                    table: nothing(),
-                    leave: Some(leave),
-                };
+            Err(end) => {
+                return Executed { outcome: PageOutcome::nothing(end), table: nothing(), leave: Some(leave) };
             }
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
