@@ -101,6 +101,18 @@ impl PrivateRabbitMq {
         Ok(())
     }
 
+    /// Stops it, deletes all that it has written, and starts it at the same ports, as after the loss of its disk.
+    ///
+    /// # Errors
+    /// It does not start, or its folder cannot be deleted.
+    pub async fn wipe(&mut self) -> Result<()> {
+        self.stop().await;
+        let data = self.folder.path().join("mnesia");
+        std::fs::remove_dir_all(&data)?;
+        std::fs::create_dir(&data)?;
+        self.restart().await
+    }
+
     /// Kills it with SIGKILL, as a crash does.
     pub async fn kill(&mut self) {
         if let Some(server) = self.server.take() {

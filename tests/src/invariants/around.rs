@@ -28,14 +28,24 @@ pub fn requests(
     let count = |path: &String| asked.get(path).copied().unwrap_or(0);
     let never = attempts.keys().filter(|path| count(path) == 0);
     let mut rows: Vec<_> = never.map(|path| format!("{path} was never asked for")).collect();
-    let more = |(path, attempts): (&String, &u64)| (path.clone(), count(path).saturating_sub(*attempts));
-    let surplus: Vec<_> = attempts.iter().map(more).filter(|(_, surplus)| *surplus > 0).collect();
+    let surplus: Vec<_> = surplus(asked, attempts).collect();
     if surplus.iter().map(|(_, surplus)| surplus).sum::<u64>() > repeats {
         rows.extend(
             surplus.iter().map(|(path, surplus)| format!("{path} was asked for {surplus} times more")),
         );
     }
     rows.into_iter().map(|row| Violation { id: "I13", sentence, row }).collect()
+}
+
+/// The pages that the site was asked for more often than they were claimed, and how much more often.
+pub(crate) fn surplus<'p>(
+    asked: &BTreeMap<String, u64>,
+    attempts: &'p BTreeMap<String, u64>,
+) -> impl Iterator<Item = (&'p String, u64)> {
+    let more = |(path, attempts): (&'p String, &u64)| {
+        (path, asked.get(path).copied().unwrap_or(0).saturating_sub(*attempts))
+    };
+    attempts.iter().map(more).filter(|(_, surplus)| *surplus > 0)
 }
 
 /// Whoever came to a forbidden address.

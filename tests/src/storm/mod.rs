@@ -102,7 +102,8 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     say(&format!("the storm is over; there were {} executions", executions.len()));
 
     let mut broken = verdict::of_rows(&crawls, calm.execution, &executions).await?;
-    broken.extend(verdict::of_requests(&crawls, options, &faults, &site.requests_by_path()).await?);
+    let asked = site.requests_by_path();
+    broken.extend(verdict::of_requests(&crawls, options, &faults, &asked, say).await?);
     let page_ends = crawls.page_ends(begun).await?;
     crawls.close().await;
     let processes = members.stop().await?;

@@ -68,6 +68,10 @@ impl Fault {
     pub(super) fn ended_now(victim: Victim, struck: DateTime<Utc>) -> Self {
         Self { victim, struck, ended: Utc::now() }
     }
+
+    pub(super) fn victim(&self) -> Victim {
+        self.victim
+    }
 }
 
 impl Report {

@@ -7,12 +7,15 @@ use crawlify_shared::domain::id::ExecutionId;
 
 use super::Options;
 use super::crawls::Crawls;
+use super::deck::Victim;
 use super::report::Fault;
-use crate::invariants::around::requests;
+use crate::invariants::around::{requests, surplus};
 use crate::invariants::{Violation, verify};
 
-/// Pages that a worker has claimed for each of its slots, at the most: those in tabs, and those that wait for one.
-const IN_HAND_PER_SLOT: usize = 3;
+/// Pages that may be asked for once more, within the same attempt, for each death of a server: a page that goes back uncharged
+/// because the database was away for longer than a lease, or was taken for one that its worker did not know to be claimed.
+/// It should be none, and hardly ever is one.
+const REPEATS_FOR_A_SERVER: usize = 1;
 
 /// Holds the calm crawls to being that: every page completed at its first attempt and asked for once, and all alike.
 pub(super) async fn ensure_calm(crawls: &Crawls, asked: &BTreeMap<String, u64>) -> Result<()> {
@@ -39,14 +42,40 @@ pub(super) async fn of_rows(
     Ok(broken)
 }
 
-/// What the site's log tells. An attempt that a worker gave back is not charged, although the site was asked: as many pages
-/// as the fleet had in hand, for each fault.
+/// What the site's log tells: a page is asked for once an attempt. What is repeated without being charged is known, and little.
 pub(super) async fn of_requests(
     crawls: &Crawls,
     options: &Options,
     faults: &[Fault],
     asked: &BTreeMap<String, u64>,
+    say: &(dyn Fn(&str) + Sync),
 ) -> Result<Vec<Violation>> {
-    let in_hand = options.workers * options.slots * IN_HAND_PER_SLOT;
-    Ok(requests(asked, &crawls.attempts_by_path().await?, (faults.len() * in_hand) as u64))
+    let attempts = crawls.attempts_by_path().await?;
+    let repeats = faults.iter().map(|fault| repeats(fault.victim(), options.slots)).sum::<usize>() as u64;
+    let surplus = surplus(asked, &attempts).map(|(_, surplus)| surplus).sum::<u64>();
+    say(&format!("{surplus} requests more than attempts, of {repeats} that the faults explain"));
+    Ok(requests(asked, &attempts, repeats))
+}
+
+/// How many pages may be asked for once more, within the same attempt, because of a death: those that were in the tabs of the
+/// worker, or of the worker whose browser it was. A worker has one for each slot; what it has claimed beside those has not
+/// been asked for. A coordinator asks for nothing.
+fn repeats(victim: Victim, slots: usize) -> usize {
+    match victim {
+        Victim::Worker(_) | Victim::Browser(_) => slots,
+        Victim::Broker | Victim::Database => REPEATS_FOR_A_SERVER,
+        Victim::Coordinator(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_deaths_with_pages_in_hand_explain_requests_that_no_attempt_does() {
+        let storm =
+            [Victim::Worker(1), Victim::Browser(3), Victim::Coordinator(2), Victim::Broker, Victim::Database];
+        assert_eq!(storm.map(|victim| repeats(victim, 2)), [2, 2, 0, 1, 1]);
+    }
 }

@@ -1,5 +1,11 @@
 //! What is refused, where a database has the last word; and that every described operation is served.
 
+use std::time::Duration;
+
+use crawlify_coordinator::keys::ApiKeys;
+use harness::fault_proxy::{FaultProxy, Mode};
+use harness::postgres::TestDatabase;
+use harness::wait::wait_for;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -117,6 +123,26 @@ async fn a_healthy_system_says_so_with_the_old_keys() {
     assert_eq!(health["status"], "healthy");
     api.expect(StatusCode::OK, Method::GET, "/readyz", None).await;
     api.expect(StatusCode::OK, Method::GET, "/livez", None).await;
+}
+
+#[tokio::test]
+async fn without_its_database_it_lives_is_not_ready_and_is_again_when_that_is_back() {
+    let database = TestDatabase::create().await;
+    let (proxy, url) = FaultProxy::before_postgres(&database.url()).await;
+    let api = Api::behind(database, &url, ApiKeys::default()).await;
+    let ready = || api.send(Method::GET, "/readyz", None);
+    assert_eq!(ready().await.status(), StatusCode::OK);
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    let refused = ready().await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(problem["code"], "database_unavailable");
+    assert_eq!(problem["detail"], "the database does not answer");
+    api.expect(StatusCode::OK, Method::GET, "/livez", None).await;
+    proxy.set(Mode::Pass);
+    wait_for("it is ready again", Duration::from_secs(30), async || ready().await.status() == StatusCode::OK)
+        .await;
 }
 
 #[tokio::test]

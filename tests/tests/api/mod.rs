@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crawlify_coordinator::api::{ApiState, HEAD_WITHIN, router, serve};
 use crawlify_coordinator::keys::ApiKeys;
+use crawlify_shared::config::SecretUrl;
 use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
 use harness::postgres::TestDatabase;
@@ -50,7 +51,13 @@ impl Api {
 
     async fn with_keys(keys: ApiKeys) -> Self {
         let database = TestDatabase::create().await;
-        let store = Store::connect(&database.url(), 4).unwrap();
+        let url = database.url();
+        Self::behind(database, &url, keys).await
+    }
+
+    /// One that reaches its database at this address.
+    async fn behind(database: TestDatabase, url: &SecretUrl, keys: ApiKeys) -> Self {
+        let store = Store::connect(url, 4).unwrap();
         let frontier_changed = Arc::new(Notify::new());
         let router = router(ApiState {
             store: store.clone(),

@@ -170,6 +170,26 @@ async fn a_queue_that_is_deleted_in_the_middle_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_wiped_clean_in_the_middle_is_filled_again() {
+    let mut rabbit = PrivateRabbitMq::start().await.unwrap();
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &rabbit.url());
+    // Slow enough to be in the middle when the broker has stopped.
+    let worker = fleet.start_slow("worker", 100, &rabbit.url());
+    let execution = fleet.execute(&[1], None).await;
+    fleet.completed(40).await;
+    rabbit.wipe().await.unwrap();
+    let left = "SELECT count(*) FROM url_queue WHERE status IN ('pending', 'queued')";
+    assert!(fleet.number(left).await > 0, "the crawl was over before the broker was wiped");
+    fleet.ended(execution).await;
+    assert_no_attempt_was_wasted(&fleet).await;
+    stop([worker, coordinator]).await;
+    invariants::assert_none(&invariants::broker::leftovers(&rabbit.url()).await.unwrap());
+    fleet.close([], execution, Some(calm)).await;
+}
+
+#[tokio::test]
 async fn three_coordinators_at_once_repeat_nothing() {
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;

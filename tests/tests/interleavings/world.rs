@@ -18,6 +18,7 @@ use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::store::rescue::Patience;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, finished, small_table};
+use tokio::sync::Mutex;
 
 use super::operation::{Answer, End, Operation, Publish, Step};
 use super::site::Site;
@@ -32,6 +33,8 @@ pub(super) struct World<'c> {
     pub(super) execution: ExecutionId,
     pub(super) site: &'c Site,
     pub(super) state: RefCell<State>,
+    /// Held by each worker's claim: one is under way at a time.
+    claiming: Vec<Mutex<()>>,
     table: Arc<NodeTable>,
     /// Whether nothing else happens at this moment, so that it is known what must come of it.
     alone: Cell<bool>,
@@ -54,7 +57,7 @@ pub(super) struct State {
 }
 
 /// A page that a worker believes to be its own.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Held {
     worker: usize,
     claim: usize,
@@ -84,6 +87,13 @@ pub(super) struct Written {
     claim: usize,
 }
 
+impl Held {
+    /// What its message says.
+    fn request(&self) -> ClaimRequest {
+        ClaimRequest { page_id: self.page.page_id, epoch: self.page.epoch }
+    }
+}
+
 impl<'c> World<'c> {
     pub(super) fn new(
         crawl: &'c Crawl,
@@ -101,8 +111,9 @@ impl<'c> World<'c> {
             last_claim: HashMap::new(),
             claims: 0,
         };
-        let table = small_table();
-        Self { crawl, workers, execution, site, state: RefCell::new(state), table, alone: Cell::new(true) }
+        let claiming = workers.iter().map(|_| Mutex::default()).collect();
+        let (state, table, alone) = (RefCell::new(state), small_table(), Cell::new(true));
+        Self { crawl, workers, execution, site, state, claiming, table, alone }
     }
 
     pub(super) async fn take(&self, step: Step) {
@@ -192,10 +203,14 @@ impl<'c> World<'c> {
     }
 
     pub(super) async fn claim(&self, worker: usize, messages: usize, answer: Answer) {
+        let _claiming = self.claiming[worker].lock().await;
         let requests: HashSet<ClaimRequest> = {
-            let waiting = &mut self.state.borrow_mut().messages;
+            let State { messages: waiting, in_hand, .. } = &mut *self.state.borrow_mut();
             let taken = messages.min(waiting.len());
-            waiting.drain(..taken).collect()
+            let is_in_hand = |wanted: &ClaimRequest| {
+                in_hand.iter().any(|held| held.worker == worker && held.request() == *wanted)
+            };
+            waiting.drain(..taken).filter(|wanted| !is_in_hand(wanted)).collect()
         };
         let requests: Vec<_> = requests.into_iter().collect();
         let mut claimed = self.workers[worker].claim(&requests, LEASE, false).await.unwrap();
@@ -211,12 +226,14 @@ impl<'c> World<'c> {
         if self.alone.get() && self.state.borrow().status != ExecutionStatus::Running {
             assert!(claimed.is_empty(), "pages were claimed though the execution does not run");
         }
-        let held = numbers.into_iter().zip(claimed).map(|(claim, page)| Held { worker, claim, page });
-        self.state.borrow_mut().in_hand.extend(held);
+        let in_hand = &mut self.state.borrow_mut().in_hand;
+        let is_twice = in_hand.iter().find(|held| numbers.contains(&held.claim));
+        assert!(is_twice.is_none(), "{is_twice:?} was claimed while it was in hand");
+        in_hand.extend(numbers.into_iter().zip(claimed).map(|(claim, page)| Held { worker, claim, page }));
     }
 
-    /// Gives claims their numbers. One that is made `again` may answer what its worker has already, from that claim or from an
-    /// earlier one that a message which comes twice speaks of: that is no other claim, and its fence is the same.
+    /// Gives claims their numbers. One that is made `again` may answer what that claim, or one whose answer never came, took for
+    /// the worker: that is no other claim, and its fence is the same.
     fn number(&self, claimed: &[ClaimedPage], again: bool) -> Vec<usize> {
         let state = &mut *self.state.borrow_mut();
         let mut numbers = Vec::new();

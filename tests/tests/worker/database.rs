@@ -1,12 +1,14 @@
 //! A network between everybody and Postgres that cuts, swallows, delays, and loses the one answer that matters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::broker::{Broker, MESSAGE_VERSION, PageMessage};
 use crawlify_shared::config::LeaseTimes;
-use crawlify_shared::domain::id::WorkerId;
+use crawlify_shared::domain::id::{ExecutionId, PageId, WorkerId};
 use crawlify_shared::store::hot::HotStore;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, page_url, small_table};
 use harness::fault_proxy::{FaultProxy, Mode};
 use harness::invariants::assert_ended_are_sound;
 use harness::wait::{wait_for, wait_for_value};
@@ -111,6 +113,33 @@ async fn a_claim_whose_answer_is_lost_costs_no_attempt() {
     running.wait("the execution ended", ENDED).await;
     assert!(proxy.has_sprung());
     assert_once(running, LEAVES + 1).await;
+}
+
+#[tokio::test]
+async fn a_page_in_hand_whose_message_comes_again_is_not_executed_beside_itself_when_a_claim_fails() {
+    let times = LeaseTimes { page_deadline: Duration::from_secs(4), ..TIMES };
+    let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::Hangs, page(&[])]);
+    let (running, proxy) = behind_a_proxy(driver, times).await;
+    running.loaded(1).await;
+    let in_hand = "SELECT id, execution_id, epoch FROM url_queue";
+    let (page, execution, epoch): (Uuid, Uuid, i32) =
+        sqlx::query_as(in_hand).fetch_one(&running.crawl.pool).await.unwrap();
+    // The first statement that names the page from now on fails: its next claim, or else its record.
+    proxy.drop_reply_to(page.as_bytes());
+    let again = PageMessage {
+        v: MESSAGE_VERSION,
+        page_id: PageId(page),
+        execution_id: ExecutionId(execution),
+        epoch,
+        url: page_url("http://shop.test/"),
+    };
+    assert_eq!(running.broker.publish(&[again]).await.unwrap(), [true]);
+    running.wait("the execution ended", ENDED).await;
+    assert!(proxy.has_sprung());
+    let driver = Arc::clone(&running.driver);
+    let crawl = running.stop().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 2"], "its first attempt ends at its deadline");
+    assert_eq!(driver.loads().len(), 2, "it was asked for once an attempt");
 }
 
 #[tokio::test]

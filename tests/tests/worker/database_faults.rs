@@ -50,6 +50,18 @@ BEGIN
     RETURN NULL;
 END $$;";
 
+/// Whoever reads a workflow may not, as after a failover to a server whose roles are not those of the old one.
+const FORBIDDING: &str = "
+CREATE SEQUENCE faults;
+CREATE FUNCTION may_read() RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM nextval('faults');
+    RAISE EXCEPTION 'raised by the test' USING ERRCODE = '42501';
+END $$;
+ALTER TABLE workflow_versions RENAME TO versions;
+CREATE VIEW workflow_versions AS SELECT * FROM versions WHERE may_read();";
+const ALLOWING: &str = "CREATE OR REPLACE FUNCTION may_read() RETURNS bool LANGUAGE sql AS 'SELECT true'";
+
 /// Every statement takes two seconds; one with several writes, too.
 const SLOW: &str = "
 CREATE SEQUENCE faults;
@@ -117,6 +129,18 @@ async fn connections_that_the_server_ends_in_the_middle_of_a_statement_cost_no_p
     running.driver.set_ready(true);
     let crawl = running.end().await;
     assert!(crawl.number("SELECT last_value FROM faults").await > 5, "every fault was met");
+    assert_every_page_is_recorded_once_and_unharmed(&crawl).await;
+}
+
+#[tokio::test]
+async fn workflows_that_may_not_be_read_for_a_while_cost_no_page_anything() {
+    // More often than a page is tried, and for longer than it waits before it goes back.
+    let refused = "SELECT (last_value > 24)::int::int8 FROM faults";
+    let running = running(&[FORBIDDING], TIMES).await;
+    running.driver.set_ready(true);
+    running.wait("the worker was refused again and again", refused).await;
+    running.crawl.change(ALLOWING).await;
+    let crawl = running.end().await;
     assert_every_page_is_recorded_once_and_unharmed(&crawl).await;
 }
 

@@ -7,6 +7,7 @@ mod database;
 mod database_faults;
 mod lifecycle;
 mod outage;
+mod readiness;
 mod render;
 mod robots;
 mod sitemaps;

@@ -116,9 +116,9 @@ impl Opener {
         deadline: Instant,
     ) -> Result<BrowserContext, CallError> {
         let gate = match (&self.egress, &session.proxy) {
-            (Some(egress), proxy) => egress
-                .gate(session.execution_id, proxy.as_ref())
-                .map_err(|error| CallError::Refused(format!("no port for the egress guard: {error}")))?,
+            (Some(egress), proxy) => {
+                egress.gate(session.execution_id, proxy.as_ref()).map_err(CallError::NoPort)?
+            }
             // To go straight to the network instead would give away who asks.
             (None, Some(_)) => {
                 return Err(CallError::Refused(
@@ -146,6 +146,12 @@ impl Opener {
     /// Whether a target is a tab of ours, or is to become one.
     pub(super) fn knows(&self, target: &str) -> bool {
         self.attached.opening().contains(target) || self.attached.lock().contains_key(target)
+    }
+
+    /// How many names of tabs are known, and how many sessions are listened to; the browser's own is one.
+    #[cfg(test)]
+    pub(super) fn attached(&self) -> (usize, usize) {
+        (self.attached.lock().len() + self.attached.opening().len(), self.connection.listeners())
     }
 
     /// Looks at what the pages of all tabs load.
@@ -199,6 +205,7 @@ impl Opener {
         self.connection.listen(&id, events.clone());
         let tab = AttachedTab { target, session: id, events, gate, own_context: None };
         self.attached.add(&tab);
+        let attached = Unfinished { opener: self, what: Some(Opened::Tab(&tab)) };
         let on = Some(tab.session.as_str());
         let page_events = page::EnableParams::default();
         let lifecycle_events = page::SetLifecycleEventsEnabledParams::new(true);
@@ -211,10 +218,8 @@ impl Opener {
             self.set_block(&tab, session, deadline),
             paint_a_corner(&self.connection, &tab.session, deadline),
         );
-        if let Err(error) = prepared {
-            self.close(&tab);
-            return Err(error);
-        }
+        prepared?;
+        attached.finish();
         unfinished.finish();
         Ok(tab)
     }
@@ -322,12 +327,14 @@ impl Listener for Attached {
 /// Closes what was opened when its preparation is given up half-way, also by being dropped.
 struct Unfinished<'a> {
     opener: &'a Opener,
-    what: Option<Opened>,
+    what: Option<Opened<'a>>,
 }
 
-enum Opened {
+enum Opened<'a> {
     Context(BrowserContext),
     Target(TargetId),
+    /// A target that is listened to; it is closed as [`Opened::Target`].
+    Tab(&'a AttachedTab),
 }
 
 impl Unfinished<'_> {
@@ -344,6 +351,7 @@ impl Drop for Unfinished<'_> {
                 self.opener.attached.opening().remove(id.inner());
                 self.opener.connection.send(None, &CloseTargetParams::new(id));
             }
+            Some(Opened::Tab(tab)) => self.opener.forget(tab),
             None => {}
         }
     }

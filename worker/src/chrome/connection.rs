@@ -57,6 +57,9 @@ pub(super) enum CallError {
     /// The browser refused.
     #[error("{0}")]
     Refused(String),
+    /// The worker's own machine has no port or no file descriptor left for the tab's way to the network.
+    #[error("no port for the egress guard")]
+    NoPort(#[source] std::io::Error),
     /// The command or the answer is not what the protocol types say.
     #[error("a message could not be translated")]
     Translation(#[from] serde_json::Error),
@@ -174,6 +177,11 @@ impl Connection {
     /// Ends [`Connection::listen`].
     pub(super) fn ignore(&self, session: &str) {
         lock(&self.0.listeners).remove(session);
+    }
+
+    #[cfg(test)]
+    pub(super) fn listeners(&self) -> usize {
+        lock(&self.0.listeners).len()
     }
 
     /// Breaks the line: every call under way and every later one fails.

@@ -91,6 +91,12 @@ pub(super) fn of_call(error: CallError, doing: &str) -> TabError {
     match error {
         CallError::Lost => browser_lost(),
         CallError::Timeout => deadline_passed(doing),
+        CallError::NoPort(error) => unusable(
+            ErrorClass::NoNetwork,
+            format!(
+                "this worker has no port left for its egress guard ({error}): raise its limit of open files, or give it fewer slots"
+            ),
+        ),
         CallError::Refused(message) => {
             let left =
                 ["Cannot find context", "Execution context was destroyed", "Inspected target navigated"];
@@ -189,5 +195,15 @@ mod tests {
             assert_eq!(of_navigation(text, false).class, class, "{text}");
         }
         assert!(of_navigation("net::ERR_ABORTED", true).message.contains("download"));
+    }
+
+    #[test]
+    fn a_want_of_ports_is_the_workers_own_and_says_what_to_do() {
+        let too_many_files = std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let error = of_call(CallError::NoPort(too_many_files), "the tab was opened");
+        assert_eq!(error.failure.class, ErrorClass::NoNetwork, "it costs none of the page's own attempts");
+        let message = &error.failure.message;
+        assert!(message.contains("Too many open files") && message.contains("raise its limit"), "{message}");
+        assert!(!error.tab_usable);
     }
 }

@@ -165,6 +165,11 @@ impl Tabs {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn attached(&self) -> (usize, usize) {
+        self.opener.attached()
+    }
+
     /// Closes a tab without waiting.
     pub(super) fn discard(&self, tab: &AttachedTab) {
         self.opener.close(tab);

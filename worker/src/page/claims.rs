@@ -1,6 +1,8 @@
-//! Claims: several slots' claims share one round trip to the store.
+//! Claims: several slots' claims share one round trip to the store. A page in hand is not claimed once more, however often
+//! its message comes: after a failure the store could not tell it from one that was claimed unseen.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crawlify_shared::broker::PageMessage;
@@ -26,15 +28,43 @@ pub(crate) struct Claims {
 /// The answer to a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
-    /// The page is ours.
-    Ours(Box<ClaimedPage>),
-    /// Somebody else has it, or it has ended: the message can be forgotten.
+    /// The page is ours, and in hand until the second part is dropped.
+    Ours(Box<ClaimedPage>, Held),
+    /// Somebody else has it, or it has ended, or we have it in hand: the message can be forgotten.
     Nobodys,
     /// Nothing is known, because we stop: the message must go back.
     Unknown,
 }
 
-type Job = (ClaimRequest, oneshot::Sender<Option<ClaimedPage>>);
+type Job = (ClaimRequest, oneshot::Sender<Option<(ClaimedPage, Held)>>);
+
+/// What this worker has in hand. Written by [`run`] and by whoever lets go of a page, read by [`run`]; locked for moments only.
+#[derive(Clone, Debug, Default)]
+struct InHand(Arc<Mutex<HashSet<ClaimRequest>>>);
+
+/// That a page is in hand. To be kept until the page is recorded.
+#[derive(Debug)]
+pub(crate) struct Held {
+    what: ClaimRequest,
+    among: InHand,
+}
+
+impl InHand {
+    fn hold(&self, what: ClaimRequest) -> Held {
+        self.lock().insert(what);
+        Held { what, among: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<ClaimRequest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.among.lock().remove(&self.what);
+    }
+}
 
 impl Claims {
     /// Makes the way in; whoever owns the tasks runs the future, which ends on `stop`.
@@ -55,7 +85,7 @@ impl Claims {
             return Claim::Unknown;
         }
         match answered.await {
-            Ok(Some(page)) => Claim::Ours(Box::new(page)),
+            Ok(Some((page, held))) => Claim::Ours(Box::new(page), held),
             Ok(None) => Claim::Nobodys,
             Err(_) => Claim::Unknown,
         }
@@ -63,6 +93,7 @@ impl Claims {
 }
 
 async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+    let in_hand = InHand::default();
     loop {
         let group = tokio::select! {
             group = next_group(&mut jobs, |group| group.len() >= MAX_GROUP) => group,
@@ -70,10 +101,13 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
         };
         let Some(group) = group else { return };
         let requests: HashSet<ClaimRequest> = group.iter().map(|(request, _)| *request).collect();
-        let requests: Vec<_> = requests.into_iter().collect();
+        let requests: Vec<_> = requests.difference(&in_hand.lock()).copied().collect();
         // A statement that failed may have claimed all the same: then those pages are ours already.
         let mut again = false;
         let mut claimed = loop {
+            if requests.is_empty() {
+                break Vec::new();
+            }
             match store.claim(&requests, lease, again).await {
                 Ok(claimed) => break claimed,
                 Err(error) => {
@@ -91,9 +125,12 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
             }
         };
         for (request, answer) in group {
-            let page = claimed.iter().position(|page| page.page_id == request.page_id);
+            let place = claimed
+                .iter()
+                .position(|page| page.page_id == request.page_id && page.epoch == request.epoch);
+            let page = place.map(|place| (claimed.swap_remove(place), in_hand.hold(request)));
             // Nobody waits any more for an answer that cannot be sent: the lease then runs out.
-            let _ = answer.send(page.map(|page| claimed.swap_remove(page)));
+            let _ = answer.send(page);
         }
     }
 }

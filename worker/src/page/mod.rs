@@ -40,8 +40,8 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
     let leave = worker.company.join().await;
-    let page = match worker.claims.claim(&delivery.message).await {
-        Claim::Ours(page) => *page,
+    let (page, held) = match worker.claims.claim(&delivery.message).await {
+        Claim::Ours(page, held) => (*page, held),
         Claim::Nobodys => return acknowledge(delivery).await,
         Claim::Unknown => return delivery.requeue().await,
     };
@@ -65,7 +65,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     let (execution, has_completed) = (page.execution_id, next == NextStatus::Completed);
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;
     // Whoever takes down the worker before a page is recorded has it charged too: a suspect comes alone until then.
-    drop((expected, sitemap_turn, leave));
+    drop((expected, sitemap_turn, leave, held));
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
@@ -114,12 +114,8 @@ async fn execute_within_lease(
         };
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
-            Err(failure) => {
-                return Executed {
-                    outcome: PageOutcome::failed(failure),
-                    table: nothing(),
-                    leave: Some(leave),
-                };
+            Err(end) => {
+                return Executed { outcome: PageOutcome::nothing(end), table: nothing(), leave: Some(leave) };
             }
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };

@@ -1,17 +1,25 @@
-//! The programs of the executions that this worker has seen lately, each compiled once.
+//! The programs of the executions that this worker has seen lately, each compiled once. That the database cannot be read is
+//! never a page's fault.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crawlify_shared::domain::id::ExecutionId;
-use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd};
 use crawlify_shared::domain::workflow::parse_config;
+use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::telemetry::chain;
+use serde_json::Value;
 
 use crate::program::Program;
 
 /// How many are kept.
 const KEPT: usize = 64;
+/// A page waits no longer than this for its workflow, so that its lease still covers all that comes after.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A small cache; an execution's workflow version never changes.
 #[derive(Debug)]
@@ -26,23 +34,47 @@ impl Programs {
         Self { store, kept: Mutex::new(Vec::new()) }
     }
 
-    /// The program of an execution; waits while the store is down.
+    /// The program of an execution; waits for a while if the database cannot be read.
     ///
     /// # Errors
-    /// The execution is unknown, or its workflow is one that this version cannot run: the page fails with this.
-    pub(crate) async fn get(&self, execution: ExecutionId) -> Result<Arc<Program>, Failure> {
+    /// How the page ends without it: it goes back unharmed after the wait. If the execution is unknown, or its workflow is one
+    /// that this version cannot run, it fails.
+    pub(crate) async fn get(&self, execution: ExecutionId) -> Result<Arc<Program>, PageEnd> {
         if let Some(program) = self.find(execution) {
             return Ok(program);
         }
-        let config = loop {
+        let config = tokio::time::timeout(PATIENCE, self.read(execution)).await;
+        let config = config.map_err(|_elapsed| PageEnd::Released)?;
+        config.and_then(|config| self.compile(execution, &config)).map_err(PageEnd::Failed)
+    }
+
+    /// Waits until there is an answer, also where only a person can bring that about: it is the same for claims and records.
+    async fn read(&self, execution: ExecutionId) -> Result<Value, Failure> {
+        loop {
             match self.store.workflow_config(execution).await {
-                Ok(config) => break config,
-                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(500)).await,
-                Err(error) => return Err(Failure::new(ErrorClass::Internal, error.to_string())),
+                Ok(config) => {
+                    return config
+                        .ok_or_else(|| Failure::new(ErrorClass::Internal, "the execution is unknown"));
+                }
+                Err(error @ StoreError::BadData(_)) => {
+                    return Err(Failure::new(ErrorClass::Internal, error.to_string()));
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(error = %chain(&error), "cannot read a workflow, will go on");
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = %chain(&error),
+                        "cannot read a workflow: the database needs somebody"
+                    );
+                }
             }
-        };
-        let config = config.ok_or_else(|| Failure::new(ErrorClass::Internal, "the execution is unknown"))?;
-        let workflow = parse_config(&config).map_err(|problems| {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    fn compile(&self, execution: ExecutionId, config: &Value) -> Result<Arc<Program>, Failure> {
+        let workflow = parse_config(config).map_err(|problems| {
             let first = problems.first().map(|problem| format!("{}: {}", problem.pointer, problem.message));
             Failure::new(
                 ErrorClass::Internal,

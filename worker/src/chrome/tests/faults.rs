@@ -139,6 +139,14 @@ async fn a_frozen_browser_is_replaced() {
     assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
 }
 
+/// A tab of the bench's own session, and the name of its line.
+async fn open_named(bench: &Bench) -> (Box<dyn Tab>, String) {
+    let browser = bench.driver.current_browser().unwrap();
+    let (attached, lease) = browser.tabs.take(&bench.session, soon()).await.unwrap();
+    let on = attached.session.clone();
+    (Box::new(crate::chrome::tab::ChromeTab::new(attached, lease, browser)), on)
+}
+
 #[tokio::test]
 async fn a_crashed_tab_fails_at_once_and_its_neighbour_does_not() {
     let bench = Bench::start().await;
@@ -146,10 +154,7 @@ async fn a_crashed_tab_fails_at_once_and_its_neighbour_does_not() {
     let neighbour = session(&[]);
     let mut other = bench.driver.open(&neighbour, soon()).await.unwrap();
     bench.load(&mut other, "/").await.unwrap();
-    let (attached, lease) = browser.tabs.take(&bench.session, soon()).await.unwrap();
-    let on = attached.session.clone();
-    let mut tab: Box<dyn Tab> =
-        Box::new(crate::chrome::tab::ChromeTab::new(attached, lease, browser.clone()));
+    let (mut tab, on) = open_named(&bench).await;
     bench.load(&mut tab, "/plain").await.unwrap();
     let crash = async {
         browser.launched.connection.send(Some(&on), &CrashParams {});
@@ -162,6 +167,68 @@ async fn a_crashed_tab_fails_at_once_and_its_neighbour_does_not() {
     assert_eq!(one(&mut other, read_all("h1")).await.unwrap()[0], " The  Shop ");
     tab.release().await;
     assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+}
+
+#[tokio::test]
+async fn a_tab_that_is_busy_or_crashes_harms_no_other_of_its_execution_and_site() {
+    let bench = Bench::start().await;
+    let mut other = bench.open().await;
+    bench.load(&mut other, "/").await.unwrap();
+    let mut busy = bench.open().await;
+    let busy_until = Instant::now() + Duration::from_secs(4);
+    let loading = bench.url("/busy");
+    let works = async {
+        // By then the script has the thread that it runs in.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(one(&mut other, read_all("h1")).await.unwrap()[0], " The  Shop ");
+        bench.load(&mut other, "/plain").await.unwrap();
+        assert!(Instant::now() < busy_until, "it had to wait for the busy one");
+    };
+    let (loaded, ()) = tokio::join!(busy.navigate(&loading, WaitUntil::Load, None, busy_until), works);
+    assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::NavTimeout);
+    drop(busy);
+    let (mut crashing, on) = open_named(&bench).await;
+    bench.load(&mut crashing, "/plain").await.unwrap();
+    let browser = bench.driver.current_browser().unwrap();
+    let crash = async { browser.launched.connection.send(Some(&on), &CrashParams {}) };
+    let (error, ()) = tokio::join!(endless_run(&mut crashing), crash);
+    assert_eq!(error.failure.class, ErrorClass::TabCrash);
+    assert_eq!(one(&mut other, read_all("h1")).await.unwrap()[0], "plain");
+    bench.load(&mut other, "/").await.unwrap();
+}
+
+#[tokio::test]
+async fn tabs_that_are_given_up_while_they_open_leave_nothing_behind() {
+    let bench = Bench::start().await;
+    let browser = bench.driver.current_browser().unwrap();
+    let apart = Session { isolation: Isolation::Page, ..session(&[("x-crawl", "1")]) };
+    let before = browser.tabs.attached();
+    let (mut given_up, mut opened) = (0, 0);
+    // Longer from one to the next, so that each is given up a little later in its opening.
+    for patience in (0..).map(|number| number * Duration::from_micros(500)) {
+        match tokio::time::timeout(patience, browser.tabs.take(&apart, soon())).await {
+            Err(_elapsed) => given_up += 1,
+            Ok(taken) => {
+                browser.tabs.discard(&taken.unwrap().0);
+                opened += 1;
+            }
+        }
+        if opened == 3 {
+            break;
+        }
+    }
+    assert!(given_up > 5, "only {given_up} were given up");
+    assert_eq!(browser.tabs.attached(), before, "after {given_up} that were given up");
+    let left = || async {
+        let targets = browser.launched.connection.call(None, &GetTargetsParams::default(), soon()).await;
+        let targets = targets.unwrap().target_infos;
+        targets.iter().filter(|target| target.browser_context_id.is_some()).count()
+    };
+    let deadline = soon();
+    while left().await > 1 {
+        assert!(Instant::now() < deadline, "their targets stay open");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
