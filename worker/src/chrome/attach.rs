@@ -17,6 +17,7 @@ use chromiumoxide_cdp::cdp::browser_protocol::{inspector, page};
 use futures_util::try_join;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::block::block;
@@ -132,7 +133,7 @@ impl Opener {
             create.proxy_server = Some(gate.proxy_url());
             create.proxy_bypass_list = Some(NO_BYPASS.to_owned());
         }
-        let id = self.connection.call(None, &create, deadline).await?.browser_context_id;
+        let id = self.created(create, deadline).await?;
         let context = BrowserContext { id: id.clone(), gate };
         let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
         let mut deny = SetDownloadBehaviorParams::new(SetDownloadBehaviorBehavior::Deny);
@@ -141,6 +142,23 @@ impl Opener {
         self.give_cookies(&context, cookies, deadline).await;
         unfinished.finish();
         Ok(context)
+    }
+
+    /// The context that is made. One that nobody waits for any more when it is there is disposed of.
+    async fn created(
+        &self,
+        create: CreateBrowserContextParams,
+        deadline: Instant,
+    ) -> Result<BrowserContextId, CallError> {
+        let (tell, told) = oneshot::channel();
+        let connection = self.connection.clone();
+        tokio::spawn(async move {
+            let created = connection.call(None, &create, deadline).await;
+            if let Err(Ok(unwanted)) = tell.send(created) {
+                connection.send(None, &DisposeBrowserContextParams::new(unwanted.browser_context_id));
+            }
+        });
+        Ok(told.await.map_err(|_| CallError::Lost)??.browser_context_id)
     }
 
     /// Whether a target is a tab of ours, or is to become one.
