@@ -6,6 +6,7 @@
 
 mod calendar;
 mod content;
+mod dates;
 mod distinct;
 mod path;
 mod query;
