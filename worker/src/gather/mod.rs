@@ -5,6 +5,8 @@ mod links;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{
     ErrorClass, Failure, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
@@ -258,6 +260,7 @@ impl<'p> Gathered<'p> {
 
     /// Ends the page.
     pub(crate) fn into_outcome(self, end: PageEnd, document: &Document, rendered: Rendered) -> PageOutcome {
+        let answered_in = self.answered_in(document);
         let discovered = links::judged(self.links, self.page.depth, self.program.workflow.limits.max_depth);
         let item = (!self.item.is_empty()).then(|| storable_object(self.item, MAX_ITEM_BYTES));
         debug_assert!(self.nodes.len() <= self.program.table.nodes.len());
@@ -268,10 +271,17 @@ impl<'p> Gathered<'p> {
             discovered,
             final_url: Some(self.final_url.to_string()),
             rendered,
-            contact: HostContact::default(),
+            contact: HostContact { answered_in, ..HostContact::default() },
             bytes: document.bytes,
             received: None,
         }
+    }
+
+    /// How long the page's own host took to answer, where the workflow adapts to that. Not where the page was led to another
+    /// one.
+    fn answered_in(&self, document: &Document) -> Option<Duration> {
+        let is_own = document.final_url.host_str() == Some(self.page.url.host());
+        document.answered_in.filter(|_| is_own && self.program.workflow.limits.adaptive_delay)
     }
 }
 

@@ -36,6 +36,7 @@ fn gathered(
         base_url: url,
         status: Some(200),
         retry_after: None,
+        answered_in: None,
         bytes: 0,
     };
     let mut gathered = Gathered::new(&page, &program, &document);
