@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +29,7 @@ type Answer = dyn Fn(&str, &str) -> Response + Send + Sync;
 #[derive(Clone)]
 struct Shared {
     address: SocketAddr,
+    takes: Duration,
     answer: Arc<Answer>,
     log: Log,
 }
@@ -46,9 +48,28 @@ impl AnsweringSite {
     /// # Panics
     /// There is no port.
     pub async fn at(address: &str, answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static) -> Self {
+        Self::at_taking(address, Duration::ZERO, answer).await
+    }
+
+    /// Starts one that takes so long to answer.
+    ///
+    /// # Panics
+    /// There is no port.
+    pub async fn slow(
+        takes: Duration,
+        answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        Self::at_taking("127.0.0.1", takes, answer).await
+    }
+
+    async fn at_taking(
+        address: &str,
+        takes: Duration,
+        answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((address, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it listens");
-        let shared = Shared { address, answer: Arc::new(answer), log: Arc::default() };
+        let shared = Shared { address, takes, answer: Arc::new(answer), log: Arc::default() };
         let log = Arc::clone(&shared.log);
         let router = Router::new().fallback(respond).with_state(shared);
         let mut server = JoinSet::new();
@@ -78,6 +99,7 @@ async fn respond(State(shared): State<Shared>, request: Request) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let entry = (path.clone(), request.headers().clone());
     shared.log.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+    tokio::time::sleep(shared.takes).await;
     (shared.answer)(&format!("http://{}", shared.address), &path)
 }
 

@@ -105,7 +105,14 @@ impl Tab for SyntheticTab {
         }
         self.page = Some(url.clone());
         let (final_url, base_url) = (url.as_url().clone(), url.as_url().clone());
-        Ok(Document { final_url, base_url, status: Some(status), retry_after: None, bytes })
+        Ok(Document {
+            final_url,
+            base_url,
+            status: Some(status),
+            retry_after: None,
+            answered_in: None,
+            bytes,
+        })
     }
 
     async fn run(

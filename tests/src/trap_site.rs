@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::Query;
 use axum::http::Uri;
 use axum::response::Html;
+use chrono::{Datelike, Days, NaiveDate, Utc};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -57,7 +58,12 @@ async fn answer(uri: Uri, Query(query): Query<HashMap<String, String>>) -> Html<
             let (year, month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
             (words(&uri.to_string()), vec![format!("/calendar?year={year}&month={month}")])
         }
-        "day" => (words("an empty day"), vec![format!("/day/{}", place + 1)]),
+        "day" => {
+            let day = Days::new(u64::try_from(place).unwrap_or(0));
+            let date = NaiveDate::from_ymd_opt(2026, 1, 1).and_then(|first| first.checked_add_days(day));
+            let date = date.unwrap_or_default().format("%A, %-d %B %Y");
+            (format!("{date}: {}", words("an empty day")), vec![format!("/day/{}", place + 1)])
+        }
         "find" => {
             let (colour, size, brand) = (number("colour"), number("size"), number("brand"));
             let find = |colour, size, brand| {
@@ -89,7 +95,7 @@ async fn answer(uri: Uri, Query(query): Query<HashMap<String, String>>) -> Html<
 fn home() -> Vec<String> {
     vec![
         "/loop/".to_owned(),
-        format!("/calendar?year={}&month=1", chrono::Datelike::year(&chrono::Utc::now())),
+        format!("/calendar?year={}&month=1", Utc::now().year()),
         "/day/1".to_owned(),
         "/find?colour=0&size=0&brand=0".to_owned(),
         item(1),

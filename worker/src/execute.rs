@@ -9,12 +9,14 @@ use std::time::Duration;
 use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, HostContact, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::url_shape::shape;
 use crawlify_shared::domain::workflow::{Isolation, Render};
 use tokio::time::Instant;
 
 use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab, TabError};
 use crate::gather::Gathered;
+use crate::http::{self, Http};
 use crate::lanes::Slot;
 use crate::metrics::{Metrics, Step};
 use crate::nodes::{Nodes, Stopped};
@@ -36,6 +38,7 @@ const READ_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Means<'a> {
     pub(crate) driver: &'a dyn Driver,
+    pub(crate) http: &'a Http,
     pub(crate) turns: &'a HostTurns,
     pub(crate) renders: &'a Renders,
     pub(crate) metrics: &'a Metrics,
@@ -261,20 +264,36 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// A host that wants to be left alone may say for how long, in a header, which a navigation does not show: the page
-    /// is asked for once more without a tab.
-    async fn ask_when_to_return(&self, outcome: &mut PageOutcome, deadline: Instant) {
-        let asks = outcome.contact.back_off.is_some() && self.session.isolation == Isolation::Execution;
-        if !asks || self.turn(None).await.is_err() {
+    /// A host that wants to be left alone may say for how long, in a header, which a navigation does not show: the address
+    /// that it said so at is asked for once more without a tab.
+    async fn ask_when_to_return(&self, url: &PageUrl, outcome: &mut PageOutcome, deadline: Instant) {
+        if outcome.contact.back_off.is_none() || self.turn(None).await.is_err() {
             return;
         }
-        let nothing = DomProgram::default();
         let deadline = deadline.min(Instant::now() + READ_WITHIN);
-        let read =
-            self.means.driver.read_static(&self.session, &self.page.url, &nothing, true, deadline).await;
-        if let Static::Read { document, .. } = read {
-            outcome.contact.back_off = outcome.contact.back_off.max(document.retry_after);
-        }
+        let said = match self.session.isolation {
+            Isolation::Execution => {
+                let nothing = DomProgram::default();
+                match self.means.driver.read_static(&self.session, url, &nothing, true, deadline).await {
+                    Static::Read { document, .. } => document.retry_after,
+                    Static::NeedsFull(_) | Static::Lost(_) => None,
+                }
+            }
+            // Pages share no cookies, so none are sent.
+            Isolation::Page => self.ask_by_ourselves(url, deadline).await,
+        };
+        outcome.contact.back_off = outcome.contact.back_off.max(said);
+    }
+
+    /// For how long the host wants to be left alone, as it says to us and not to the browser.
+    async fn ask_by_ourselves(&self, url: &PageUrl, deadline: Instant) -> Option<Duration> {
+        let workflow = &self.program.workflow;
+        let outlet = self.means.http.outlet(self.page.execution_id, workflow.proxy.as_ref()).await.ok()?;
+        let request = outlet
+            .get(url.as_str())
+            .headers(http::headers(workflow))
+            .timeout(deadline.saturating_duration_since(Instant::now()));
+        http::back_off(&outlet.send(request).await.ok()?)
     }
 
     async fn on_tab(&self, tab: &mut dyn Tab, deadline: Instant) -> (PageOutcome, bool) {
@@ -292,7 +311,7 @@ impl Visit<'_> {
             Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
         };
         if let Some(mut outcome) = refused(&document) {
-            self.ask_when_to_return(&mut outcome, deadline).await;
+            self.ask_when_to_return(&self.page.url, &mut outcome, deadline).await;
             return (outcome, true);
         }
         let begun = Instant::now();
@@ -320,6 +339,11 @@ impl Visit<'_> {
         let end = stopped.map_or(PageEnd::Completed, |stopped| PageEnd::Failed(stopped.error.failure));
         let mut outcome = gathered.into_outcome(end, &document, Rendered::Full);
         outcome.contact.back_off = back_off;
+        // Where something that was done to the page has led.
+        let led_to = outcome.final_url.as_deref().and_then(|url| PageUrl::parse(url).ok());
+        if let Some(led_to) = led_to.filter(|url| url.host() == self.page.url.host()) {
+            self.ask_when_to_return(&led_to, &mut outcome, deadline).await;
+        }
         (outcome, tab_usable)
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP without a browser: for what is no page to look at, robots files and sitemaps. Everything that the worker fetches
+//! HTTP without a browser: for what is no page to look at, robots files and sitemaps, and for what a browser does not tell. Everything that the worker fetches
 //! by itself leaves through a client that is made here, and through the egress guard, as pages do.
 
 use std::error::Error;
@@ -8,14 +8,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
-use crawlify_shared::domain::workflow::Proxy;
+use crawlify_shared::domain::workflow::{Proxy, Workflow};
 use moka::future::Cache;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
 use url::Url;
 
 use crate::egress::{Egress, Gate, HEADER};
+use crate::robots::Agent;
 
 /// Redirects that are followed: as many as RFC 9309, section 2.3.1.2, asks for.
 const MAX_REDIRECTS: usize = 5;
@@ -142,6 +143,21 @@ impl From<Unanswered> for Failure {
             Unanswered::Failed(failure) => failure,
         }
     }
+}
+
+/// The headers that a workflow sends with every request, as whom it asks among them.
+pub(crate) fn headers(workflow: &Workflow) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in workflow.headers.iter() {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
+        {
+            headers.insert(name, value);
+        }
+    }
+    // How it is sent is our business.
+    headers.remove(ACCEPT_ENCODING);
+    headers.insert(USER_AGENT, Agent::of(workflow).header());
+    headers
 }
 
 /// What an error of a request or of its body says to the user.

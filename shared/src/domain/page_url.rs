@@ -77,6 +77,17 @@ impl PageUrl {
         Self::normalise(base.join(link.trim()).map_err(PageUrlError::Malformed)?)
     }
 
+    /// Of a link that is too long to lead to a page: the beginning of its URL, by which it can be named, and how many bytes the
+    /// whole has. `None` for any other link.
+    pub fn beginning_of(base: &Url, link: &str) -> Option<(Self, usize)> {
+        let mut url = base.join(link.trim()).ok()?;
+        url.set_fragment(None);
+        let length = url.as_str().len();
+        // A URL has nothing but ASCII.
+        let beginning = url.as_str().get(..MAX_URL_BYTES).filter(|_| length > MAX_URL_BYTES)?;
+        Some((Self::parse(beginning).ok()?, length))
+    }
+
     fn normalise(mut url: Url) -> Result<Self, PageUrlError> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(PageUrlError::Scheme(url.scheme().to_owned()));
@@ -177,6 +188,18 @@ mod tests {
             assert_eq!(parsed(input), expected);
             assert_eq!(PageUrl::parse(input).unwrap().hash(), PageUrl::parse(expected).unwrap().hash());
         }
+    }
+
+    #[test]
+    fn a_link_that_is_too_long_has_a_beginning_that_is_a_url() {
+        let base = Url::parse("https://example.com/a/").unwrap();
+        let beginning =
+            |link: &str| PageUrl::beginning_of(&base, link).map(|(url, length)| (url.to_string(), length));
+        let long = format!("{}#part", "ä".repeat(2_000));
+        let whole = format!("https://example.com/a/{}", "%C3%A4".repeat(2_000));
+        assert_eq!(beginning(&long), Some((whole[..MAX_URL_BYTES].to_owned(), whole.len())));
+        assert_eq!(beginning(&format!("mailto:{}", "x".repeat(5_000))), None);
+        assert_eq!(beginning(&format!("b#{}", "x".repeat(5_000))), None, "what is too long is not the URL");
     }
 
     #[test]

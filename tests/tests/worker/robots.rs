@@ -221,6 +221,32 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
 }
 
 #[tokio::test]
+async fn a_dead_proxy_is_not_the_sites_fault_and_keeps_the_file_from_no_other_crawl() {
+    let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
+    let starts = [site.url("/"), site.url("/2"), site.url("/3")];
+    let (proxied, others) = starts.split_at(1);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = obeying(proxied);
+    config["proxy_config"] = json!({"enabled": true, "server": format!("http://{closed}")});
+    let running = Running::start(&config, driver(&starts), TIMES).await;
+    running.wait("the page failed", "SELECT proxy_faults::int8 FROM url_queue").await;
+    let failed = "SELECT concat_ws(' ', status, error_class, site_faults) FROM url_queue";
+    assert_eq!(running.crawl.texts(failed).await, ["pending proxy 0"]);
+    let error = running.crawl.texts("SELECT error FROM url_queue").await;
+    assert!(error[0].starts_with("its robots.txt could not be asked for: "), "{error:?}");
+    let known = "SELECT count(*) FROM robots_files WHERE expires_at > '-infinity' OR error IS NOT NULL";
+    assert_eq!(running.crawl.number(known).await, 0);
+    let other_urls: Vec<_> = others.iter().map(String::as_str).collect();
+    running.crawl.another_of(&obeying(others), NO_LIMITS, &other_urls).await;
+    let completed = "SELECT (count(*) = 2)::int::int8 FROM url_queue WHERE status = 'completed'";
+    running.wait("the other crawl has its pages", completed).await;
+    let charged = "SELECT count(*) FROM url_queue WHERE site_faults > 0 OR status = 'failed'";
+    assert_eq!(running.crawl.number(charged).await, 0);
+    assert_eq!(site.asked_for("/robots.txt"), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_site_that_wants_to_be_left_alone_when_asked_for_its_robots_file_is_left_alone_by_all() {
     let site = AnsweringSite::start(|_, _| ([("retry-after", "120")], status(503)).into_response()).await;
     let starts = [site.url("/")];

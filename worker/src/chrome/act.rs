@@ -85,6 +85,7 @@ impl ChromeTab {
                     final_url: url,
                     status: Some(status),
                     retry_after: None,
+                    answered_in: None,
                     bytes: description.bytes,
                 })),
                 (url, _) => {

@@ -1,6 +1,8 @@
 //! What a document says of itself, and whether it is the page that was asked for or something of ours or the browser's in
 //! its place. Asks the browser nothing.
 
+use std::time::Duration;
+
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page_url::PageUrl;
 use serde::Deserialize;
@@ -21,13 +23,17 @@ const MAX_ELEMENTS: u64 = 500_000;
 /// a name would hide those of `document`.
 const DESCRIBE: &str = r#"() => {
   const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
-  const { responseStatus: status = 0, encodedBodySize: bytes = 0 } = performance.getEntriesByType("navigation")[0] ?? {};
+  const {
+    responseStatus: status = 0, encodedBodySize: bytes = 0, transferSize: sent = 0, fetchStart = 0, responseStart = 0
+  } = performance.getEntriesByType("navigation")[0] ?? {};
   const instead = status === 0 || status >= 400
     ? Document.prototype.querySelector.call(document, "meta[name=META]")?.getAttribute("content")?.toWellFormed() ?? ""
     : "";
   return {
     status,
     bytes,
+    // Nothing is sent where it comes from the cache.
+    answered_in_ms: sent > 0 && responseStart > 0 ? responseStart - fetchStart : null,
     elements: Document.prototype.getElementsByTagName.call(document, "*").length,
     instead,
     url: location.href.toWellFormed(),
@@ -42,6 +48,8 @@ pub(super) struct Description {
     status: u16,
     /// Of the body, as it was sent.
     pub(super) bytes: u64,
+    /// From the request, the connection included, to the first byte of the response; `None` where nothing was requested.
+    answered_in_ms: Option<f64>,
     /// How many elements it has by now.
     elements: u64,
     /// What an answer of the egress guard says in the page's place.
@@ -95,6 +103,18 @@ impl Description {
             }
         }
         let base_url = Url::parse(&self.base).unwrap_or_else(|_| final_url.clone());
-        Ok(Document { final_url, base_url, status: self.status(), retry_after: None, bytes: self.bytes })
+        Ok(Document {
+            final_url,
+            base_url,
+            status: self.status(),
+            retry_after: None,
+            answered_in: self.answered_in_ms.and_then(milliseconds),
+            bytes: self.bytes,
+        })
     }
+}
+
+/// A span of time as pages measure it.
+pub(super) fn milliseconds(span: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(span / 1000.0).ok()
 }

@@ -161,6 +161,8 @@ pub struct Document {
     pub status: Option<u16>,
     /// How long the server asks to be left alone (`Retry-After`, RFC 9110), where that was seen.
     pub retry_after: Option<Duration>,
+    /// How long its server took from the request to the response's headers, where it was asked and that is known.
+    pub answered_in: Option<Duration>,
     /// How many bytes its body has, where that is known; 0 where it is not.
     pub bytes: u64,
 }

@@ -23,6 +23,7 @@ use url::Url;
 
 use super::attach::{AttachedTab, BrowserContext, Opener};
 use super::connection::CallError;
+use super::describe;
 use super::driver::{Document, DomProgram, Session, Static};
 use super::run;
 use crate::http::retry_after;
@@ -94,6 +95,7 @@ struct Fetched {
     status: u16,
     /// Of a page that was refused.
     retry_after: Option<String>,
+    answered_in_ms: f64,
     #[serde(default)]
     bytes: u64,
 }
@@ -229,7 +231,8 @@ impl StaticTab {
         let base_url = Url::parse(&fetched.base).unwrap_or_else(|_| final_url.clone());
         let retry_after = fetched.retry_after.and_then(|text| retry_after(&text, ended));
         let (status, bytes) = (Some(fetched.status), fetched.bytes);
-        let document = Document { final_url, base_url, status, retry_after, bytes };
+        let answered_in = describe::milliseconds(fetched.answered_in_ms);
+        let document = Document { final_url, base_url, status, retry_after, answered_in, bytes };
         Ok(Static::Read {
             document: Box::new(document),
             results: match reading.results {

@@ -141,6 +141,7 @@
 
   async function read(request, program) {
     const { url, headers, byte_limit: byteLimit, timeout_ms: timeout, fresh } = JSON.parse(request);
+    const asked = performance.now();
     const response = await fetch(url, {
       credentials: "include",
       referrerPolicy: "no-referrer",
@@ -149,7 +150,7 @@
       cache: fresh ? "no-store" : "default",
       signal: AbortSignal.timeout(timeout),
     });
-    const document = { url: response.url, base: response.url, status: response.status };
+    const document = { url: response.url, base: response.url, status: response.status, answered_in_ms: performance.now() - asked };
     if (response.status >= 400) {
       document.retry_after = response.headers.get("retry-after");
       response.body?.cancel();

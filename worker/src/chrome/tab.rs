@@ -144,6 +144,7 @@ impl ChromeTab {
                     final_url: url,
                     status: description.status(),
                     retry_after: None,
+                    answered_in: None,
                     bytes: description.bytes,
                 });
             }

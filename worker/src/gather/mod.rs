@@ -1,23 +1,24 @@
 //! Gathers what the nodes of one page give: records, the item, the links. Transforms and URL filters run here, in
 //! linear time, outside the page.
 
+mod links;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{
-    DiscoveredUrl, ErrorClass, Failure, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
+    ErrorClass, Failure, HostContact, NodeEnd, NodeRecord, PageEnd, PageOutcome, Rendered,
 };
 use crawlify_shared::domain::page::ClaimedPage;
-use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::skip::{Skip, SkipReason};
 use crawlify_shared::domain::storable::{storable_json, storable_object, storable_part};
 use crawlify_shared::domain::transform::{Transform, apply_all};
 use crawlify_shared::domain::workflow::{Extract, Field};
 use serde_json::{Map, Value, json};
 use url::Url;
+
+use links::FoundLink;
 
 use crate::chrome::driver::{Document, StepResult, TabError};
 use crate::program::{At, NodeProgram, PageRun, Program, ResultOf};
@@ -26,8 +27,6 @@ use crate::program::{At, NodeProgram, PageRun, Program, ResultOf};
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
 /// The largest item, in bytes of JSON.
 const MAX_ITEM_BYTES: usize = 4 << 20;
-/// Links of one page beyond this number are dropped.
-const MAX_LINKS: usize = 50_000;
 
 /// What the nodes of one page have given so far.
 #[derive(Debug)]
@@ -42,16 +41,6 @@ pub(crate) struct Gathered<'p> {
     links: Vec<FoundLink<'p>>,
     /// For each phase, why its further nodes do not run.
     ended: Vec<Option<String>>,
-}
-
-/// A link that a node found; a filter may drop it.
-#[derive(Debug)]
-struct FoundLink<'p> {
-    found_by: At,
-    node_id: String,
-    url: PageUrl,
-    /// The filter that dropped it.
-    dropped_by: Option<&'p str>,
 }
 
 impl<'p> Gathered<'p> {
@@ -181,17 +170,7 @@ impl<'p> Gathered<'p> {
             ResultOf::Acting => raw,
             ResultOf::Value(extract) => refine_extract(extract, raw),
             ResultOf::Links => {
-                for link in raw.as_array().into_iter().flatten().filter_map(Value::as_str) {
-                    if self.links.len() >= MAX_LINKS {
-                        tracing::warn!(page.id = %self.page.page_id, MAX_LINKS, "the page has too many links");
-                        break;
-                    }
-                    // A link that leads to no page (mailto:, javascript: ...) is recorded as output, and goes no further.
-                    if let Ok(url) = PageUrl::resolve(&self.base_url, link) {
-                        let node_id = definition.id.clone();
-                        self.links.push(FoundLink { found_by: at, node_id, url, dropped_by: None });
-                    }
-                }
+                self.find_links(at, &raw);
                 raw
             }
         }
@@ -281,7 +260,8 @@ impl<'p> Gathered<'p> {
 
     /// Ends the page.
     pub(crate) fn into_outcome(self, end: PageEnd, document: &Document, rendered: Rendered) -> PageOutcome {
-        let discovered = judged(self.links, self.page.depth, self.program.workflow.limits.max_depth);
+        let answered_in = self.answered_in(document);
+        let discovered = links::judged(self.links, self.page.depth, self.program.workflow.limits.max_depth);
         let item = (!self.item.is_empty()).then(|| storable_object(self.item, MAX_ITEM_BYTES));
         debug_assert!(self.nodes.len() <= self.program.table.nodes.len());
         PageOutcome {
@@ -291,10 +271,17 @@ impl<'p> Gathered<'p> {
             discovered,
             final_url: Some(self.final_url.to_string()),
             rendered,
-            contact: HostContact::default(),
+            contact: HostContact { answered_in, ..HostContact::default() },
             bytes: document.bytes,
             received: None,
         }
+    }
+
+    /// How long the page's own host took to answer, where the workflow adapts to that. Not where the page was led to another
+    /// one.
+    fn answered_in(&self, document: &Document) -> Option<Duration> {
+        let is_own = document.final_url.host_str() == Some(self.page.url.host());
+        document.answered_in.filter(|_| is_own && self.program.workflow.limits.adaptive_delay)
     }
 }
 
@@ -304,28 +291,6 @@ fn storable(output: Value, cut_from: Option<u64>) -> Value {
         Some(length) => storable_part(output, length, MAX_OUTPUT_BYTES),
         None => storable_json(output, MAX_OUTPUT_BYTES),
     }
-}
-
-/// Each link once: followed where any node found it whose filters let it pass. Beyond the depth limit none is followed;
-/// those that a phase of extraction found are known nevertheless.
-fn judged(links: Vec<FoundLink<'_>>, depth: u32, max_depth: Option<u32>) -> Vec<DiscoveredUrl> {
-    let (kept, dropped): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.dropped_by.is_none());
-    let too_deep = max_depth.filter(|limit| depth >= *limit).map(|limit| {
-        let detail = format!("it lies at depth {}, and links are followed to depth {limit}", depth + 1);
-        Skip::new(SkipReason::Depth, detail)
-    });
-    let mut seen = HashSet::new();
-    let links = kept.into_iter().chain(dropped).filter(|link| seen.insert(link.url.hash()));
-    let judged = links.map(|link| DiscoveredUrl {
-        url: link.url,
-        discovered_by: link.node_id,
-        is_sitemap: false,
-        skipped: match link.dropped_by {
-            Some(filter) => Some(Skip::new(SkipReason::Scope, format!("the filter `{filter}` dropped it"))),
-            None => too_deep.clone(),
-        },
-    });
-    judged.collect()
 }
 
 fn refine_extract(extract: &Extract, raw: Value) -> Value {

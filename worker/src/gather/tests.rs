@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crawlify_shared::domain::skip::SkipReason;
 use crawlify_shared::domain::workflow::parse_config;
 
 use super::*;
@@ -30,8 +31,14 @@ fn gathered(
 ) -> (PageOutcome, Result<(), TabError>) {
     let (program, page) = (program(), claimed_page("https://site.test/"));
     let url = Url::parse("https://site.test/").unwrap();
-    let document =
-        Document { final_url: url.clone(), base_url: url, status: Some(200), retry_after: None, bytes: 0 };
+    let document = Document {
+        final_url: url.clone(),
+        base_url: url,
+        status: Some(200),
+        retry_after: None,
+        answered_in: None,
+        bytes: 0,
+    };
     let mut gathered = Gathered::new(&page, &program, &document);
     let results = outputs.into_iter().zip(0..).map(|((output, cut_from), place)| {
         let started_at = from + Duration::from_secs(place);
@@ -115,4 +122,40 @@ fn what_was_known_when_the_time_was_over_is_recorded_and_the_rest_is_said_not_to
         let NodeEnd::Cancelled(failure) = end else { panic!("{end:?}") };
         assert_eq!(failure.message, "not run: the page's time was over while it waited");
     }
+}
+
+#[test]
+fn a_link_that_is_too_long_is_told_of_by_its_beginning() {
+    let long = format!("/{}#part", "x".repeat(5_000));
+    let links = json!(["/1", long, format!("/no/{}", "x".repeat(5_000)), "http://[", "mailto:a@b.test"]);
+    let (outcome, _) =
+        gathered(vec![whole(links), whole(Value::Null), whole(json!("x")), whole(json!("1"))], Utc::now());
+    let told = outcome.discovered.iter().map(|link| {
+        let skip = link.skipped.as_ref();
+        (link.url.as_str().len(), skip.map(|skip| (skip.reason, skip.detail.as_str())))
+    });
+    let long = "the URL has 5018 bytes, and one of more than 4096 is never followed";
+    let dropped = "the filter `keep` dropped it";
+    let expected = [
+        ("https://site.test/1".len(), None),
+        (4096, Some((SkipReason::Trap, long))),
+        (4096, Some((SkipReason::Scope, dropped))),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn links_beyond_the_bound_are_told_of_by_the_first() {
+    let links: Vec<_> = (0..50_010).map(|number| format!("/{number}")).collect();
+    let (outcome, _) = gathered(
+        vec![whole(json!(links)), whole(Value::Null), whole(json!("x")), whole(json!("1"))],
+        Utc::now(),
+    );
+    assert_eq!(outcome.discovered.len(), 50_001);
+    let last = outcome.discovered.last().unwrap();
+    assert_eq!(last.url.as_str(), "https://site.test/50000");
+    let skip = last.skipped.as_ref().unwrap();
+    let detail = "the page has more than 50000 links: this one and the 9 after it are not followed";
+    assert_eq!((skip.reason, skip.detail.as_str()), (SkipReason::Trap, detail));
+    assert!(outcome.discovered[..50_000].iter().all(|link| link.skipped.is_none()));
 }

@@ -169,6 +169,7 @@ async fn visit(
         None => {
             let means = Means {
                 driver: worker.driver.as_ref(),
+                http: &worker.http,
                 turns: &worker.host_turns,
                 renders: &worker.renders,
                 metrics: &worker.metrics,

@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::time::Duration;
 
+use crawlify_shared::domain::fault::FaultDomain;
+use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::store::hot::FetchedRobots;
 use flate2::read::MultiGzDecoder;
 use reqwest::Response;
@@ -16,16 +18,22 @@ use crate::http::{self, Outlet, Unanswered};
 pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(20);
 
 /// Fetches the robots file of an origin.
-pub(super) async fn fetch(outlet: &Outlet, origin: &str, agent: &Agent) -> FetchedRobots {
+///
+/// # Errors
+/// The site was not asked at all, for which it is not to blame: the workflow's proxy failed, or our own network is away.
+pub(super) async fn fetch(outlet: &Outlet, origin: &str, agent: &Agent) -> Result<FetchedRobots, Failure> {
     let request =
         outlet.get(&format!("{origin}/robots.txt")).header(USER_AGENT, agent.header()).timeout(FETCH_WITHIN);
     let response = match outlet.send(request).await {
         Ok(response) => response,
         // Section 2.3.1.2: after more than five redirects it counts as absent.
-        Err(Unanswered::TooManyRedirects) => return absent(310),
-        Err(Unanswered::Failed(failure)) => return unreachable(failure.message),
+        Err(Unanswered::TooManyRedirects) => return Ok(absent(310)),
+        Err(Unanswered::Failed(failure)) if failure.class.domain() == FaultDomain::Proxy => {
+            return Err(failure);
+        }
+        Err(Unanswered::Failed(failure)) => return Ok(unreachable(failure.message)),
     };
-    match response.status().as_u16() {
+    Ok(match response.status().as_u16() {
         status @ 200..=299 => match body(response).await {
             Ok(body) => {
                 let crawl_delay = RobotsFile::parse(&body).crawl_delay(&agent.token);
@@ -39,7 +47,7 @@ pub(super) async fn fetch(outlet: &Outlet, origin: &str, agent: &Agent) -> Fetch
             back_off: http::back_off(&response),
         },
         status => absent(status),
-    }
+    })
 }
 
 fn unreachable(reason: String) -> FetchedRobots {

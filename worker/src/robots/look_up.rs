@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::{FetchedRobots, HotStore};
 use crawlify_shared::telemetry::chain;
@@ -15,8 +17,11 @@ use crate::http::Outlet;
 
 /// How long a file is gone by (RFC 9309, section 2.4: 24 hours at the most).
 const FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes.
-const FETCHED_WITHIN: Duration = Duration::from_secs(30);
+/// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes, and shorter
+/// than a page waits for the file.
+const FETCHED_WITHIN: Duration = Duration::from_secs(22);
+/// The same where it is fetched through a workflow's own proxy: one that is dead must not keep the file from other crawls.
+const FETCHED_BY_PROXY_WITHIN: Duration = Duration::from_secs(5);
 /// How often the store is asked while another worker fetches.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The pause after a failure of the store.
@@ -30,21 +35,40 @@ const CLEAN_UP_EVERY: u32 = 500;
 #[derive(Debug)]
 pub(super) struct LookUp {
     pub(super) store: HotStore,
+    /// The execution that it is done for.
+    pub(super) execution: ExecutionId,
     pub(super) outlet: Outlet,
+    /// Whether the way out is the execution's own proxy.
+    pub(super) by_proxy: bool,
     pub(super) origin: String,
     /// The unit of politeness that the origin belongs to.
     pub(super) host: String,
     pub(super) agent: Agent,
 }
 
+/// Nothing is known of an origin.
+#[derive(Debug)]
+pub(super) enum NotKnown {
+    /// The store has failed.
+    Store(StoreError),
+    /// There was no way to ask the site, for this execution.
+    NoWay(ExecutionId, Failure),
+}
+
+impl From<StoreError> for NotKnown {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl LookUp {
     /// Looks until something is known; waits while the store is down, or while another worker fetches.
-    pub(super) async fn run(self) -> Result<Arc<Known>, StoreError> {
+    pub(super) async fn run(self) -> Result<Arc<Known>, NotKnown> {
         loop {
             let pause = match self.look().await {
                 Ok(Some(known)) => return Ok(Arc::new(known)),
                 Ok(None) => LOOK_EVERY,
-                Err(error) if error.is_transient() => {
+                Err(NotKnown::Store(error)) if error.is_transient() => {
                     tracing::warn!(error = %chain(&error), "cannot look at robots files, will go on");
                     RETRY_PAUSE
                 }
@@ -55,15 +79,17 @@ impl LookUp {
     }
 
     /// `None`: another worker is fetching it.
-    async fn look(&self) -> Result<Option<Known>, StoreError> {
+    async fn look(&self) -> Result<Option<Known>, NotKnown> {
         let stored = self.store.robots_file(&self.origin).await?;
         if let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) {
             return Ok(Some(Known::of(stored, false)));
         }
-        if !self.store.reserve_robots_fetch(&self.origin, FETCHED_WITHIN).await? {
+        let within = if self.by_proxy { FETCHED_BY_PROXY_WITHIN } else { FETCHED_WITHIN };
+        if !self.store.reserve_robots_fetch(&self.origin, within).await? {
             return Ok(None);
         }
         let fetched = fetch(&self.outlet, &self.origin, &self.agent).await;
+        let fetched = fetched.map_err(|failure| NotKnown::NoWay(self.execution, failure))?;
         // The pace first: once the file is stored, nobody fetches it for a day.
         match &fetched {
             FetchedRobots::Answer { crawl_delay, .. } => {

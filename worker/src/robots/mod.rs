@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub(crate) use agent::Agent;
 use known::{Known, Standing, UntilStale};
-use look_up::LookUp;
+use look_up::{LookUp, NotKnown};
 
 use crate::http::Http;
 use crate::page::host_turns::{HostTurns, TooFar};
@@ -195,24 +195,39 @@ impl Robots {
         }
         turns.wait(page, Some(start_at)).await.map_err(|TooFar| PageEnd::Released)?;
         let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await;
-        let look_up = LookUp {
-            store: self.store.clone(),
-            outlet: outlet.map_err(PageEnd::Failed)?,
-            origin: origin.clone(),
-            host: page.host.clone(),
-            agent: agent.clone(),
-        };
-        let entry = self.known.entry_by_ref(&origin).or_try_insert_with(look_up.run().boxed());
-        let entry = match tokio::time::timeout(PATIENCE, entry).await {
-            Ok(Ok(entry)) => entry,
-            Ok(Err(error)) => {
-                tracing::error!(origin, error = %chain(error.as_ref()), "cannot look at a robots file");
-                let message = "its robots.txt could not be looked up";
-                return Err(PageEnd::Failed(Failure::new(ErrorClass::Internal, message)));
-            }
-            Err(_elapsed) => {
-                let message = format!("its robots.txt was not there within {} s", PATIENCE.as_secs());
-                return Err(PageEnd::Failed(Failure::new(ErrorClass::RobotsUnreachable, message)));
+        let outlet = outlet.map_err(PageEnd::Failed)?;
+        let until = Instant::now() + PATIENCE;
+        let entry = loop {
+            let look_up = LookUp {
+                store: self.store.clone(),
+                execution: page.execution_id,
+                outlet: outlet.clone(),
+                by_proxy: workflow.proxy.is_some(),
+                origin: origin.clone(),
+                host: page.host.clone(),
+                agent: agent.clone(),
+            };
+            let entry = self.known.entry_by_ref(&origin).or_try_insert_with(look_up.run().boxed());
+            let error = match tokio::time::timeout_at(until, entry).await {
+                Ok(Ok(entry)) => break entry,
+                Ok(Err(error)) => error,
+                Err(_elapsed) => {
+                    let message = format!("its robots.txt was not there within {} s", PATIENCE.as_secs());
+                    return Err(PageEnd::Failed(Failure::new(ErrorClass::RobotsUnreachable, message)));
+                }
+            };
+            match error.as_ref() {
+                // What another crawl's page had no way to ask, this one's may have.
+                NotKnown::NoWay(execution, _) if *execution != page.execution_id => {}
+                NotKnown::NoWay(_, failure) => {
+                    let message = format!("its robots.txt could not be asked for: {}", failure.message);
+                    return Err(PageEnd::Failed(Failure::new(failure.class, message)));
+                }
+                NotKnown::Store(error) => {
+                    tracing::error!(origin, error = %chain(error), "cannot look at a robots file");
+                    let message = "its robots.txt could not be looked up";
+                    return Err(PageEnd::Failed(Failure::new(ErrorClass::Internal, message)));
+                }
             }
         };
         let is_ours = entry.is_fresh();

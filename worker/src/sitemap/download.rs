@@ -7,7 +7,6 @@ use async_compression::tokio::bufread::GzipDecoder;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::workflow::Workflow;
 use futures_util::TryStreamExt;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
@@ -15,7 +14,6 @@ use url::Url;
 
 use super::parse::MAX_BYTES;
 use crate::http::{self, Outlet};
-use crate::robots::Agent;
 
 /// A sitemap on its way.
 pub(super) struct Download {
@@ -47,7 +45,7 @@ pub(super) async fn download(
 ) -> Result<Download, Absent> {
     let request = outlet
         .get(url.as_str())
-        .headers(headers(workflow))
+        .headers(http::headers(workflow))
         .timeout(deadline.saturating_duration_since(Instant::now()));
     let response = outlet.send(request).await.map_err(Failure::from)?;
     let status = response.status().as_u16();
@@ -80,18 +78,4 @@ pub(super) fn broken_off(error: &Error) -> Failure {
         Some(error) => http::failure(error),
         None => Failure::new(ErrorClass::NotAPage, error.to_string()),
     }
-}
-
-fn headers(workflow: &Workflow) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in workflow.headers.iter() {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
-        {
-            headers.insert(name, value);
-        }
-    }
-    // How it is sent is our business.
-    headers.remove(reqwest::header::ACCEPT_ENCODING);
-    headers.insert(USER_AGENT, Agent::of(workflow).header());
-    headers
 }

@@ -1,13 +1,16 @@
 //! Pages that give the same: when very many of one shape in a row do, there is no use in more of them.
 //!
 //! What pages give is compared by fingerprints that differ in few bits where texts differ in few words (Charikar,
-//! "Similarity estimation techniques from rounding algorithms", 2002).
+//! "Similarity estimation techniques from rounding algorithms", 2002). Dates do not count, as every empty day of a calendar
+//! shows its own; other numbers do, as many products differ in nothing else.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use serde_json::Value;
+
+use super::dates;
 
 /// Shapes that are remembered of one execution.
 const SHAPES: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
@@ -93,9 +96,8 @@ fn collect_words(value: &Value, words: &mut Vec<u64>) {
         Value::Null | Value::Bool(_) => {}
         Value::Number(number) => words.push(hash_of(&number.to_string())),
         Value::String(text) => {
-            let found = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
             let room = MOST_WORDS.saturating_sub(words.len());
-            words.extend(found.take(room).map(|word| hash_of(&word.to_lowercase())));
+            words.extend(dates::words_beside_dates(text, room).iter().map(|word| hash_of(word)));
         }
         Value::Array(elements) => elements.iter().for_each(|element| collect_words(element, words)),
         Value::Object(members) => members.values().for_each(|member| collect_words(member, words)),
@@ -110,6 +112,7 @@ fn hash_of(word: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use chrono::NaiveDate;
     use serde_json::json;
 
     use super::*;
@@ -138,6 +141,83 @@ mod tests {
         assert_eq!(contents.judge("site.test/shop/*", 100), None, "another shape");
         contents.see("site.test/day/#", fingerprint([&screw(1)]));
         assert_eq!(contents.judge("site.test/day/#", 100), None, "there was something new after all");
+    }
+
+    #[test]
+    fn empty_days_that_show_their_own_date_are_a_trap() {
+        let first = NaiveDate::from_ymd_opt(2026, 11, 26).unwrap();
+        for format in [
+            "%A, %-d %B %Y",
+            "%b %d, %Y",
+            "%Y-%m-%d",
+            "%d.%m.%Y",
+            "%-m/%-d/%Y",
+            "%B %Y",
+            "%m/%Y",
+            "%a %d %b",
+            "%A, %B %-dth, %Y",
+            "%Y-%m-%d 00:00",
+            "week of %d.%m.%Y, %H:%M:%S",
+        ] {
+            let mut contents = Contents::new();
+            for day in first.iter_days().take(100) {
+                let date = day.and_hms_opt(8, 30, 0).unwrap().format(format);
+                let page = json!({"title": date.to_string(), "text": format!("{date}: {EMPTY_DAY} Back to {date}.")});
+                contents.see("site.test/day/#", fingerprint([&page]));
+            }
+            assert!(contents.judge("site.test/day/#", 100).is_some(), "{format}");
+        }
+    }
+
+    #[test]
+    fn empty_months_with_the_numbers_of_their_days_are_a_trap() {
+        let mut contents = Contents::new();
+        for month in 0..100 {
+            let days = (1..=28 + month % 4).map(|day| format!("<{day}> ")).collect::<String>();
+            let name = ["January", "May", "August"][month % 3];
+            let page = format!("{name} {}\nMo Tu We Th Fr Sa Su {days} {EMPTY_DAY}", 2026 + month / 12);
+            contents.see("site.test/month/*", fingerprint([&json!(page)]));
+        }
+        assert!(contents.judge("site.test/month/*", 100).is_some());
+    }
+
+    #[test]
+    fn pages_that_differ_in_numbers_alone_are_different() {
+        let sizes = |number: usize| {
+            format!(
+                "Screw M8 x {}, {} pieces. Delivered within three days, returned within thirty. Questions are \
+                answered by our friends in the shop, who know all there is to know of screws.",
+                number % 97,
+                number
+            )
+        };
+        let weather = |day: usize| {
+            let date = NaiveDate::from_num_days_from_ce_opt(730_000 + day as i32).unwrap();
+            format!(
+                "Weather on {}: at night {} degrees, at noon {}, rain {} mm, wind {} km/h from the west. The figures \
+                are those of the station at the airport, and nobody answers for them.",
+                date.format("%-d %B %Y"),
+                day % 11,
+                12 + day % 13,
+                day * 7 % 31,
+                day % 17
+            )
+        };
+        let list = |page: usize| {
+            let names = ["anvil", "bellows", "chisel", "drill", "edger", "file", "gouge", "hammer", "iron"];
+            let lines =
+                (0..20).map(|line| format!("{} {} EUR, ", names[(page * 20 + line * page) % 9], line));
+            lines.collect::<String>()
+        };
+        let mut contents = Contents::new();
+        for number in 0..300 {
+            for (shape, text) in
+                [("screws", sizes(number)), ("weather", weather(number)), ("list", list(number))]
+            {
+                contents.see(shape, fingerprint([&json!(text)]));
+                assert_eq!(contents.judge(shape, 10), None, "{text}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod calendar;
 mod content;
+mod dates;
 mod distinct;
 mod path;
 mod query;
@@ -31,6 +32,8 @@ use query::Queries;
 
 /// Executions that are remembered; an older one starts anew.
 const EXECUTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+/// So many links of a page are judged before another page may judge its own.
+const LINKS_AT_ONCE: usize = 256;
 
 /// What this worker has seen of its executions.
 #[derive(Debug)]
@@ -63,15 +66,34 @@ impl Traps {
         let fingerprint = rules.identical_pages.and_then(|_| content::fingerprint(values(program, outcome)));
         let page_shape = shape(&page.url);
         let today = Utc::now().date_naive();
-        let mut executions = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = executions.get_or_insert_mut(page.execution_id, Seen::new);
-        if rules.identical_pages.is_some() {
-            seen.contents.see(&page_shape, fingerprint);
+        let skip = |why| Skip::new(SkipReason::Trap, why);
+        let mut links: Vec<_> = outcome.discovered.iter_mut().filter(|link| link.skipped.is_none()).collect();
+        for link in &mut links {
+            link.skipped = by_itself(&link.url, rules).map(skip);
         }
-        for link in outcome.discovered.iter_mut().filter(|link| link.skipped.is_none()) {
-            link.skipped = seen.judge(&link.url, rules, today).map(|why| Skip::new(SkipReason::Trap, why));
+        if rules.identical_pages.is_some() {
+            self.with_seen(page.execution_id, |seen| seen.contents.see(&page_shape, fingerprint));
+        }
+        // Other pages may have the lock between.
+        for links in links.chunks_mut(LINKS_AT_ONCE) {
+            self.with_seen(page.execution_id, |seen| {
+                for link in links.iter_mut().filter(|link| link.skipped.is_none()) {
+                    link.skipped = seen.judge(&link.url, rules, today).map(skip);
+                }
+            });
         }
     }
+
+    fn with_seen(&self, execution: ExecutionId, work: impl FnOnce(&mut Seen)) {
+        let mut executions = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
+        work(executions.get_or_insert_mut(execution, Seen::new));
+    }
+}
+
+/// Why a link leads into a trap, if its URL alone shows it.
+fn by_itself(url: &PageUrl, rules: &Rules) -> Option<String> {
+    let overlong = rules.max_url_length.and_then(|most| path::overlong(url, most));
+    overlong.or_else(|| rules.repeated_segments.and_then(|most| path::repeated(url, most)))
 }
 
 impl Seen {
@@ -79,12 +101,10 @@ impl Seen {
         Self { calendars: Calendars::new(), queries: Queries::new(), contents: Contents::new() }
     }
 
-    /// Takes a link in, and says why it leads into a trap, if it does.
+    /// Takes a link in, and says why it leads into a trap, if what was seen before shows it.
     fn judge(&mut self, url: &PageUrl, rules: &Rules, today: NaiveDate) -> Option<String> {
-        let overlong = rules.max_url_length.and_then(|most| path::overlong(url, most));
-        overlong
-            .or_else(|| rules.repeated_segments.and_then(|most| path::repeated(url, most)))
-            .or_else(|| self.calendars.judge(url, rules, today))
+        self.calendars
+            .judge(url, rules, today)
             .or_else(|| self.queries.judge(url, rules))
             .or_else(|| rules.identical_pages.and_then(|most| self.contents.judge(&shape(url), most)))
     }
@@ -140,7 +160,8 @@ mod tests {
         let today = NaiveDate::from_ymd_opt(2026, 6, 15).unwrap();
         let judged = urls.into_iter().filter_map(|url| {
             let parsed = PageUrl::parse(&url).unwrap();
-            seen.judge(&parsed, &rules, today).map(|why| format!("{url}: {why}"))
+            let why = by_itself(&parsed, &rules).or_else(|| seen.judge(&parsed, &rules, today));
+            why.map(|why| format!("{url}: {why}"))
         });
         judged.collect()
     }

@@ -1,6 +1,8 @@
 //! Traps that a single URL shows: it is very long, or its path repeats itself, as relative links that resolve wrongly
 //! make it do.
 
+use std::collections::HashMap;
+
 use crawlify_shared::domain::page_url::PageUrl;
 
 /// The longest sequence of segments that is looked at for repetitions.
@@ -15,7 +17,7 @@ pub(super) fn overlong(url: &PageUrl, most: u32) -> Option<String> {
         .then(|| format!("the URL has {length} bytes, more than {most} (`traps.max_url_length`)"))
 }
 
-/// Says how the path repeats itself, if it does so `most` times.
+/// Says how the path repeats itself, if it does so `most` times. Takes time in proportion to the URL's length.
 pub(super) fn repeated(url: &PageUrl, most: u32) -> Option<String> {
     let most = most as usize;
     let mut segments: Vec<&str> = url.as_url().path_segments()?.collect();
@@ -25,41 +27,44 @@ pub(super) fn repeated(url: &PageUrl, most: u32) -> Option<String> {
     if segments.len() < most {
         return None;
     }
-    let (cycle, times) = longest_repetition(&segments);
-    if times >= most {
+    if let Some(cycle) = repeated_cycle(&segments, most) {
         return Some(format!(
-            "the path has `{}` {times} times in a row (`traps.repeated_segments` is {most})",
+            "the path has `{}` {most} times in a row, at least (`traps.repeated_segments`)",
             cycle.join("/")
         ));
     }
     let most = most + SCATTERED;
-    let (segment, times) = most_frequent(&segments)?;
-    (times >= most).then(|| format!("the path has the segment `{segment}` {times} times, at least {most}"))
+    let segment = frequent_segment(&segments, most)?;
+    Some(format!("the path has the segment `{segment}` {most} times, at least"))
 }
 
-/// The sequence of segments that follows itself most often. Numbers alone do not count: dates and map tiles have the
-/// same one twice or three times.
-fn longest_repetition<'a>(segments: &'a [&'a str]) -> (&'a [&'a str], usize) {
-    let mut found: (&[&str], usize) = (&[], 0);
+/// The first sequence of segments that follows itself so often, the shortest before longer ones. Numbers alone do not count:
+/// dates and map tiles have the same one twice or three times.
+fn repeated_cycle<'a>(segments: &'a [&'a str], most: usize) -> Option<&'a [&'a str]> {
     for length in 1..=LONGEST_CYCLE.min(segments.len()) {
-        for start in 0..=segments.len() - length {
-            let cycle = &segments[start..start + length];
-            if cycle.iter().all(|segment| is_number(segment)) {
-                continue;
+        // How many segments in a row are the same as the one a cycle before.
+        let mut same = 0;
+        for end in length..=segments.len() {
+            let cycle = &segments[end - length..end];
+            let is_repeated = same % length == 0 && same / length + 1 >= most;
+            if is_repeated && !cycle.iter().all(|segment| is_number(segment)) {
+                return Some(cycle);
             }
-            let times = segments[start..].chunks_exact(length).take_while(|chunk| *chunk == cycle).count();
-            if times > found.1 {
-                found = (cycle, times);
-            }
+            let goes_on = segments.get(end) == Some(&segments[end - length]);
+            same = if goes_on { same + 1 } else { 0 };
         }
     }
-    found
+    None
 }
 
-fn most_frequent<'a>(segments: &[&'a str]) -> Option<(&'a str, usize)> {
-    let counted = segments.iter().filter(|segment| !is_number(segment) && segment.len() > 1);
-    let times = |segment: &str| segments.iter().filter(|other| **other == segment).count();
-    counted.map(|segment| (*segment, times(segment))).max_by_key(|(_, times)| *times)
+/// The first segment that comes so often, whatever is between.
+fn frequent_segment<'a>(segments: &[&'a str], most: usize) -> Option<&'a str> {
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    segments.iter().copied().filter(|segment| !is_number(segment) && segment.len() > 1).find(|segment| {
+        let times = times.entry(segment).or_default();
+        *times += 1;
+        *times >= most
+    })
 }
 
 fn is_number(segment: &str) -> bool {
@@ -68,6 +73,8 @@ fn is_number(segment: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn url(path: &str) -> PageUrl {
@@ -103,6 +110,23 @@ mod tests {
         ] {
             assert_eq!(repeated(&url(path), 3), None, "{path}");
         }
+    }
+
+    #[test]
+    fn paths_made_to_take_long_do_not() {
+        let one = url(&"/a".repeat(990));
+        // Two letters each, so that none comes back and all of them are counted.
+        let letters = || (b'a'..=b'z').map(char::from);
+        let pairs = letters().flat_map(|first| letters().map(move |second| format!("/{first}{second}")));
+        let many = url(&pairs.take(660).collect::<String>());
+        let begun = Instant::now();
+        for _ in 0..50_000 {
+            assert!(repeated(&one, 3).is_some());
+        }
+        for _ in 0..2_000 {
+            assert_eq!(repeated(&many, 3), None);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
     }
 
     #[test]

@@ -342,6 +342,7 @@ fn document(url: &Url, status: u16) -> Document {
         base_url: url.clone(),
         status: Some(status),
         retry_after: None,
+        answered_in: None,
         bytes: 0,
     }
 }

@@ -1,0 +1,140 @@
+//! What a site's answers say of its pace, with a real Chrome: how long they take, and `Retry-After`.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+use harness::answering_site::AnsweringSite;
+use harness::postgres::TestDatabase;
+use harness::program::{Program, crawlify};
+use harness::scratch::Scratch;
+use harness::wait::wait_for;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::CRAWLIFY;
+
+/// How long a crawl of a few pages may take on a machine that is busy with other things.
+const WITHIN: Duration = Duration::from_secs(90);
+/// How long the slow site takes to answer, in milliseconds.
+const TAKES_MS: u64 = 400;
+
+/// A crawl that follows every link and takes the headings, with these settings besides.
+fn crawl(scratch: &Scratch, database: &TestDatabase, start: &str, settings: &Value) -> Program {
+    let mut config = json!({
+        "start_urls": [start], "max_depth": 5, "rate_limit_delay": 0,
+        "url_discovery": [{"id": "links", "type": "extract_links", "params": {"selector": "a"}}],
+        "data_extraction": [
+            {"id": "title", "type": "extract", "params": {"selector": "h1", "type": "text"}, "output_key": "title"}
+        ]
+    });
+    for (name, value) in settings.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    let file = scratch.path("answers.json");
+    std::fs::write(&file, json!({"name": "Answers", "config": config}).to_string()).unwrap();
+    let mut command = crawlify(CRAWLIFY, scratch);
+    command.arg("run").arg(&file).arg("--database-url").arg(database.url().expose());
+    Program::start(command)
+}
+
+#[tokio::test]
+async fn a_crawl_that_adapts_asks_a_host_no_faster_than_it_answers() {
+    for render in ["full", "static"] {
+        let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+        let site = AnsweringSite::slow(Duration::from_millis(TAKES_MS), |_, path| match path {
+            "/" => Html("<h1>home</h1><a href=/1>1</a><a href=/2>2</a><a href=/3>3</a>").into_response(),
+            _ => Html("<h1>leaf</h1>").into_response(),
+        })
+        .await;
+        let settings = json!({"render": render, "politeness": {"adaptive": true, "robots": "ignore"}});
+        let running = crawl(&scratch, &database, &site.url("/"), &settings);
+        let _ = running.end(WITHIN).await.with_code(0).saying(&["4 completed"]);
+        let pool = PgPool::connect(database.url().expose()).await.unwrap();
+        let number =
+            async |query: &'static str| -> i64 { sqlx::query_scalar(query).fetch_one(&pool).await.unwrap() };
+        let takes = i64::try_from(TAKES_MS).unwrap();
+        let latency = number("SELECT latency_ms::int8 FROM hosts WHERE host = '127.0.0.1'").await;
+        assert!((takes..2 * takes).contains(&latency), "{render}: {latency} ms");
+        let interval = "SELECT COALESCE(min_interval_ms, 0)::int8 FROM hosts WHERE host = '127.0.0.1'";
+        let interval = number(interval).await;
+        assert!(interval >= takes * 9 / 10, "{render}: two pages started within {interval} ms");
+        let read = number("SELECT count(*) FROM url_queue WHERE rendered = 'static'").await;
+        assert_eq!(read, if render == "static" { 4 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn how_fast_a_host_answers_is_nobodys_business_unless_a_crawl_adapts() {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    let site = AnsweringSite::start(|_, _| Html("<h1>home</h1>").into_response()).await;
+    let running = crawl(&scratch, &database, &site.url("/"), &json!({}));
+    let _ = running.end(WITHIN).await.with_code(0).saying(&["1 completed"]);
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let latency: i32 = sqlx::query_scalar("SELECT latency_ms FROM hosts").fetch_one(&pool).await.unwrap();
+    assert_eq!(latency, 0);
+}
+
+/// An answer that wants the host left alone for two minutes.
+fn come_later(status: u16, body: &'static str) -> Response {
+    let headers = [("retry-after", "120"), ("content-type", "text/html")];
+    (StatusCode::from_u16(status).unwrap(), headers, body).into_response()
+}
+
+/// Crawls `/` of a site until its host is left alone for as long as it has said, and no longer. Answers how often the path
+/// that said so was asked for.
+async fn left_alone(site: &AnsweringSite, said_at: &str, settings: Value) -> usize {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    let _running = crawl(&scratch, &database, &site.url("/"), &settings);
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let query = "SELECT EXTRACT(EPOCH FROM backoff_until - now())::int8 FROM hosts
+        WHERE host = '127.0.0.1' AND backoff_level > 0";
+    wait_for("the host is left alone", WITHIN, async || {
+        let seconds: Option<i64> = sqlx::query_scalar(query).fetch_optional(&pool).await.unwrap_or_default();
+        seconds.is_some_and(|seconds| {
+            assert!((90..=120).contains(&seconds), "{settings}: {seconds} s");
+            true
+        })
+    })
+    .await;
+    site.asked_for(said_at)
+}
+
+#[tokio::test]
+async fn a_page_of_a_tab_that_says_for_how_long_its_host_wants_to_be_left_alone_is_obeyed() {
+    for (status, body) in [(429, "<h1>not so fast</h1>"), (503, "")] {
+        let site = AnsweringSite::start(move |_, _| come_later(status, body)).await;
+        assert_eq!(left_alone(&site, "/", json!({"render": "full"})).await, 2, "once to hear for how long");
+    }
+}
+
+#[tokio::test]
+async fn a_static_page_that_says_for_how_long_its_host_wants_to_be_left_alone_is_obeyed() {
+    for (status, body) in [(429, "<h1>not so fast</h1>"), (503, "")] {
+        let site = AnsweringSite::start(move |_, _| come_later(status, body)).await;
+        assert_eq!(left_alone(&site, "/", json!({"render": "static"})).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn pages_that_share_nothing_are_obeyed_as_well_when_they_say_for_how_long() {
+    let site = AnsweringSite::start(|_, _| come_later(429, "<h1>not so fast</h1>")).await;
+    let settings = json!({"isolation": "page", "headers": {"User-Agent": "ShopBot/1.0"}});
+    assert_eq!(left_alone(&site, "/", settings).await, 2);
+    let agents = site.requests().into_iter().map(|(_, headers)| headers["user-agent"].clone());
+    assert_eq!(agents.collect::<Vec<_>>(), ["ShopBot/1.0", "ShopBot/1.0"]);
+}
+
+#[tokio::test]
+async fn where_a_click_leads_for_how_long_is_heard_too() {
+    let click = json!([{"id": "more", "type": "click", "params": {"selector": "a"}}]);
+    for isolation in ["execution", "page"] {
+        let site = AnsweringSite::start(|_, path| match path {
+            "/" => Html("<h1>home</h1><a href=/busy>more</a>").into_response(),
+            _ => come_later(503, "<h1>busy</h1>"),
+        })
+        .await;
+        let settings = json!({"isolation": isolation, "url_discovery": click});
+        assert_eq!(left_alone(&site, "/busy", settings).await, 2);
+    }
+}
