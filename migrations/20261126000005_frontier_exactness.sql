@@ -5,7 +5,7 @@ CREATE INDEX url_queue_admitted_idx ON url_queue (execution_id, host, priority D
     WHERE status = 'pending' AND admitted;
 
 -- Pages that have a place in `max_pages` and were not loaded, because robots.txt forbids it: it is given back.
-CREATE INDEX url_queue_place_idx ON url_queue (execution_id) WHERE status = 'skipped' AND admitted AND error_class = 'robots';
+CREATE INDEX url_queue_place_idx ON url_queue (execution_id) WHERE status = 'skipped' AND admitted AND error_class = 'robots' AND final_url IS NULL;
 
 ALTER TABLE hosts
     -- When the dispatcher began that has last written `delay_ms`: one that began earlier may not have seen what it saw.

@@ -40,7 +40,8 @@ impl Store {
               AND NOT ((e.max_pages IS NULL OR e.pages_admitted < e.max_pages OR EXISTS (
                   -- A place that is to be given back. By url_queue_place_idx.
                   SELECT FROM url_queue q
-                  WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.admitted AND q.error_class = 'robots')) AND EXISTS (
+                  WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.admitted AND q.error_class = 'robots'
+                      AND q.final_url IS NULL)) AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'limit'))
               AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (

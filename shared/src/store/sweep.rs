@@ -88,12 +88,14 @@ impl Store {
                 SELECT id FROM workflow_executions AS execution
                 WHERE status IN ('running', 'paused') AND EXISTS (
                     SELECT FROM url_queue
-                    WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots')
+                    WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots'
+                        AND final_url IS NULL)
                 ORDER BY id FOR NO KEY UPDATE
             ), unused AS (
                 SELECT page.id FROM execution CROSS JOIN LATERAL (
                     SELECT id FROM url_queue
                     WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots'
+                        AND final_url IS NULL
                     LIMIT $1 FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $1

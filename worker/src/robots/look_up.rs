@@ -20,8 +20,6 @@ const FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes, and shorter
 /// than a page waits for the file.
 const FETCHED_WITHIN: Duration = Duration::from_secs(22);
-/// The same where it is fetched through a workflow's own proxy: one that is dead must not keep the file from other crawls.
-const FETCHED_BY_PROXY_WITHIN: Duration = Duration::from_secs(5);
 /// How often the store is asked while another worker fetches.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The pause after a failure of the store.
@@ -38,8 +36,6 @@ pub(super) struct LookUp {
     /// The execution that it is done for.
     pub(super) execution: ExecutionId,
     pub(super) outlet: Outlet,
-    /// Whether the way out is the execution's own proxy.
-    pub(super) by_proxy: bool,
     pub(super) origin: String,
     /// The unit of politeness that the origin belongs to.
     pub(super) host: String,
@@ -68,7 +64,8 @@ impl LookUp {
             let pause = match self.look().await {
                 Ok(Some(known)) => return Ok(Arc::new(known)),
                 Ok(None) => LOOK_EVERY,
-                Err(NotKnown::Store(error)) if error.is_transient() => {
+                // Also where only a person can mend it, as for claims and records.
+                Err(NotKnown::Store(error)) if !matches!(error, StoreError::BadData(_)) => {
                     tracing::warn!(error = %chain(&error), "cannot look at robots files, will go on");
                     RETRY_PAUSE
                 }
@@ -84,12 +81,16 @@ impl LookUp {
         if let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) {
             return Ok(Some(Known::of(stored, false)));
         }
-        let within = if self.by_proxy { FETCHED_BY_PROXY_WITHIN } else { FETCHED_WITHIN };
-        if !self.store.reserve_robots_fetch(&self.origin, within).await? {
+        if !self.store.reserve_robots_fetch(&self.origin, FETCHED_WITHIN).await? {
             return Ok(None);
         }
-        let fetched = fetch(&self.outlet, &self.origin, &self.agent).await;
-        let fetched = fetched.map_err(|failure| NotKnown::NoWay(self.execution, failure))?;
+        let fetched = match fetch(&self.outlet, &self.origin, &self.agent).await {
+            Ok(fetched) => fetched,
+            Err(failure) => {
+                self.store.release_robots_fetch(&self.origin).await?;
+                return Err(NotKnown::NoWay(self.execution, failure));
+            }
+        };
         // The pace first: once the file is stored, nobody fetches it for a day.
         match &fetched {
             FetchedRobots::Answer { crawl_delay, .. } => {

@@ -202,7 +202,6 @@ impl Robots {
                 store: self.store.clone(),
                 execution: page.execution_id,
                 outlet: outlet.clone(),
-                by_proxy: workflow.proxy.is_some(),
                 origin: origin.clone(),
                 host: page.host.clone(),
                 agent: agent.clone(),
@@ -211,9 +210,10 @@ impl Robots {
             let error = match tokio::time::timeout_at(until, entry).await {
                 Ok(Ok(entry)) => break entry,
                 Ok(Err(error)) => error,
+                // Longer than a fetch takes: it is the store that is away, and no fault of the page or its site.
                 Err(_elapsed) => {
-                    let message = format!("its robots.txt was not there within {} s", PATIENCE.as_secs());
-                    return Err(PageEnd::Failed(Failure::new(ErrorClass::RobotsUnreachable, message)));
+                    tracing::warn!(page.id = %page.page_id, origin, "nothing could be learnt of a robots file: the page goes back");
+                    return Err(PageEnd::Released);
                 }
             };
             match error.as_ref() {

@@ -87,6 +87,20 @@ impl HotStore {
         Ok(client.query_opt(&statement, &[&origin, &within_ms]).await?.is_some())
     }
 
+    /// Gives back the right to fetch an origin's robots file: it could not be asked for, and another worker, or another
+    /// execution, may try its own way.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn release_robots_fetch(&self, origin: &str) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached("UPDATE robots_files SET fetching_until = '-infinity' WHERE origin = $1")
+            .await?;
+        client.execute(&statement, &[&origin]).await?;
+        Ok(())
+    }
+
     /// Stores what a fetch gave, and answers what is known now. A file that was had before stays while it cannot be
     /// had again, which is then tried more and more rarely: after half the time that it could not be had, 10 seconds
     /// at least and an hour at most, but not before the host wants to be asked again.
