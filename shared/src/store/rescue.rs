@@ -45,7 +45,11 @@ impl Store {
         message_lost_after: Duration,
     ) -> Result<Rescued, StoreError> {
         let (workers_lost, pages_returned, pages_quarantined) = match patience {
-            Some(patience) => self.rescue_from_workers(patience).await?,
+            Some(patience) => {
+                let rescued = self.rescue_from_workers(patience).await?;
+                crash::reach(CrashPoint::AfterReturnBeforeRequeue);
+                rescued
+            }
             None => (0, 0, 0),
         };
         Ok(Rescued {
@@ -124,7 +128,6 @@ impl Store {
     }
 
     async fn rescue_from_queue(&self, message_lost_after: Duration) -> Result<u64, StoreError> {
-        crash::reach(CrashPoint::AfterReturnBeforeRequeue);
         let requeued = sqlx::query_scalar!(
             "WITH returned AS (
                 UPDATE url_queue q SET status = 'pending', queued_at = NULL, requeues = q.requeues + 1,
