@@ -10,6 +10,7 @@ pub mod fault_proxy;
 pub mod fleet;
 pub mod hostile;
 pub mod invariants;
+pub mod paced_site;
 pub mod postgres;
 pub mod processes;
 pub mod program;

@@ -17,6 +17,7 @@ use crawlify_worker::Worker;
 use crawlify_worker::egress::{Egress, EgressOptions};
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, NO_LIMITS, small_workflow};
+use harness::paced_site::PacedSite;
 use harness::postgres::TestDatabase;
 use harness::synthetic::{Site, SyntheticDriver, page_address};
 use harness::wait::wait_for;
@@ -34,8 +35,12 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Starts them; a page takes `takes`, and a worker executes `slots` at once.
+    /// Starts so many coordinators and workers of so many slots; a page takes `takes`.
     async fn start(crawl: &Crawl, sizes: (usize, usize), slots: usize, takes: Duration) -> Self {
+        Self::on(crawl, sizes, slots, Site { pages: u64::MAX, takes, ..Site::default() }).await
+    }
+
+    async fn on(crawl: &Crawl, sizes: (usize, usize), slots: usize, site: Site) -> Self {
         let (broker, stop) = (Arc::new(InProcessBroker::new()), CancellationToken::new());
         let url = crawl.database.url();
         let (mut coordinators, mut workers) = (Vec::new(), Vec::new());
@@ -56,7 +61,7 @@ impl Fleet {
             );
             coordinators.push(coordinator.await.unwrap());
         }
-        let driver = Arc::new(SyntheticDriver(Site { pages: u64::MAX, takes, ..Site::default() }));
+        let driver = Arc::new(SyntheticDriver(site));
         for _ in 0..sizes.1 {
             let config = crawlify_worker::Config {
                 name: "synthetic".to_owned(),
@@ -179,4 +184,33 @@ async fn fifty_workers_and_a_limit_of_a_thousand_give_exactly_a_thousand_pages()
     let workers = "SELECT count(*) FROM page_counters WHERE completed > 0";
     assert!(crawl.number(workers).await >= 25, "hardly any of the workers had a page");
     crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_host_is_asked_in_its_pace_by_all_workers_and_executions_together() {
+    const DELAY: Duration = Duration::from_secs(1);
+    const MEASURED: Duration = Duration::from_secs(15);
+    let site = PacedSite::start(4).await.unwrap();
+    let first: Vec<_> = site.hosts.iter().map(|host| page_address(host, 1)).collect();
+    let first: Vec<_> = first.iter().map(String::as_str).collect();
+    let crawl = Crawl::of(&made_up(), Limits { rate_limit_delay: DELAY, ..NO_LIMITS }, &first).await;
+    // The longest delay that anybody asks for holds for all.
+    let others = [NO_LIMITS, Limits { rate_limit_delay: DELAY / 10, ..NO_LIMITS }];
+    for limits in others {
+        crawl.another_of(&made_up(), limits, &first).await;
+    }
+    let client = Some(reqwest::Client::builder().no_proxy().build().unwrap());
+    let site_as_seen = Site { pages: u64::MAX, client, ..Site::default() };
+    let fleet = Fleet::on(&crawl, (2, 3), 4, site_as_seen).await;
+    tokio::time::sleep(MEASURED).await;
+    fleet.stop().await;
+    let possible = MEASURED.as_millis() / DELAY.as_millis();
+    for starts in site.log() {
+        let spaces: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // What lies between a start and the request is the machine's, which is busy. Without a common pace they would be nothing.
+        assert!(spaces.iter().all(|space| *space > DELAY * 6 / 10), "{spaces:?}");
+        assert!(starts.len() as u128 > possible / 2, "only {} of {possible}", starts.len());
+    }
+    let visited = "SELECT count(DISTINCT execution_id) FROM url_queue WHERE status = 'completed'";
+    assert_eq!(crawl.number(visited).await, 3, "each of them has its turns");
 }

@@ -13,7 +13,6 @@ mod fleet;
 mod frontier;
 mod politeness;
 mod redelivery;
-mod site;
 mod throughput;
 mod verdict;
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use crawlify_shared::domain::workflow::Limits;
 use harness::crawl::NO_LIMITS;
+use harness::paced_site::PacedSite;
 use harness::synthetic::page_address;
 
 use crate::fleet::Fleet;
-use crate::site::Site;
 use crate::verdict::Verdicts;
 
 const DELAY: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 /// # Errors
 /// The fleet does not start, or the database does not answer.
 pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Result<()> {
-    let site = Site::start(HOSTS).await?;
+    let site = PacedSite::start(HOSTS).await?;
     let fleet = Fleet::start(options.workers, 8, true).await?;
     let limits = Limits { rate_limit_delay: DELAY, ..NO_LIMITS };
     for _ in 0..3 {
