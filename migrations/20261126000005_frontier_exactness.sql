@@ -12,13 +12,13 @@ ALTER TABLE hosts
     ADD COLUMN delay_seen_at timestamptz NOT NULL DEFAULT '-infinity';
 
 -- As before, but by executions, of which a host has few, instead of by all pages that are under way. Those of an execution that
--- was cancelled have no lane any more.
+-- was cancelled have no lane any more; what it had in hand has ended after a quarter of an hour, or was given up.
 CREATE OR REPLACE FUNCTION pages_in_flight(of_host text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT COALESCE(sum(open.pages), 0)::bigint
     FROM (
         SELECT execution_id FROM lanes WHERE host = of_host
         UNION
-        SELECT id FROM workflow_executions WHERE status = 'cancelled' AND completed_at > now() - interval '1 day'
+        SELECT id FROM workflow_executions WHERE status = 'cancelled' AND completed_at > now() - interval '15 minutes'
     ) AS execution CROSS JOIN LATERAL (
         -- By url_queue_open_idx.
         SELECT count(*) AS pages FROM url_queue

@@ -298,8 +298,8 @@ impl Store {
     /// # Errors
     /// As every statement of the store; the rescuer then returns them.
     pub async fn return_unpublished(&self, pages: &[ReservedPage]) -> Result<(), StoreError> {
-        // What was not confirmed may be claimed at this very moment: it waits for nobody, so that the two cannot
-        // deadlock. By primary key: `IS NOT DISTINCT FROM` keeps the planner, whose statistics are old while a crawl
+        // What was not confirmed may be claimed at this very moment: no page is waited for, so that the two cannot
+        // deadlock, and lanes in the order of whoever records pages. By primary key: `IS NOT DISTINCT FROM` keeps the planner, whose statistics are old while a crawl
         // grows, from reading the whole of url_queue_open_idx instead.
         let (ids, epochs): (Vec<_>, Vec<_>) = pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
         sqlx::query!(
@@ -312,7 +312,10 @@ impl Store {
                 RETURNING execution_id, host
             )
             UPDATE lanes SET due_at = now(), misses = 0
-            WHERE (execution_id, host) IN (SELECT execution_id, host FROM returned)",
+            WHERE (execution_id, host) IN (
+                SELECT lane.execution_id, lane.host FROM lanes lane
+                WHERE (lane.execution_id, lane.host) IN (SELECT execution_id, host FROM returned)
+                ORDER BY lane.execution_id, lane.host FOR UPDATE)",
             &ids,
             &epochs,
         )

@@ -104,8 +104,12 @@ impl Store {
                 FROM returned WHERE fault > 0
                 ON CONFLICT (page_id, epoch, attempt) DO NOTHING
             ), woken AS (
+                -- In the order of whoever records pages.
                 UPDATE lanes SET due_at = now(), misses = 0
-                WHERE (execution_id, host) IN (SELECT execution_id, host FROM returned WHERE status = 'pending')
+                WHERE (execution_id, host) IN (
+                    SELECT lane.execution_id, lane.host FROM lanes lane
+                    WHERE (lane.execution_id, lane.host) IN (SELECT execution_id, host FROM returned WHERE status = 'pending')
+                    ORDER BY lane.execution_id, lane.host FOR UPDATE)
             ), counted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FILTER (WHERE status = 'failed'),
@@ -141,7 +145,10 @@ impl Store {
                 RETURNING execution_id, host
             ), woken AS (
                 UPDATE lanes SET due_at = now(), misses = 0
-                WHERE (execution_id, host) IN (SELECT execution_id, host FROM returned)
+                WHERE (execution_id, host) IN (
+                    SELECT lane.execution_id, lane.host FROM lanes lane
+                    WHERE (lane.execution_id, lane.host) IN (SELECT execution_id, host FROM returned)
+                    ORDER BY lane.execution_id, lane.host FOR UPDATE)
             )
             SELECT count(*) AS \"requeued!\" FROM returned",
             message_lost_after.as_secs_f64(),

@@ -80,7 +80,10 @@ impl<'a> Beginning<'a> {
                     AS page (id, url, url_hash, host, is_sitemap)
                 ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
             ), new_hosts AS (
-                INSERT INTO hosts (host) SELECT DISTINCT host FROM UNNEST($14::text[]) AS host ORDER BY host
+                INSERT INTO hosts (host)
+                SELECT DISTINCT host FROM UNNEST($14::text[]) AS host
+                WHERE NOT EXISTS (SELECT FROM hosts WHERE hosts.host = host.host)
+                ORDER BY host
                 ON CONFLICT (host) DO NOTHING
             ), another_chance AS (
                 UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}'

@@ -6,7 +6,7 @@ use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::HostContact;
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{CancelMode, LimitChanges};
-use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const BRIEF: Duration = Duration::from_millis(300);
@@ -69,6 +69,34 @@ async fn a_delay_that_is_shortened_holds_at_once() {
     assert!(crawl.number(looks).await >= 1, "its lane is looked at now");
     tokio::time::sleep(BRIEF * 11 / 10).await;
     assert_eq!(dispatched(&crawl, crawl.execution).await, 1, "the other one's delay holds");
+}
+
+/// Milliseconds from now until a host is asked next, as it is planned.
+async fn planned(crawl: &Crawl) -> i64 {
+    crawl
+        .number("SELECT (EXTRACT(EPOCH FROM next_start_at - clock_timestamp()) * 1000)::int8 FROM hosts")
+        .await
+}
+
+#[tokio::test]
+async fn starts_that_are_planned_while_the_pace_changes_are_as_far_apart_as_it_says() {
+    let (short, long) = (Duration::from_secs(10), Duration::from_secs(18));
+    let crawl = Crawl::start(polite(short), &["http://a.test/1", "http://a.test/2"]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    assert!((10_100..=10_320).contains(&planned(&crawl).await), "10 s and 3 % after the first");
+    // Another one comes, for which that is too fast, and the page asks its host once more.
+    let patient = crawl.another(polite(long), &["http://a.test/3"]).await;
+    assert_eq!(dispatched(&crawl, patient).await, 0);
+    assert!((18_100..=18_560).contains(&planned(&crawl).await));
+    let again = worker.next_start(&page, LEASE).await.unwrap() - std::time::Instant::now();
+    assert!((18_000..=18_560).contains(&again.as_millis()), "{again:?}");
+    assert!((36_400..=37_100).contains(&planned(&crawl).await), "18 s and 3 % after that");
+    // It goes, and the next start is the shorter pace after the last one.
+    crawl.store.cancel_execution(patient, CancelMode::Graceful, None).await.unwrap();
+    assert_eq!(dispatched(&crawl, crawl.execution).await, 0);
+    let next = planned(&crawl).await;
+    assert!((28_000..=28_860).contains(&next), "{next} ms from now, of which 18.5 s are to the last one");
 }
 
 #[tokio::test]

@@ -135,3 +135,40 @@ async fn a_caller_who_goes_away_leaves_no_open_transaction() {
     assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'completed'").await, PAGES as i64);
     crawl.assert_counters_are_a_recount().await;
 }
+
+#[tokio::test]
+async fn pages_of_paced_hosts_that_link_to_each_other_never_deadlock() {
+    const ROUNDS: usize = 60;
+    let hosts = ["a.test", "b.test"];
+    let start_urls: Vec<_> =
+        (0..2 * ROUNDS).map(|number| format!("http://{}/{number}", hosts[number % 2])).collect();
+    let crawl = Crawl::start(NO_LIMITS, &start_urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let (one, other) = (crawl.worker().await, crawl.worker().await);
+    let requests = crawl.queue().await;
+    crawl.change("UPDATE url_queue SET host_delay_ms = 1; UPDATE hosts SET delay_ms = 1").await;
+    let pages = one.claim(&requests[..ROUNDS], LEASE, false).await.unwrap().into_iter();
+    let pages_of_other = other.claim(&requests[ROUNDS..], LEASE, false).await.unwrap().into_iter();
+    // Each group has a page of both hosts, and each page leads to the other host: to pages and to hosts that are new.
+    let work = async |worker: &HotStore, pages: Vec<ClaimedPage>, name: &str| {
+        for (round, group) in pages.chunks(2).enumerate() {
+            let group: Vec<_> = group
+                .iter()
+                .map(|page| {
+                    let another = if page.host == hosts[0] { hosts[1] } else { hosts[0] };
+                    let links = [
+                        format!("http://{another}/{name}/{round}/{}", page.host),
+                        format!("http://new{round}.test/{name}/{}", page.host),
+                    ];
+                    let mut done = finished(page, &small_table(), &links);
+                    done.outcome.contact.started_in = Some(Duration::ZERO);
+                    done
+                })
+                .collect();
+            assert_eq!(worker.record(&group).await.unwrap().len(), group.len(), "in round {round}");
+        }
+    };
+    join(work(&one, pages.collect(), "one"), work(&other, pages_of_other.rev().collect(), "other")).await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(crawl.number(deadlocks).await, 0);
+    crawl.assert_counters_are_a_recount().await;
+}

@@ -25,6 +25,9 @@ const READS_PER_PAGE: u64 = 20;
 /// How long an execution that has no page here keeps its context; its cookies it keeps for longer.
 const CONTEXT_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it may take to ask for the cookies of contexts that go.
+const PARKED_WITHIN: Duration = Duration::from_secs(1);
+
 /// A running browser.
 #[derive(Debug)]
 pub(super) struct Browser {
@@ -137,8 +140,11 @@ impl Browser {
                 continue;
             }
             last_ping = Instant::now();
-            let deadline = last_ping + upkeep.ping_every;
-            self.tabs.park_unused(CONTEXT_PATIENCE, deadline).await;
+            // One that is being replaced keeps its contexts until they are handed over.
+            if !upkeep.until_lost {
+                self.tabs.park_unused(CONTEXT_PATIENCE, last_ping + PARKED_WITHIN).await;
+            }
+            let deadline = Instant::now() + upkeep.ping_every;
             let answer = self.launched.connection.call(None, &GetVersionParams {}, deadline).await;
             let answer = match answer {
                 Ok(_) => self.tabs.close_strangers(deadline).await,

@@ -77,7 +77,7 @@ impl Supervisor {
                         None => {}
                     }
                     if let Some(next) = &browser {
-                        hand_over(&watched, next).await;
+                        hand_over(&watched, next, None).await;
                     }
                     let upkeep = Upkeep { until_lost: true, ..self.upkeep };
                     retired.spawn(drain(watched, browser.clone(), upkeep, stop.clone()));
@@ -123,6 +123,7 @@ impl Supervisor {
 
 /// Lets a retired browser end its pages, as long as it lives.
 async fn drain(browser: Arc<Browser>, next: Option<Arc<Browser>>, upkeep: Upkeep, stop: CancellationToken) {
+    let begun = tokio::time::Instant::now();
     let drained = async {
         tokio::select! {
             () = browser.tabs.unused() => {}
@@ -134,14 +135,14 @@ async fn drain(browser: Arc<Browser>, next: Option<Arc<Browser>>, upkeep: Upkeep
     let _ = stop.run_until_cancelled(tokio::time::timeout(DRAIN_PATIENCE, drained)).await;
     if let Some(next) = next {
         // The last pages may have logged in.
-        stop.run_until_cancelled(hand_over(&browser, &next)).await;
+        stop.run_until_cancelled(hand_over(&browser, &next, Some(begun))).await;
     }
     close(browser).await;
 }
 
-/// What executions have in one browser they have in the next.
-async fn hand_over(browser: &Browser, next: &Browser) {
-    next.tabs.inherit(&browser.tabs, tokio::time::Instant::now() + INHERIT_WITHIN).await;
+/// What executions have in one browser they have in the next; the second time, only what was used `since` the first.
+async fn hand_over(browser: &Browser, next: &Browser, since: Option<tokio::time::Instant>) {
+    next.tabs.inherit(&browser.tabs, since, tokio::time::Instant::now() + INHERIT_WITHIN).await;
 }
 
 /// Kills a browser and waits until nothing of it is left. Tabs that are still held fail from now on.

@@ -188,7 +188,12 @@ impl Tabs {
                 Some(made) => self.opener.cookies(made, deadline).await,
                 None => Ok(Vec::new()),
             };
-            let Ok(cookies) = cookies else { return };
+            let cookies = match cookies {
+                Ok(cookies) => cookies,
+                // The browser does not know it any more, and its cookies are gone.
+                Err(CallError::Refused(_)) => Vec::new(),
+                Err(_) => continue,
+            };
             // It may have been used meanwhile.
             let mut contexts = self.contexts();
             let Entry::Occupied(entry) = contexts.entry(execution) else { continue };
@@ -263,12 +268,16 @@ impl Tabs {
     }
 
     /// Takes over the cookies that executions have in the browser before this one: what they logged in to, they stay logged
-    /// in to. What cannot be had, as the other browser is lost, is left.
-    pub(super) async fn inherit(&self, before: &Self, deadline: Instant) {
-        self.inherit_parked(before);
+    /// in to. Of what was handed over before, only that which was used `since` then. What cannot be had, as the other browser is
+    /// lost, is left.
+    pub(super) async fn inherit(&self, before: &Self, since: Option<Instant>, deadline: Instant) {
+        if since.is_none() {
+            self.inherit_parked(before);
+        }
         let made: Vec<_> = before
             .contexts()
             .iter()
+            .filter(|(_, context)| since.is_none_or(|since| context.last_used >= since))
             .filter_map(|(execution, context)| {
                 Some((*execution, context.made.get()?.clone(), context.last_used))
             })
@@ -289,9 +298,14 @@ impl Tabs {
     /// Makes an execution's context, with the cookies that it had before.
     async fn make_context(&self, session: &Session, deadline: Instant) -> Result<BrowserContext, CallError> {
         let parked = self.parked().get(&session.execution_id).cloned();
+        let since = parked.as_ref().map(|parked| parked.last_used);
         let cookies = parked.map(|parked| parked.cookies).unwrap_or_default();
         let context = self.opener.create_context(session, cookies, deadline).await?;
-        self.parked().remove(&session.execution_id);
+        // The browser before may have handed over later ones meanwhile.
+        let later = self.parked().remove(&session.execution_id);
+        if let Some(later) = later.filter(|later| since.is_none_or(|since| later.last_used > since)) {
+            self.opener.give_cookies(&context, later.cookies, deadline).await;
+        }
         Ok(context)
     }
 

@@ -184,6 +184,11 @@ async fn serve(client: TcpStream, core: &Core) {
 }
 
 impl Core {
+    #[cfg(test)]
+    pub(super) fn dialler(&self) -> &Dialler {
+        &self.shared.dialler
+    }
+
     pub(super) async fn connect(&self, destination: &Destination, tunnel: bool) -> Result<Dialled, Reason> {
         match &self.way {
             Way::Closed => Err(Reason::NotAllowed),

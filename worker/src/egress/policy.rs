@@ -144,13 +144,12 @@ impl Policy {
     }
 }
 
-/// Whether an address is this machine's own: the way there begins at the address itself. Sends nothing.
+/// Whether an address is this machine's own: the way there begins at the address itself. Sends nothing. Where it cannot be told,
+/// for want of sockets, it counts as one; where there is no way, nothing will be sent either.
 pub(super) fn is_this_machine(address: IpAddr) -> bool {
     let any = if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
-    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
+    let Ok(socket) = UdpSocket::bind((any, 0)) else { return true };
+    let from = socket.connect((address, 9)).and_then(|()| socket.local_addr());
     from.is_ok_and(|from| from.ip() == address)
 }
 

@@ -48,6 +48,13 @@ struct Verdict {
     at: Instant,
 }
 
+impl Heard {
+    /// Whether it has a name, which somebody must answer for.
+    fn is_named(&self) -> bool {
+        matches!(url::Host::parse(&self.host), Ok(url::Host::Domain(_)))
+    }
+}
+
 impl Uplink {
     /// A host answered, if only that nobody listens there.
     pub(super) fn heard(&self, host: &str, address: SocketAddr) {
@@ -73,7 +80,10 @@ impl Uplink {
 
     /// Whether anybody answers questions for the names of other hosts; `None` where no other is known.
     pub(super) async fn resolves(&self, names: &Names, but: &str) -> Option<bool> {
-        let others = self.others(but)?;
+        let others: Vec<_> = self.others(but)?.into_iter().filter(Heard::is_named).collect();
+        if others.is_empty() {
+            return None;
+        }
         let asked = others.into_iter().map(|other| async move {
             tokio::time::timeout(PATIENCE, names.is_answered(&other.host)).await.unwrap_or(false)
         });
@@ -146,6 +156,7 @@ mod tests {
             let (_, gate) = gate(&egress, None);
             let url = |host: &str| format!("http://{host}:{}/", server.address.port());
             assert_eq!(said_of(&gate, &url("gone.test")).await.as_deref(), Some("not_resolved"), "who knows");
+            assert_eq!(said_of(&gate, &url("127.0.0.1")).await, None, "which nobody has to answer for");
             assert_eq!(said_of(&gate, &url("known.test")).await, None);
             // It had an address, and nobody else can be asked.
             assert_eq!(said_of(&gate, &url("known.test")).await.as_deref(), Some("no_network"));
@@ -185,6 +196,12 @@ mod tests {
         assert_eq!(said_of(&gate, &to_silent).await.as_deref(), Some("timed_out"), "nobody else is known");
         assert_eq!(said_of(&gate, &format!("http://{}/", server.address)).await, None);
         assert_eq!(said_of(&gate, &to_silent).await.as_deref(), Some("timed_out"), "the other one answers");
+        // Now one that answered is silent too, and the only one that is known.
+        let (_second, _queued, also_silent) = silent_port("127.0.0.5:0").await;
+        let other = guard(&["127.0.0.0/8"], &[]);
+        let (_, gate) = super::super::tests::gate(&other, None);
+        gate.core().dialler().uplink.heard("127.0.0.5", also_silent);
+        assert_eq!(said_of(&gate, &to_silent).await.as_deref(), Some("no_network"));
     }
 
     #[tokio::test]

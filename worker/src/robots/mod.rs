@@ -33,7 +33,7 @@ use crate::page::host_turns::{HostTurns, TooFar};
 
 /// A page waits no longer than this for a robots file: longer than a fetch takes, and so that its lease still covers all
 /// that comes after.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// What the files that are kept may take, in bytes, as far as can be estimated.
 const KEPT_BYTES: u64 = 64 << 20;
 /// How long the links of one page may be looked through. The others are looked at when they are loaded.

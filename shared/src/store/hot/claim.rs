@@ -66,19 +66,21 @@ WITH wanted AS (
         q.epoch, q.site_faults,
         (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
-    INSERT INTO hosts AS h (host, next_start_at)
-    SELECT host, now() + count(*) * max(host_delay_ms) * 1.03 * interval '1 millisecond' + interval '20 ms'
+    INSERT INTO hosts AS h (host, next_start_at, delay_ms)
+    SELECT host, now() + count(*) * max(host_delay_ms) * 1.03 * interval '1 millisecond' + interval '20 ms', max(host_delay_ms)
     FROM claimed WHERE host_delay_ms > 0 GROUP BY host ORDER BY host
     ON CONFLICT (host) DO UPDATE
-        -- Whoever had the row before may have kept it for a while.
+        -- Whoever had the row before may have kept it for a while, and have raised the pace: dispatchers count on the one that
+        -- holds now.
         SET next_start_at = greatest(h.next_start_at, h.backoff_until, clock_timestamp() + interval '20 ms')
             + (excluded.next_start_at - now() - interval '20 ms')
-    RETURNING host, next_start_at
+                * (greatest(h.delay_ms, excluded.delay_ms)::float8 / excluded.delay_ms)
+    RETURNING h.host, h.next_start_at, h.delay_ms
 )
 SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at, c.locked_at,
     -- The last page of the host starts one delay before next_start_at, the one before it two delays before it.
     (EXTRACT(EPOCH FROM p.next_start_at - c.locked_at) * 1000
-        - max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0) * 1.03
+        - greatest(p.delay_ms, max(c.host_delay_ms) OVER (PARTITION BY c.host, c.host_delay_ms > 0)) * 1.03
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
         AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap,
     c.charged, c.proxy_faults, c.browser_faults, c.worker_faults, c.epoch, c.site_faults

@@ -99,9 +99,15 @@ WITH page AS (
 ), lane AS (
     SELECT DISTINCT execution_id, host FROM links
 ), new_hosts AS (
-    INSERT INTO hosts (host) SELECT DISTINCT host FROM lane ORDER BY host ON CONFLICT (host) DO NOTHING
+    -- Known ones are left out first, as of the links: whoever holds one may wait for one that we hold.
+    INSERT INTO hosts (host)
+    SELECT DISTINCT host FROM lane WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.host = lane.host) ORDER BY host
+    ON CONFLICT (host) DO NOTHING
 ), new_lanes AS (
-    INSERT INTO lanes (execution_id, host) SELECT execution_id, host FROM lane ORDER BY execution_id, host
+    INSERT INTO lanes (execution_id, host)
+    SELECT execution_id, host FROM lane
+    WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.execution_id = lane.execution_id AND l.host = lane.host)
+    ORDER BY execution_id, host
     ON CONFLICT (execution_id, host) DO NOTHING
 ), woken_lanes AS (
     -- The dispatcher may have one in its hands just now, and lay it aside for minutes, as it does not see the new pages: it is

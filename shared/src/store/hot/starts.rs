@@ -8,14 +8,14 @@ use crate::store::StoreError;
 
 /// Locks the host's row, as the claim does. The lease is as long after the new start as it was after the first one.
 const NEXT_START: &str = "
-WITH delay AS (
-    SELECT $2::float8 * 1.03 * interval '1 millisecond' AS delay
-), paced AS (
-    INSERT INTO hosts AS h (host, next_start_at) SELECT $1, now() + interval '20 ms' + delay FROM delay
+WITH paced AS (
+    INSERT INTO hosts AS h (host, next_start_at)
+    VALUES ($1, now() + interval '20 ms' + $2::float8 * 1.03 * interval '1 millisecond')
     ON CONFLICT (host) DO UPDATE
+        -- The pace that holds now, where it is more than when the page was claimed: dispatchers count on it.
         SET next_start_at = greatest(h.next_start_at, h.backoff_until, clock_timestamp() + interval '20 ms')
-            + (SELECT delay FROM delay)
-    RETURNING next_start_at - (SELECT delay FROM delay) AS start_at
+            + greatest($2::float8, h.delay_ms) * 1.03 * interval '1 millisecond'
+    RETURNING h.next_start_at - greatest($2::float8, h.delay_ms) * 1.03 * interval '1 millisecond' AS start_at
 ), held AS (
     UPDATE url_queue q SET locked_until = greatest(q.locked_until, p.start_at + $6::float8 * interval '1 millisecond')
     FROM paced p WHERE q.id = $3 AND q.attempt = $4 AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $5
