@@ -176,6 +176,8 @@ pub(super) struct LimitsDocument {
     max_pages: Option<i64>,
     /// Least milliseconds between the starts of two pages of one host.
     rate_limit_delay: Option<i32>,
+    /// At most so many pages of one host at once; 0 or null is no limit.
+    concurrency: Option<i32>,
     /// Its share of the fleet beside other executions, from 1 to 1000.
     weight: Option<i32>,
     /// Executions with a higher one go first; from -1000 to 1000.
@@ -252,16 +254,21 @@ fn limits(document: Value) -> Result<LimitChanges, ApiError> {
         let pages = if value.is_null() { Some(0) } else { value.as_i64() };
         pages.filter(|pages| *pages >= 0)
     });
+    let concurrency =
+        fields.read("concurrency", "a whole number to 10000, where 0 or null is no limit", |value| {
+            let pages = if value.is_null() { Some(0) } else { value.as_i64() };
+            pages.filter(|pages| (0..=10_000).contains(pages)).and_then(|pages| i32::try_from(pages).ok())
+        });
     let mut small = |name, bounds| fields.whole(name, bounds).and_then(|number| i32::try_from(number).ok());
     let changes = LimitChanges {
         max_pages: max_pages.map(|pages| Some(pages).filter(|pages| *pages > 0)),
         host_delay_ms: small("rate_limit_delay", 0..=MAX_DELAY_MS),
+        host_concurrency: concurrency.map(|pages| Some(pages).filter(|pages| *pages > 0)),
         weight: small("weight", 1..=1000),
         priority: small("priority", -1000..=1000),
     };
     if nothing {
-        let message =
-            "there is nothing to change; give `max_pages`, `rate_limit_delay`, `weight` or `priority`";
+        let message = "there is nothing to change; give `max_pages`, `rate_limit_delay`, `concurrency`, `weight` or `priority`";
         fields.mistake("", "nothing_to_change", message.to_owned());
     }
     fields.finish("invalid_limits", "the change")?;

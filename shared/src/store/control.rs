@@ -69,6 +69,8 @@ pub struct LimitChanges {
     pub max_pages: Option<Option<i64>>,
     /// Least milliseconds between the starts of two pages of one host.
     pub host_delay_ms: Option<i32>,
+    /// At most so many pages of one host at once; `Some(None)` is no limit.
+    pub host_concurrency: Option<Option<i32>>,
     /// The share of the fleet, from 1 to 1,000.
     pub weight: Option<i32>,
     /// Executions with a higher one go first.
@@ -249,6 +251,7 @@ impl Store {
                 UPDATE workflow_executions AS target
                 SET max_pages = CASE WHEN $3 THEN $4 ELSE target.max_pages END,
                     host_delay_ms = COALESCE($5, target.host_delay_ms),
+                    host_concurrency = CASE WHEN $8 THEN $9 ELSE target.host_concurrency END,
                     weight = COALESCE($6, target.weight),
                     priority = COALESCE($7, target.priority),
                     control_version = execution.control_version + 1
@@ -268,6 +271,8 @@ impl Store {
             changes.host_delay_ms,
             changes.weight,
             changes.priority,
+            changes.host_concurrency.is_some(),
+            changes.host_concurrency.flatten(),
         )
         .fetch_optional(&self.pool)
         .await?;

@@ -82,6 +82,8 @@ pub struct ExecutionRow {
     pub pages_admitted: i64,
     /// Least milliseconds between the starts of two pages of one host.
     pub host_delay_ms: i32,
+    /// At most so many pages of one host at once.
+    pub host_concurrency: Option<i32>,
     /// Its share of the fleet beside other executions.
     pub weight: i32,
     /// Executions with a higher one go first.
@@ -175,7 +177,7 @@ impl Store {
             r#"
             SELECT execution.id, workflow_id, workflow.name AS workflow_name, execution.version,
                 execution.status AS "status: ExecutionStatus", started_at, completed_at, error, max_pages,
-                pages_admitted, host_delay_ms, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
+                pages_admitted, host_delay_ms, host_concurrency, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
                 control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
             WHERE execution.id = $1
@@ -204,7 +206,7 @@ impl Store {
             r#"
             SELECT execution.id, workflow_id, workflow.name AS workflow_name, execution.version,
                 execution.status AS "status: ExecutionStatus", started_at, completed_at, error, max_pages,
-                pages_admitted, host_delay_ms, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
+                pages_admitted, host_delay_ms, host_concurrency, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
                 control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
             WHERE ($1::uuid IS NULL OR workflow_id = $1) AND ($2::text IS NULL OR execution.status = $2)

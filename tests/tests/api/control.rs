@@ -111,16 +111,18 @@ async fn the_mode_of_a_cancellation_is_in_the_query_or_in_the_body() {
 async fn limits_are_changed_while_an_execution_runs_and_wrong_ones_are_told_all_at_once() {
     let api = Api::start().await;
     let (execution, _) = api.execution(&api.workflow("active").await).await;
-    let bad =
-        json!({"max_pages": -1, "rate_limit_delay": "1000", "weight": 0, "priority": 1001, "wieght": 2});
+    let bad = json!({"max_pages": -1, "concurrency": 1.5, "rate_limit_delay": "1000", "weight": 0, "priority": 1001, "wieght": 2});
     let refused = api.expect(StatusCode::UNPROCESSABLE_ENTITY, Method::PATCH, &execution, Some(&bad)).await;
     assert_eq!(refused["code"], "invalid_limits");
     let pointers: Vec<_> =
         refused["errors"].as_array().unwrap().iter().map(|told| &told["pointer"]).collect();
-    assert_eq!(pointers, ["/max_pages", "/rate_limit_delay", "/weight", "/priority", "/wieght"]);
+    assert_eq!(
+        pointers,
+        ["/max_pages", "/concurrency", "/rate_limit_delay", "/weight", "/priority", "/wieght"]
+    );
     api.expect(StatusCode::UNPROCESSABLE_ENTITY, Method::PATCH, &execution, Some(&json!({}))).await;
 
-    let good = json!({"max_pages": 7, "rate_limit_delay": 0, "weight": 3, "priority": -5});
+    let good = json!({"max_pages": 7, "rate_limit_delay": 0, "concurrency": 2, "weight": 3, "priority": -5});
     let changed = api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&good)).await;
     assert_eq!(changed["version"], 1);
     let read = api.get(&execution).await;
@@ -128,9 +130,10 @@ async fn limits_are_changed_while_an_execution_runs_and_wrong_ones_are_told_all_
         assert_eq!(&read[name], value, "{name}");
     }
     for no_limit in [json!(0), Value::Null] {
-        let change = json!({"max_pages": no_limit});
+        let change = json!({"max_pages": no_limit, "concurrency": no_limit});
         api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&change)).await;
-        assert_eq!(api.get(&execution).await["max_pages"], Value::Null);
+        let read = api.get(&execution).await;
+        assert_eq!((&read["max_pages"], &read["concurrency"]), (&Value::Null, &Value::Null));
     }
     assert_eq!(api.get(&execution).await["weight"], 3, "what is not given stays");
 }

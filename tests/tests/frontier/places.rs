@@ -5,6 +5,7 @@ use std::time::Duration;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::control::LimitChanges;
 use crawlify_shared::store::hot::ClaimRequest;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
@@ -94,6 +95,21 @@ async fn a_step_takes_no_more_pages_than_it_was_asked_for_and_some_of_each_lane(
     assert_eq!(pages.len(), 64);
     let hosts: std::collections::HashSet<_> = pages.iter().map(|page| page.url.host()).collect();
     assert_eq!(hosts.len(), 33);
+}
+
+#[tokio::test]
+async fn how_many_pages_a_host_bears_is_changed_while_they_run() {
+    let urls: Vec<_> = (0..6).map(|number| format!("http://a.test/{number}")).collect();
+    let crawl = Crawl::start(ONE_AT_A_TIME, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let change = async |host_concurrency| {
+        let changes = LimitChanges { host_concurrency: Some(host_concurrency), ..LimitChanges::default() };
+        crawl.store.change_limits(crawl.execution, changes, None).await.unwrap();
+        crawl.queue().await.len()
+    };
+    assert_eq!(crawl.queue().await.len(), 1);
+    assert_eq!(change(Some(3)).await, 2);
+    assert_eq!(change(Some(2)).await, 0, "those on the way go on");
+    assert_eq!(change(None).await, 3);
 }
 
 #[tokio::test]

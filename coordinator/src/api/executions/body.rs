@@ -80,6 +80,8 @@ pub(in crate::api) struct ExecutionBody {
     pages_admitted: i64,
     /// Least milliseconds between the starts of two pages of one host.
     rate_limit_delay: i32,
+    /// At most this many pages of one host at once.
+    concurrency: Option<i32>,
     /// Its share of the fleet beside other executions.
     weight: i32,
     /// Executions with a higher one go first.
@@ -101,6 +103,7 @@ impl ExecutionBody {
             max_pages: row.max_pages,
             pages_admitted: row.pages_admitted,
             rate_limit_delay: row.host_delay_ms,
+            concurrency: row.host_concurrency,
             weight: row.weight,
             priority: row.priority,
             cancel_mode: row.cancel_mode.map(CancelMode::as_str),
