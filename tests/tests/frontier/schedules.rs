@@ -174,6 +174,7 @@ async fn a_run_has_the_budgets_and_the_share_of_its_workflow() {
     let execution = fired.and_then(Fired::execution).unwrap();
     let budgets = crawl.texts("SELECT concat_ws(' ', execution_id, kind, max) FROM execution_budgets").await;
     assert_eq!(budgets, [format!("{execution} time 60")]);
-    let share = "SELECT concat_ws(' ', weight, priority) FROM workflow_executions WHERE schedule_id IS NOT NULL";
+    let share =
+        "SELECT concat_ws(' ', weight, priority) FROM workflow_executions WHERE schedule_id IS NOT NULL";
     assert_eq!(crawl.texts(share).await, ["3 -1"]);
 }
