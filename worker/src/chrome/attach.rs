@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::block::block;
 use super::connection::{CallError, Connection, Listener};
@@ -55,6 +56,8 @@ pub(super) struct Opener {
     connection: Connection,
     egress: Option<Arc<Egress>>,
     attached: Arc<Attached>,
+    /// Contexts that are being made, whoever still waits for them. They end with the browser.
+    creating: TaskTracker,
 }
 
 /// The tabs that exist, by their target and by their session: who is told when one crashes or goes.
@@ -100,7 +103,7 @@ impl Opener {
     pub(super) fn new(connection: Connection, egress: Option<Arc<Egress>>) -> Self {
         let attached = Arc::new(Attached::default());
         connection.listen("", attached.clone());
-        Self { connection, egress, attached }
+        Self { connection, egress, attached, creating: TaskTracker::new() }
     }
 
     /// The line to the browser.
@@ -152,7 +155,7 @@ impl Opener {
     ) -> Result<BrowserContextId, CallError> {
         let (tell, told) = oneshot::channel();
         let connection = self.connection.clone();
-        tokio::spawn(async move {
+        self.creating.spawn(async move {
             let created = connection.call(None, &create, deadline).await;
             if let Err(Ok(unwanted)) = tell.send(created) {
                 connection.send(None, &DisposeBrowserContextParams::new(unwanted.browser_context_id));
