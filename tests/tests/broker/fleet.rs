@@ -106,7 +106,13 @@ async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
     fleet.ended(execution).await;
     proxy.set(Mode::Pass);
     assert_no_attempt_was_wasted(&fleet).await;
-    fleet.close([deaf, worker, coordinator], execution, Some(calm)).await;
+    // What it still has goes back to the broker, and somebody must be there to find that it has been done.
+    stop([deaf]).await;
+    wait_for("the other one has taken what is left", SOON, async || {
+        invariants::broker::leftovers(&fleet.vhost.url()).await.unwrap().is_empty()
+    })
+    .await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
 }
 
 #[tokio::test]
