@@ -12,7 +12,8 @@ ALTER TABLE hosts
     ADD COLUMN delay_seen_at timestamptz NOT NULL DEFAULT '-infinity';
 
 -- As before, but by executions, of which a host has few, instead of by all pages that are under way. Those of an execution that
--- was cancelled have no lane any more; what it had in hand has ended after a quarter of an hour, or was given up.
+-- was cancelled have no lane any more: they count for a quarter of an hour, after which only pages that wait so long for their turn
+-- on a host can still be in hand.
 CREATE OR REPLACE FUNCTION pages_in_flight(of_host text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT COALESCE(sum(open.pages), 0)::bigint
     FROM (

@@ -15,7 +15,7 @@ use super::query::{Given, Parameters, Query};
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
-    /// Only this one: its name, with the port where that is not the scheme's own.
+    /// Only this one: its name, without a port.
     host: Option<String>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 50, required = false)]
@@ -58,7 +58,7 @@ struct HostEntry {
     in_flight: i64,
     /// Least milliseconds between the starts of two of its pages.
     delay_ms: i32,
-    /// What its robots.txt asks for, in milliseconds; a part of `delay_ms`.
+    /// What its robots.txt asks for, in milliseconds; it counts in `delay_ms` while an execution that obeys it runs.
     crawl_delay_ms: i32,
     /// At most so many of its pages at once.
     concurrency: Option<i32>,

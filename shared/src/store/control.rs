@@ -1,7 +1,7 @@
 //! Control of executions: paused, resumed, cancelled, limited anew, retried.
 //!
 //! Every act is one conditional statement on the execution's row, which raises `control_version`; of two acts at once
-//! the later one sees what the earlier one did. None of them touches more than a window's worth of pages or some thousand hosts: what
+//! the later one sees what the earlier one did. None of them touches more than a window's worth of pages, or some thousand lanes: what
 //! concerns millions of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps
 //! pages from being dispatched, claimed or forgotten.
 

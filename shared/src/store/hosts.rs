@@ -16,7 +16,7 @@ pub struct HostPace {
     /// Least milliseconds between two starts now: the most that a running execution, its robots.txt or, where an
     /// execution is adaptive, its latency asks for.
     pub delay_ms: i32,
-    /// Of these, what its robots.txt asks for.
+    /// What its robots.txt asks for, which counts while an execution that obeys it runs.
     pub crawl_delay_ms: i32,
     /// At most so many of its pages at once; `None` is no limit.
     pub concurrency: Option<i32>,
