@@ -179,7 +179,7 @@ pub async fn start(
     last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
         lanes,
-        company: Company::default(),
+        company: Company::new(store.clone()),
         renders,
         lease: config.lease,
         broker,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Store, StoreError};
 use crate::crash::{self, CrashPoint};
-use crate::domain::fault::POISON_AFTER;
+use crate::domain::fault::{POISON_AFTER, SUSPECT_AFTER};
 
 /// How long the rescuer waits for workers to be heard.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,8 @@ pub struct Rescued {
 impl Store {
     /// Returns the pages of lost workers and of lost messages to the frontier.
     ///
-    /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead. A page is `queued` for longer than
+    /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead; one that has to be alone is charged only if
+    /// it was ([`HotStore::begin_alone`](super::hot::HotStore::begin_alone)). A page is `queued` for longer than
     /// `message_lost_after` when its message is lost, or when the fleet is slow; then it is published once more, each time
     /// after twice as long, and the message that comes second finds nothing to claim. Where `patience` is `None`, no worker
     /// is lost yet.
@@ -76,9 +77,11 @@ impl Store {
         // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
         let pages = sqlx::query!(
             r#"WITH orphan AS (
-                -- A worker that said goodbye is nobody's loss.
+                -- A worker that said goodbye is nobody's loss, and a suspect that only waited to be alone took nobody down.
                 SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue,
-                    (w.status IS DISTINCT FROM 'stopped')::int AS fault
+                    (w.status IS DISTINCT FROM 'stopped'
+                        AND (greatest(q.worker_faults, q.browser_faults) < $3 OR w.id IS NULL
+                            OR (w.alone_with, w.alone_epoch) IS NOT DISTINCT FROM (q.id, q.epoch)))::int AS fault
                 FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by
                 WHERE q.status = 'processing'
                   AND (w.id IS NULL OR w.status IN ('lost', 'stopped')
@@ -124,6 +127,7 @@ impl Store {
             FROM returned"#,
             i32::from(POISON_AFTER),
             patience.after_start.as_secs_f64(),
+            SUSPECT_AFTER,
         )
         .fetch_one(&self.pool)
         .await?;

@@ -33,6 +33,9 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
             (attempt, attempt - 1, 0)
         );
         assert_eq!(rescue(&crawl).await, Rescued::default(), "it is healthy");
+        if page.faults.is_suspect() {
+            worker.begin_alone(&page).await.unwrap();
+        }
         crawl.change(SILENCE).await;
         let last = attempt == i32::from(POISON_AFTER);
         let expected = Rescued {
@@ -75,6 +78,27 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
     crawl.change(SILENCE).await;
     assert_eq!(rescue(&crawl).await.pages_returned, 1);
     assert_eq!(crawl.number("SELECT count(*) FROM lost_attempts").await, 4);
+}
+
+#[tokio::test]
+async fn a_suspect_that_waits_to_be_alone_is_not_charged_for_the_loss_of_its_worker() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    crawl.change("UPDATE url_queue SET worker_faults = 2, attempt = 2").await;
+    let faults = "SELECT worker_faults::int8 FROM url_queue";
+    for lost in 0..3 {
+        let worker = crawl.worker().await;
+        let page = crawl.claim(&worker).await.remove(0);
+        assert_eq!((page.attempt, page.faults.worker), (3, 2), "what did not begin was no attempt");
+        if lost == 1 {
+            // What its worker was alone with before is not this page.
+            crawl.change("UPDATE workers SET alone_with = (SELECT id FROM url_queue), alone_epoch = 0").await;
+        }
+        crawl.change(SILENCE).await;
+        assert_eq!(rescue(&crawl).await.pages_returned, 1);
+        assert_eq!(crawl.number(faults).await, 2);
+    }
+    assert_eq!(crawl.number("SELECT count(*) FROM lost_attempts").await, 0);
+    crawl.assert_counters_are_a_recount().await;
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Whether pages may be executed beside others. One that may have taken down its browser or its worker runs alone: if it
 //! does so again, it harms nobody else, and there is no doubt which page it was. A worker has one such page at the most: a
-//! second one that waited would be taken down with it, and be charged for that.
+//! second one that waited would be taken down with it. The store is told when it begins, as it is charged for the loss of its
+//! worker only from then on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::store::hot::HotStore;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore};
 
 /// How long a suspect waits for the others to end. They are no longer claimed meanwhile, so that this is a page's time.
@@ -18,12 +20,7 @@ pub(crate) struct Company {
     /// Held by the suspect that is here.
     suspect: Arc<Semaphore>,
     patience: Duration,
-}
-
-impl Default for Company {
-    fn default() -> Self {
-        Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience: PATIENCE }
-    }
+    store: HotStore,
 }
 
 /// A page's leave to be executed, until it is dropped.
@@ -38,6 +35,10 @@ pub(crate) enum Leave {
 }
 
 impl Company {
+    pub(crate) fn new(store: HotStore) -> Self {
+        Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience: PATIENCE, store }
+    }
+
     /// Waits until no suspect runs. To be had before the page is claimed: who waits must hold no lease.
     pub(crate) async fn join(&self) -> Leave {
         Leave::Beside { _guard: Arc::clone(&self.lock).read_owned().await }
@@ -46,10 +47,18 @@ impl Company {
     /// Exchanges the leave of a suspect for one without company; others keep theirs.
     ///
     /// # Errors
-    /// Another suspect is here, or the others did not end in time: the page must go back. Until that is recorded it keeps
+    /// Another suspect is here, the others did not end in time, or the store could not be told: the page must go back. Until that is recorded it keeps
     /// what it is given, so that nobody who may take down the worker runs while the page is still in its hands.
     pub(crate) async fn fit(&self, page: &ClaimedPage, leave: Leave) -> Result<Leave, Leave> {
-        if page.faults.is_suspect() { self.leave_to_one(leave).await } else { Ok(leave) }
+        if !page.faults.is_suspect() {
+            return Ok(leave);
+        }
+        let alone = self.leave_to_one(leave).await?;
+        if let Err(error) = self.store.begin_alone(page).await {
+            tracing::debug!(page.id = %page.page_id, %error, "the page goes back, as it would not be known that it was alone");
+            return Err(alone);
+        }
+        Ok(alone)
     }
 
     async fn leave_to_one(&self, leave: Leave) -> Result<Leave, Leave> {
@@ -66,13 +75,21 @@ impl Company {
 
 #[cfg(test)]
 mod tests {
+    use crawlify_shared::config::SecretUrl;
+    use crawlify_shared::domain::id::WorkerId;
     use futures_util::FutureExt;
 
     use super::*;
 
+    /// Of a worker whose store nobody asks.
+    fn company() -> Company {
+        let nowhere = SecretUrl::new("postgres://127.0.0.1:1/none");
+        Company::new(HotStore::connect(&nowhere, WorkerId::generate()).unwrap())
+    }
+
     #[tokio::test]
     async fn a_suspect_runs_alone_and_nobody_comes_in_meanwhile() {
-        let company = Company::default();
+        let company = company();
         let (suspect, second, other) = (company.join().await, company.join().await, company.join().await);
         let mut alone = Box::pin(company.leave_to_one(suspect));
         assert!(alone.as_mut().now_or_never().is_none(), "the other still runs");
@@ -90,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_suspect_does_not_wait_for_ever() {
-        let company = Company { patience: Duration::from_millis(20), ..Company::default() };
+        let company = Company { patience: Duration::from_millis(20), ..company() };
         let _other = company.join().await;
         let suspect = company.join().await;
         let goes_back = company.leave_to_one(suspect).await.unwrap_err();

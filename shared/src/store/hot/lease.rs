@@ -2,6 +2,7 @@
 
 use super::HotStore;
 use crate::domain::id::ExecutionId;
+use crate::domain::page::ClaimedPage;
 use crate::store::StoreError;
 
 /// What the fleet thinks of a worker.
@@ -79,6 +80,17 @@ impl HotStore {
         };
         let abandoned: Vec<uuid::Uuid> = row.get(1);
         Ok(Heartbeat { standing, abandoned: abandoned.into_iter().map(ExecutionId).collect() })
+    }
+
+    /// Notes that from now on this page is the only one here: if the worker is lost, it is the page's doing.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn begin_alone(&self, page: &ClaimedPage) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let note = "UPDATE workers SET alone_with = $2, alone_epoch = $3 WHERE id = $1";
+        client.execute(note, &[&self.worker.0, &page.page_id.0, &page.epoch]).await?;
+        Ok(())
     }
 
     /// Says goodbye: whatever the worker still holds is free for others at once.
