@@ -1,7 +1,7 @@
 //! The egress guard: the only way from the browser to the network, so that pages reach what they may and nothing else.
 //!
 //! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
-//! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`), and what was judged is dialled
+//! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`, `ports`), and what was judged is dialled
 //! (`dial`, `chain`); then bytes go both ways (`exchange`). TLS stays between the browser and the server. Why something
 //! was refused is `reason`; `traffic` counts, and so does `records` in what cannot be read.
 //!
@@ -14,6 +14,7 @@ mod exchange;
 mod gate;
 mod host_rules;
 mod policy;
+mod ports;
 mod reason;
 mod records;
 mod request_head;

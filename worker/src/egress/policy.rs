@@ -8,6 +8,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use url::Host;
 
+use super::ports::may_be_a_sites;
 use super::special::{block, is_global};
 
 /// A host and a port, as a request names them.
@@ -121,15 +122,17 @@ impl Policy {
 
     /// Judges all the addresses that a destination has; one that may not be reached forbids them all, because which one
     /// is taken is up to whoever owns the name. A public address is no part of the internet where it is this machine's own,
-    /// which `is_ours` knows: what listens there may trust who comes from inside.
+    /// which `is_ours` knows: what listens there may trust who comes from inside. Nor is a port where no site is.
     pub(super) fn admits(
         &self,
         destination: &Destination,
         addresses: &[IpAddr],
         is_ours: impl Fn(IpAddr) -> bool,
     ) -> bool {
-        let admits_one =
-            |address| (is_global(address) && !is_ours(address)) || self.is_allowed(destination, address);
+        let is_web = may_be_a_sites(destination.port);
+        let admits_one = |address| {
+            (is_web && is_global(address) && !is_ours(address)) || self.is_allowed(destination, address)
+        };
         !addresses.is_empty() && addresses.iter().copied().all(admits_one)
     }
 
@@ -188,6 +191,19 @@ mod tests {
         assert!(admits(&["93.184.216.99:80"], "93.184.216.99", &["93.184.216.99"]));
         assert!(is_this_machine("127.0.0.1".parse().unwrap()));
         assert!(!is_this_machine("93.184.216.34".parse().unwrap()));
+    }
+
+    #[test]
+    fn ports_of_other_services_must_be_allowed() {
+        const HOST: &str = "93.184.216.34";
+        let all: Vec<u16> =
+            (0..=u16::MAX).filter(|port| !admits(&[], &format!("{HOST}:{port}"), &[HOST])).collect();
+        assert_eq!(all.len(), 83, "82 of the standard, and 0: {all:?}");
+        for port in [80, 443, 3000, 8000, 8080, 8443] {
+            assert!(!all.contains(&port), "{port}");
+        }
+        assert!(all.contains(&25) && all.contains(&6000));
+        assert!(admits(&["93.184.216.34:25"], "93.184.216.34:25", &[HOST]));
     }
 
     #[test]
