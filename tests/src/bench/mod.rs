@@ -6,6 +6,7 @@ pub mod metrics_text;
 pub mod pages;
 pub mod processes;
 pub mod shop_crawl;
+pub mod stalls;
 
 /// A query: the bytes of a node's record, with those of its indexes.
 pub const RECORD_BYTES: &str =
