@@ -5,10 +5,9 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crawlify_shared::child::is_root;
+use crate::privileged::privileged;
 
 /// How many files and folders it can hold.
 const NAMES: u32 = 8192;
@@ -111,15 +110,6 @@ impl Drop for SmallDisk {
             eprintln!("{} is still mounted", self.at.display());
         }
     }
-}
-
-fn privileged(program: &str) -> Command {
-    if is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("sudo");
-    command.args(["--non-interactive", program]);
-    command
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! A coordinator that is killed between what it writes and what it publishes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crawlify_shared::crash::CrashPoint;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::control::{Controlled, LimitChanges};
 use harness::fault_proxy::FaultProxy;
-use harness::fleet::{Fleet, died, stop};
+use harness::fleet::{Fleet, LOST_AFTER, died, stop};
 
 use super::{PAGES, assert_untouched, completed, fleet, kill};
 
@@ -159,4 +159,21 @@ async fn a_coordinator_killed_after_it_gave_a_worker_up_leaves_its_pages_to_the_
 async fn a_coordinator_killed_after_it_returned_pages_returned_them_once() {
     let returned = "SELECT (max(epoch) = 1)::int::int8 FROM url_queue WHERE status IN ('pending', 'queued')";
     dies_while_it_rescues(kill(CrashPoint::AfterReturnBeforeRequeue, 1), returned).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_has_just_begun_gives_nobody_up_before_it_could_have_heard_of_him() {
+    let fleet = fleet().await;
+    // The tests' server is no reason to wait any more.
+    let is_old = "SELECT (pg_postmaster_start_time() < now() - interval '5 s')::int::int8";
+    fleet.wait("Postgres has been up for some time", is_old).await;
+    // As a standby knows him that has just taken over: no heartbeat came since it was cut off.
+    let silent = "INSERT INTO workers (id, name, slots, heartbeat_at)
+        VALUES (gen_random_uuid(), 'silent', 1, now() - interval '1 hour')";
+    sqlx::query(silent).execute(&fleet.pool).await.unwrap();
+    let begun = Instant::now();
+    let coordinator = fleet.start("coordinator", None);
+    fleet.wait("he is given up", "SELECT count(*) FROM workers WHERE status = 'lost'").await;
+    assert!(begun.elapsed() >= LOST_AFTER, "he was given up after {:?}", begun.elapsed());
+    stop([coordinator]).await;
 }

@@ -1,0 +1,78 @@
+//! A network of a test's own, which it can take away: nothing but a loopback interface, with addresses that stand for hosts out in
+//! the world. To make one takes root, or `sudo` that asks for no password.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use crawlify_shared::child::is_root;
+
+use crate::privileged::privileged;
+
+/// Says that a process is within.
+const WITHIN: &str = "CRAWLIFY_TEST_OWN_NETWORK";
+
+/// The network that this process lives in.
+#[derive(Debug)]
+pub struct OwnNetwork {
+    hosts: Vec<Ipv4Addr>,
+}
+
+impl OwnNetwork {
+    /// Runs the test of this name, which calls this, once more within a network with these hosts; it gets the network there.
+    /// Answers `None` outside, when the test has passed within.
+    ///
+    /// # Panics
+    /// It did not pass, or there can be no such network.
+    pub fn enter(test: &str, hosts: &[Ipv4Addr]) -> Option<Self> {
+        if std::env::var_os(WITHIN).is_some() {
+            let network = Self { hosts: hosts.to_vec() };
+            ip(&["link", "set", "lo", "up"]);
+            network.give_back();
+            return Some(network);
+        }
+        let mut command = privileged("unshare");
+        command.arg("--net");
+        if !is_root() {
+            command.args(["sudo", "--preserve-env", "--user", &std::env::var("USER").unwrap_or_default()]);
+        }
+        // The variable by `env`, as `sudo` passes on what it likes.
+        command.args(["env", &format!("{WITHIN}=1")]);
+        command.arg(std::env::current_exe().expect("it is running"));
+        let ended = command.args([test, "--exact", "--nocapture"]).output().expect("unshare is a program");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&ended.stdout), text(&ended.stderr));
+        assert!(
+            ended.status.success() && stdout.contains("1 passed"),
+            "within a network of its own (which takes root, or `sudo -v` beforehand):\n{stdout}\n{stderr}"
+        );
+        None
+    }
+
+    /// From now on there is no way to its hosts.
+    ///
+    /// # Panics
+    /// It was away already.
+    pub fn take_away(&self) {
+        self.change("del");
+    }
+
+    /// There is one again.
+    ///
+    /// # Panics
+    /// It was not away.
+    pub fn give_back(&self) {
+        self.change("add");
+    }
+
+    fn change(&self, what: &str) {
+        for host in &self.hosts {
+            ip(&["address", what, &format!("{host}/32"), "dev", "lo"]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let mut command: Command = privileged("ip");
+    let ended = command.args(arguments).output().expect("ip is a program");
+    assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
+}
