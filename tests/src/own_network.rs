@@ -33,7 +33,8 @@ impl OwnNetwork {
         let mut command = privileged("unshare");
         command.arg("--net");
         if !is_root() {
-            command.args(["sudo", "--preserve-env", "--user", &std::env::var("USER").unwrap_or_default()]);
+            let user = format!("#{}", rustix::process::getuid().as_raw());
+            command.args(["sudo", "--preserve-env", "--user", &user]);
         }
         // The variable by `env`, as `sudo` passes on what it likes.
         command.args(["env", &format!("{WITHIN}=1")]);
