@@ -7,6 +7,7 @@ pub mod dispatcher;
 pub mod finisher;
 pub mod keys;
 mod metrics;
+mod partitions;
 pub mod rescuer;
 pub mod role;
 pub mod scheduler;
@@ -30,6 +31,7 @@ use dispatcher::Dispatcher;
 use finisher::Finisher;
 use keys::ApiKeys;
 use metrics::Metrics;
+use partitions::Partitions;
 use rescuer::Rescuer;
 use scheduler::Scheduler;
 use steps::repeat;
@@ -154,12 +156,14 @@ pub async fn start(
     );
     let finisher = Finisher::new(store.clone());
     let scheduler = Scheduler::new(store.clone(), metrics.clone(), Arc::clone(&frontier_changed));
+    let partitions = Partitions::new(store.clone());
     let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
     tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
     tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
     if config.only.is_none() {
         tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
     }
+    tasks.spawn(repeat("partition", partitions, stop.clone(), Arc::new(Notify::new())));
     tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
     tasks.close();
     Ok(Coordinator { address, frontier_changed, tasks })

@@ -1,5 +1,5 @@
 //! The rescuer: pages of lost workers and of lost messages go back to the frontier. It also repairs a broker that
-//! lost everything: nothing depends on redelivery. And it makes tomorrow's partitions.
+//! lost everything: nothing depends on redelivery.
 
 use std::time::Duration;
 
@@ -15,10 +15,6 @@ use crate::steps::Step;
 const EVERY: Duration = Duration::from_secs(1);
 /// After this time in the queue a page is published once more: its message may be lost, or was never sent.
 const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(15);
-/// For how many days ahead there are partitions.
-const DAYS_AHEAD: i32 = 3;
-/// How often partitions are made.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
 /// Returns lost pages.
 #[derive(Debug)]
@@ -28,7 +24,6 @@ pub struct Rescuer {
     metrics: Metrics,
     /// Zero in the first step after a broker's memory was lost, then the usual time.
     message_lost_after: Duration,
-    partitions_made: Option<Instant>,
     /// When a step ended well for the last time.
     looked_at: Option<Instant>,
     /// Until then nobody is lost: we have only just begun to look, or could not look for a while, and others may not have been
@@ -49,11 +44,6 @@ impl Step for Rescuer {
             self.rescue(None, self.message_lost_after).await?;
         }
         self.message_lost_after = MESSAGE_LOST_AFTER;
-        // Pages come first: partitions cannot be made while somebody reads for long, and are made days ahead.
-        if self.partitions_made.is_none_or(|made| made.elapsed() > PARTITIONS_EVERY) {
-            self.store.create_partitions(DAYS_AHEAD).await?;
-            self.partitions_made = Some(Instant::now());
-        }
         self.looked_at = Some(Instant::now());
         Ok(EVERY)
     }
@@ -67,7 +57,6 @@ impl Rescuer {
             lease,
             metrics,
             message_lost_after,
-            partitions_made: None,
             looked_at: None,
             lenient_until: Instant::now() + lease.worker_lost_after,
         }
