@@ -61,6 +61,13 @@ async fn still_answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
     }
 }
 
+/// Refuses a standby, which answers and takes nothing: whoever kept to one after a failover would do nothing for as long as the
+/// connection lives.
+async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let is_standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await?;
+    if is_standby { Err(sqlx::Error::Io(std::io::Error::other("the server is a standby"))) } else { Ok(()) }
+}
+
 /// Connections of one coordinator process at the most.
 pub const POOL_SIZE: u32 = 8;
 
@@ -77,6 +84,7 @@ impl Store {
             .max_connections(pool_size)
             .acquire_timeout(Duration::from_secs(5))
             .max_lifetime(Duration::from_secs(900))
+            .after_connect(|connection, _| Box::pin(takes_writes(connection)))
             .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(options);
         Ok(Self { pool })

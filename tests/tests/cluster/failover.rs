@@ -2,6 +2,7 @@
 
 use chrono::Utc;
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
+use crawlify_shared::store::Store;
 use harness::fault_proxy::FaultProxy;
 use harness::fleet::Fleet;
 use harness::postgres::TestDatabase;
@@ -23,6 +24,9 @@ async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_e
     // It knows the execution, and nothing later.
     standby.catch_up(&primary).await.unwrap();
     standby.cut_off().await.unwrap();
+    let of_the_standby = Store::connect(&standby.url(), 1).unwrap();
+    let error = of_the_standby.ping().await.expect_err("who would keep to it could do nothing");
+    assert!(error.is_transient(), "{error:?}");
     // These announce themselves, and write definitions and links, of which the next database knows nothing.
     let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "100"]));
     fleet.completed(100).await;
@@ -30,6 +34,8 @@ async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_e
     let died_at = Utc::now();
     drop(primary);
     standby.take_over().await.unwrap();
+    of_the_standby.ping().await.unwrap();
+    of_the_standby.close().await;
     proxy.lead_to_postgres(&standby.url());
     wait_for("the standby answers", WITHIN, async || fleet.store.execution(execution).await.is_ok()).await;
     fleet.ended(execution).await;
