@@ -65,8 +65,14 @@ impl From<sqlx::migrate::MigrateError> for StoreError {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let code = error.code().map(|code| code.code().to_owned());
-        Self::from_sqlstate(code.as_deref(), error)
+        match error.as_db_error() {
+            // Its details show the row, which is the page's text: that is in no log.
+            Some(told) => {
+                let code = told.code().code();
+                Self::from_sqlstate(Some(code), format!("{} ({code})", told.message()))
+            }
+            None => Self::from_sqlstate(None, error),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crawlify_shared::domain::page::NextStatus;
 use crawlify_shared::domain::page_url::{MAX_URL_BYTES, PageUrl};
 use crawlify_shared::domain::storable::{parse_lossy, storable_json};
 use crawlify_shared::store::StoreError;
+use crawlify_shared::telemetry::chain;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 use serde_json::{Value, json};
 
@@ -89,7 +90,10 @@ async fn data_that_postgres_refuses_all_the_same_are_told_apart_from_an_outage()
     let mut bad = finished(&pages[0], &small_table(), &[]);
     bad.outcome.item = Some(Value::from("a\0b"));
     let good = finished(&pages[1], &small_table(), &[]);
-    assert!(matches!(worker.record(&[bad, good.clone()]).await, Err(StoreError::BadData(_))));
+    let error = worker.record(&[bad, good.clone()]).await.expect_err("an item has a NUL");
+    assert!(matches!(error, StoreError::BadData(_)), "{error:?}");
+    let logged = chain(&error);
+    assert!(logged.contains("22P05") && !logged.contains("DETAIL"), "what it shows is the page's: {logged}");
     assert_eq!(crawl.number("SELECT count(*) FROM node_executions").await, 0, "all or nothing");
     assert_eq!(worker.record(&[good]).await.unwrap().len(), 1);
 }
