@@ -2,6 +2,7 @@
 //! says adds to it. Resolves nothing and asks nobody.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
@@ -147,13 +148,16 @@ impl Policy {
     }
 }
 
-/// Whether an address is this machine's own: the way there begins at the address itself. Sends nothing. Where it cannot be told,
-/// for want of sockets, it counts as one; where there is no way, nothing will be sent either.
+/// Whether an address is this machine's own: one can listen there. Sends nothing. Where it cannot be told, for want of sockets,
+/// it counts as one; one of a kind that this machine does not have is nobody's here.
 pub(super) fn is_this_machine(address: IpAddr) -> bool {
-    let any = if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
-    let Ok(socket) = UdpSocket::bind((any, 0)) else { return true };
-    let from = socket.connect((address, 9)).and_then(|()| socket.local_addr());
-    from.is_ok_and(|from| from.ip() == address)
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => {
+            error.kind() != ErrorKind::AddrNotAvailable
+                && error.raw_os_error() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+        }
+    }
 }
 
 /// What of a start URL must be allowed by name, its addresses being these: nothing, where it is the public internet.
