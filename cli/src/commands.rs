@@ -46,8 +46,8 @@ pub async fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Demo(args) => show(demo::run(&args).await?),
         Command::DemoSite(args) => site::run(&args).await,
         Command::Up(args) => up::run(&args).await,
-        Command::Coordinator(args) => role(|stop| crawlify_coordinator::role::run(args, stop)).await,
-        Command::Worker(args) => role(|stop| crawlify_worker::role::run(args, stop)).await,
+        Command::Coordinator(args) => role(|stop, _| crawlify_coordinator::role::run(args, stop)).await,
+        Command::Worker(args) => role(|stop, hurry| crawlify_worker::role::run(args, stop, hurry)).await,
         Command::Migrate(args) => migrate(&args).await,
         Command::Validate(args) => validate(&args),
         Command::Explain(args) => explain::run(&args),
@@ -61,12 +61,12 @@ fn show((code, summary): (Code, String)) -> Result<Code, Failure> {
     Ok(code)
 }
 
-/// Runs a role until a signal; a second signal ends it at once.
+/// Runs a role until a signal; a second signal has it end at once.
 async fn role<R: Future<Output = anyhow::Result<()>>>(
-    role: impl FnOnce(CancellationToken) -> R,
+    role: impl FnOnce(CancellationToken, CancellationToken) -> R,
 ) -> Result<Code, Failure> {
-    let stop = CancellationToken::new();
-    match until_stopped(stop.clone(), role(stop)).await {
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    match until_stopped(stop.clone(), hurry.clone(), role(stop, hurry)).await {
         Ok(Some(Ok(()))) => Ok(Code::Ok),
         Ok(Some(Err(error))) => Err(Failure::new(role_code(&error), chain(error.as_ref()))),
         Ok(None) => Ok(Code::Interrupted),

@@ -19,7 +19,8 @@ struct Cli {
 async fn main() -> ExitCode {
     init_logging("info,sqlx=warn,lapin=off", LogFormat::Json);
     let stop = CancellationToken::new();
-    match until_stopped(stop.clone(), role::run(Cli::parse().args, stop)).await {
+    let hurry = CancellationToken::new();
+    match until_stopped(stop.clone(), hurry, role::run(Cli::parse().args, stop)).await {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,
         Ok(Some(Err(error))) => {
             tracing::error!(error = format!("{error:#}"), "the coordinator ends");

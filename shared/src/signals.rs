@@ -1,6 +1,9 @@
 //! The signals that ask a process to stop.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// SIGINT and SIGTERM, one after the other.
 #[derive(Debug)]
@@ -27,14 +30,19 @@ impl StopSignals {
     }
 }
 
-/// Runs one of the roles: the first signal asks it to drain, the second ends the process at once.
+/// How long a role may take after the second signal, to give back what it holds.
+const HURRIED: Duration = Duration::from_secs(2);
+
+/// Runs one of the roles: the first signal asks it to drain (`stop`), the second to end at once (`hurry`), which it has two
+/// seconds for.
 ///
 /// Answers what the role answered; `None` means that a second signal came.
 ///
 /// # Errors
 /// The signals cannot be listened to.
 pub async fn until_stopped<T>(
-    stop: tokio_util::sync::CancellationToken,
+    stop: CancellationToken,
+    hurry: CancellationToken,
     role: impl Future<Output = T>,
 ) -> std::io::Result<Option<T>> {
     let mut signals = StopSignals::listen()?;
@@ -44,7 +52,9 @@ pub async fn until_stopped<T>(
         () = signals.next() => stop.cancel(),
     }
     tokio::select! {
-        done = &mut role => Ok(Some(done)),
-        () = signals.next() => Ok(None),
+        done = &mut role => return Ok(Some(done)),
+        () = signals.next() => hurry.cancel(),
     }
+    let _ = tokio::time::timeout(HURRIED, role).await;
+    Ok(None)
 }

@@ -63,11 +63,11 @@ enum Kind {
 /// It does not start.
 pub async fn run(options: Options) -> Result<()> {
     telemetry::init_logging("info,sqlx=warn,lapin=off", telemetry::LogFormat::Json);
-    let stop = CancellationToken::new();
-    until_stopped(stop.clone(), be(options, stop)).await?.unwrap_or(Ok(()))
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    until_stopped(stop.clone(), hurry.clone(), be(options, stop, hurry)).await?.unwrap_or(Ok(()))
 }
 
-async fn be(options: Options, stop: CancellationToken) -> Result<()> {
+async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken) -> Result<()> {
     let patience = AmqpOptions { first_connection_within: Duration::from_secs(60), ..Default::default() };
     let broker: Arc<dyn Broker> = Arc::new(AmqpBroker::connect(&options.amqp_url, patience).await?);
     let broker = if options.double { Arc::new(Doubling(broker)) } else { broker };
@@ -121,7 +121,7 @@ async fn be(options: Options, stop: CancellationToken) -> Result<()> {
             )
             .await?;
             tracing::info!(worker.id = %worker.id, "the worker is ready");
-            worker.stopped().await;
+            worker.stopped_or_hurried(&hurry).await;
         }
     }
     broker.close().await;

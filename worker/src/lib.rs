@@ -51,6 +51,7 @@ use metrics::Metrics;
 use page::claims::Claims;
 use page::company::Company;
 use page::host_turns::HostTurns;
+use page::overdue::GRACE;
 use page::programs::Programs;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
@@ -81,6 +82,9 @@ pub struct Config {
     pub recorded: Arc<Notify>,
 }
 
+/// How long the admin port may go on answering after the worker's end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -88,6 +92,8 @@ pub struct Worker {
     pub admin: Option<SocketAddr>,
     /// This life's id.
     pub id: WorkerId,
+    /// Has the pages in hand given back.
+    abandon: CancellationToken,
     finished: TaskTracker,
 }
 
@@ -154,6 +160,8 @@ pub async fn start(
 ) -> Result<Worker, StartError> {
     let id = WorkerId::generate();
     let store = HotStore::connect(&config.database_url, id)?;
+    // Of its own: pages that wait for locks must not keep the worker from saying that it lives.
+    let heart = HotStore::connect(&config.database_url, id)?;
     let http = Arc::new(Http::new(config.egress)?);
     let metrics = Arc::new(Metrics::register(&registry, config.slots)?);
     let listener = match config.admin {
@@ -164,14 +172,14 @@ pub async fn start(
         None => None,
     };
     let admin = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let (end, last) = (CancellationToken::new(), TaskTracker::new());
+    let (end, abandon, last) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
     let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
     let lanes = Lanes::new(config.slots);
     let (recorder, recording) =
         Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), config.recorded, end.clone());
     let (leases, beating) =
-        Leases::new(store.clone(), config.lease, config.name, lanes.capacity(), stop.clone(), end.clone());
+        Leases::new(heart.clone(), config.lease, config.name, lanes.capacity(), stop.clone(), end.clone());
     last.spawn(claiming);
     last.spawn(recording);
     last.spawn(beating);
@@ -179,7 +187,7 @@ pub async fn start(
     last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
         lanes,
-        company: Company::new(store.clone()),
+        company: Company::new(store.clone(), config.lease.page_deadline + GRACE),
         renders,
         lease: config.lease,
         broker,
@@ -197,14 +205,24 @@ pub async fn start(
         metrics,
         registry,
         draining: stop.clone(),
-        abandon: CancellationToken::new(),
+        abandon: abandon.clone(),
     });
     if let Some(listener) = listener {
         let router = admin::router(Arc::clone(&shared));
-        let ended = end.clone().cancelled_owned();
+        let (ended, end_of_serving) = (end.clone().cancelled_owned(), end.clone());
         last.spawn(async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(ended).await {
-                tracing::error!(%error, "the admin port ended");
+            let long_ended = async {
+                end_of_serving.cancelled().await;
+                tokio::time::sleep(LAST_ANSWERS).await;
+            };
+            tokio::select! {
+                served = axum::serve(listener, router).with_graceful_shutdown(ended).into_future() => {
+                    if let Err(error) = served {
+                        tracing::error!(%error, "the admin port ended");
+                    }
+                }
+                // Somebody may hold a connection for ever.
+                () = long_ended => {}
             }
         });
     }
@@ -218,9 +236,10 @@ pub async fn start(
         end.cancel();
         last.wait().await;
         store.close();
+        heart.close();
     });
     finished.close();
-    Ok(Worker { admin, id, finished })
+    Ok(Worker { admin, id, abandon, finished })
 }
 
 /// Waits for the pages in hand, then gives back what is left.
@@ -240,5 +259,16 @@ impl Worker {
     /// Waits until the worker has ended, after the stop.
     pub async fn stopped(&self) {
         self.finished.wait().await;
+    }
+
+    /// The same; on `hurry` the pages in hand go back at once, uncharged. It must have been told to stop before.
+    pub async fn stopped_or_hurried(&self, hurry: &CancellationToken) {
+        tokio::select! {
+            () = self.stopped() => {}
+            () = hurry.cancelled() => {
+                self.abandon.cancel();
+                self.stopped().await;
+            }
+        }
     }
 }

@@ -18,8 +18,9 @@ struct Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     init_logging("info,sqlx=warn,lapin=off", LogFormat::Json);
-    let stop = CancellationToken::new();
-    match until_stopped(stop.clone(), role::run(Cli::parse().args, stop)).await {
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let run = role::run(Cli::parse().args, stop.clone(), hurry.clone());
+    match until_stopped(stop, hurry, run).await {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,
         Ok(Some(Err(error))) => {
             tracing::error!(error = format!("{error:#}"), "the worker ends");

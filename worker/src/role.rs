@@ -46,11 +46,11 @@ pub struct Args {
 /// How long the broker may take to come up at the start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs a worker until `stop`, then drains it.
+/// Runs a worker until `stop`, then drains it; on `hurry` it gives back the pages in hand instead.
 ///
 /// # Errors
 /// There is no browser, the broker cannot be reached within a minute, or the admin address is taken.
-pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     let slots = args.slots.number();
     let broker = AmqpBroker::connect(
         &args.amqp_url,
@@ -80,7 +80,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     if let Ok(worker) = &started {
         let admin = worker.admin.map(tracing::field::display);
         tracing::info!(worker.id = %worker.id, slots, admin, browser = driver.description(), "the worker is ready");
-        worker.stopped().await;
+        worker.stopped_or_hurried(&hurry).await;
     }
     driver.close().await;
     egress.close().await;

@@ -1,5 +1,7 @@
 //! Workers that are taken away while they have pages in hand, as an autoscaler does it: with a signal, or without a word.
 
+use std::time::Duration;
+
 use harness::fleet::{Fleet, SLOTS, stop};
 use rustix::process::Signal;
 
@@ -50,4 +52,24 @@ async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_at
     assert!((1..=3 * taken * SLOTS as i64).contains(&wasted), "{wasted} attempts were wasted");
     assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE status = 'failed'").await, 0);
     fleet.close([stays, coordinator], execution, Some(calm)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_twice_to_stop_gives_back_at_once_what_it_has() {
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let coordinator = fleet.start("coordinator", None);
+    let execution = fleet.execute(&[1], None).await;
+    let slow = fleet.start_with("worker", &["--takes", "60000"]);
+    let in_hand = "SELECT count(*) FROM url_queue WHERE status = 'processing'";
+    fleet.wait("a page is in hand", in_hand).await;
+    slow.signal(Signal::TERM);
+    fleet.wait("it drains", "SELECT count(*) FROM workers WHERE status = 'draining'").await;
+    slow.signal(Signal::TERM);
+    // It would have had 5 s, and its lease 4 s.
+    let _ = slow.end(Duration::from_secs(3)).await.with_code(0);
+    assert_eq!(fleet.number(in_hand).await, 0);
+    assert_eq!(fleet.number("SELECT sum(attempt + worker_faults)::int8 FROM url_queue").await, 0);
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    fleet.close([worker, coordinator], execution, None).await;
 }

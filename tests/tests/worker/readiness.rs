@@ -12,6 +12,8 @@ use harness::fault_proxy::{FaultProxy, Mode};
 use harness::postgres::TestDatabase;
 use harness::rabbitmq::TestVhost;
 use harness::wait::wait_for;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{TIMES, WITHIN};
@@ -70,7 +72,11 @@ async fn a_worker_says_what_it_lacks_lives_on_and_is_ready_again_when_it_is_back
     says("/readyz", "not ready: no browser\n").await;
     driver.set_ready(true);
     says("/readyz", "ready\n").await;
+    // Somebody holds a connection, with a request that has no end.
+    let mut held = TcpStream::connect(admin).await.unwrap();
+    held.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
     stop.cancel();
-    worker.stopped().await;
+    tokio::time::timeout(WITHIN, worker.stopped()).await.expect("nobody keeps it from ending");
+    drop(held);
     broker.close().await;
 }

@@ -34,7 +34,7 @@ use super::StoreError;
 use crate::config::SecretUrl;
 use crate::domain::id::{ExecutionId, WorkerId};
 
-/// Connections of one worker process at the most: one each for claims, recording, the heartbeat and the rest.
+/// Connections of one such pool at the most: for claims, recording and the rest. The heartbeat has a pool of its own.
 pub const POOL_SIZE: usize = 4;
 
 /// Every statement here finds its rows by key. While a crawl grows, statistics are always old, and the planner would
