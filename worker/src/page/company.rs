@@ -10,15 +10,14 @@ use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::HotStore;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore};
 
-/// How long a suspect waits for the others to end. They are no longer claimed meanwhile, so that this is a page's time.
-const PATIENCE: Duration = Duration::from_secs(45);
-
 /// What the pages of one worker share. The lock is fair: while a suspect waits, no further page comes in.
 #[derive(Debug)]
 pub(crate) struct Company {
     lock: Arc<RwLock<()>>,
     /// Held by the suspect that is here.
     suspect: Arc<Semaphore>,
+    /// How long a suspect waits for the others to end. None are claimed meanwhile, so that it is as long as the slowest page
+    /// takes: one that went back sooner would never be alone where there are always slow ones.
     patience: Duration,
     store: HotStore,
 }
@@ -35,8 +34,8 @@ pub(crate) enum Leave {
 }
 
 impl Company {
-    pub(crate) fn new(store: HotStore) -> Self {
-        Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience: PATIENCE, store }
+    pub(crate) fn new(store: HotStore, patience: Duration) -> Self {
+        Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience, store }
     }
 
     /// Waits until no suspect runs. To be had before the page is claimed: who waits must hold no lease.
@@ -84,7 +83,8 @@ mod tests {
     /// Of a worker whose store nobody asks.
     fn company() -> Company {
         let nowhere = SecretUrl::new("postgres://127.0.0.1:1/none");
-        Company::new(HotStore::connect(&nowhere, WorkerId::generate()).unwrap())
+        let store = HotStore::connect(&nowhere, WorkerId::generate()).unwrap();
+        Company::new(store, Duration::from_secs(60))
     }
 
     #[tokio::test]

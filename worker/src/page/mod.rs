@@ -112,6 +112,8 @@ async fn execute_within_lease(
             Ok(leave) => leave,
             Err(leave) => return Executed { leave: Some(leave), ..Executed::released() },
         };
+        // That it had to wait to be alone is not taken from its time.
+        let from = start_at.max(Instant::now());
         let program = match worker.programs.get(page.execution_id).await {
             Ok(program) => program,
             Err(end) => {
@@ -119,10 +121,14 @@ async fn execute_within_lease(
             }
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
-        let visited = AssertUnwindSafe(visit(page, &program, slot, sitemap_turn, limits, worker));
+        let visited = AssertUnwindSafe(async {
+            let mut outcome = visit(page, &program, slot, sitemap_turn, limits, worker).await;
+            worker.traps.judge(page, &program, &mut outcome);
+            outcome
+        });
         // Every call on the driver has a deadline, and is held to it; this one is for what lies between them.
-        let deadline = start_at + longest(limits, page.host_delay);
-        let mut outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
+        let deadline = from + longest(limits, page.host_delay);
+        let outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
                 ErrorClass::Internal,
@@ -136,7 +142,6 @@ async fn execute_within_lease(
                 ))
             }
         };
-        worker.traps.judge(page, &program, &mut outcome);
         Executed { outcome, table: Arc::clone(&program.table), leave: Some(leave) }
     };
     tokio::select! {

@@ -82,14 +82,19 @@ impl HotStore {
         Ok(Heartbeat { standing, abandoned: abandoned.into_iter().map(ExecutionId).collect() })
     }
 
-    /// Notes that from now on this page is the only one here: if the worker is lost, it is the page's doing.
+    /// Notes that from now on this page is the only one here: if the worker is lost, it is the page's doing. Its lease goes on for
+    /// as long as it has waited for that.
     ///
     /// # Errors
     /// As every statement of the store.
     pub async fn begin_alone(&self, page: &ClaimedPage) -> Result<(), StoreError> {
         let client = self.client().await?;
-        let note = "UPDATE workers SET alone_with = $2, alone_epoch = $3 WHERE id = $1";
-        client.execute(note, &[&self.worker.0, &page.page_id.0, &page.epoch]).await?;
+        let note = "WITH held AS (
+                UPDATE url_queue q SET locked_until = q.locked_until + (now() - q.locked_at)
+                WHERE q.id = $2 AND q.epoch = $3 AND q.attempt = $4 AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
+            )
+            UPDATE workers SET alone_with = $2, alone_epoch = $3 WHERE id = $1";
+        client.execute(note, &[&self.worker.0, &page.page_id.0, &page.epoch, &page.attempt]).await?;
         Ok(())
     }
 
