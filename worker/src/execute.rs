@@ -29,6 +29,8 @@ use crate::render::{Course, Renders, compare};
 const FREE_WITHIN: Duration = Duration::from_secs(15);
 /// How long a tab may take to open.
 const OPEN_WITHIN: Duration = Duration::from_secs(15);
+/// The pause before a page goes back for which no tab opened.
+const AFTER_NOT_OPENED: Duration = Duration::from_secs(1);
 /// A host that is asked more rarely is not asked twice for the sake of speed.
 pub(crate) const UNHURRIED: Duration = Duration::from_secs(1);
 /// How long a page may take to be read without being rendered, before it is loaded in a tab.
@@ -219,7 +221,14 @@ impl Visit<'_> {
         let mut tab = match self.unless_overdue(open_by, opening).await.and_then(|opened| opened) {
             Ok(tab) => tab,
             // Nothing of the page was in that browser: it was not to blame, and is none the worse for it.
-            Err(error) if matches!(error.failure.class, ErrorClass::BrowserLost | ErrorClass::NavTimeout) => {
+            Err(error)
+                if matches!(
+                    error.failure.class,
+                    ErrorClass::BrowserLost | ErrorClass::NavTimeout | ErrorClass::TabCrash
+                ) =>
+            {
+                // A worker whose browser is ill must not be the one that takes most.
+                tokio::time::sleep(AFTER_NOT_OPENED).await;
                 return released();
             }
             Err(error) => return PageOutcome::failed(error.failure),

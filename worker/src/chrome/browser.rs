@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
+use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
@@ -18,6 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WEIGH_EVERY: Duration = Duration::from_secs(2);
 /// A browser that did not answer this many times in a row is dead.
 const PINGS_MISSED: u32 = 2;
+/// A browser none of whose last so many tabs opened is ill.
+const TABS_NOT_OPENED: u64 = 8;
 /// How long a first command may take after the first answer.
 const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
 /// So many pages that are read without being rendered count as one page.
@@ -37,6 +40,8 @@ pub(super) struct Browser {
     pages: AtomicU64,
     /// Pages read without being rendered, which wear a browser out far less.
     reads: AtomicU64,
+    /// Tabs in a row that did not open.
+    not_opened: AtomicU64,
     started: Instant,
 }
 
@@ -79,6 +84,7 @@ impl Browser {
                 tabs,
                 pages: AtomicU64::new(0),
                 reads: AtomicU64::new(0),
+                not_opened: AtomicU64::new(0),
                 started: Instant::now(),
             }),
             Err(error) => {
@@ -91,6 +97,18 @@ impl Browser {
     /// Counts a navigation.
     pub(super) fn count_page(&self) {
         self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how a tab opened: a browser that does not get any tab open is ill, whatever it answers.
+    pub(super) fn note_opening(&self, failed: Option<ErrorClass>) {
+        match failed {
+            None => self.not_opened.store(0, Ordering::Relaxed),
+            Some(ErrorClass::NavTimeout | ErrorClass::TabCrash) => {
+                self.not_opened.fetch_add(1, Ordering::Relaxed);
+            }
+            // Of the page's own settings, or of the whole browser, which is noticed anyway.
+            Some(_) => {}
+        }
     }
 
     /// Counts a page that is read without being rendered.
@@ -135,6 +153,9 @@ impl Browser {
             }
             if let Some(reason) = retired.filter(|_| !upkeep.until_lost) {
                 return WatchEnd::Retired(reason);
+            }
+            if self.not_opened.load(Ordering::Relaxed) >= TABS_NOT_OPENED {
+                return WatchEnd::Lost("its tabs do not open");
             }
             if last_ping.elapsed() < upkeep.ping_every {
                 continue;

@@ -187,7 +187,9 @@ impl Driver for ChromeDriver {
     async fn open(&self, session: &Session, deadline: Instant) -> Result<Box<dyn Tab>, TabError> {
         let browser = self.current.borrow().clone().ok_or_else(failure::browser_lost)?;
         let taken = browser.tabs.take(session, deadline).await;
-        let (tab, lease) = taken.map_err(|error| failure::of_call(error, "a tab was opened"))?;
+        let opened = taken.map_err(|error| failure::of_call(error, "a tab was opened"));
+        browser.note_opening(opened.as_ref().err().map(|error| error.failure.class));
+        let (tab, lease) = opened?;
         Ok(Box::new(ChromeTab::new(tab, lease, browser)))
     }
 

@@ -116,6 +116,11 @@ impl Confinement {
     }
 }
 
+/// How often each way is tried before one that is less safe is taken: a bad moment is no reason for that.
+const TRIES: usize = 3;
+/// The pause between two of them.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Launches with the first of `choices` that works, and leaves only that one: what worked once is never given up for
 /// something less safe because of a bad moment.
 pub(super) async fn launch(
@@ -124,19 +129,27 @@ pub(super) async fn launch(
     choices: &mut Vec<Confinement>,
 ) -> Result<Launched, LaunchFailure> {
     let mut first_failure = None;
-    for confinement in choices.iter() {
-        match launch_confined(options, profiles, confinement).await {
-            Ok(launched) => {
-                *choices = vec![confinement.clone()];
-                return Ok(launched);
+    for (place, confinement) in choices.iter().enumerate() {
+        let tries = if place + 1 < choices.len() { TRIES } else { 1 };
+        for attempt in 1..=tries {
+            match launch_confined(options, profiles, confinement).await {
+                Ok(launched) => {
+                    *choices = vec![confinement.clone()];
+                    return Ok(launched);
+                }
+                // A slow machine and a full disk are no reasons to do without the sandbox: where that does not work,
+                // Chrome ends at once.
+                Err(error @ (LaunchFailure::NoAnswer { .. } | LaunchFailure::NoProfile(_))) => {
+                    return Err(error);
+                }
+                // The first failure tells most: the later ones come from what was tried instead.
+                Err(error) => {
+                    tracing::debug!(%error, ?confinement, "browser did not start");
+                    first_failure.get_or_insert(error);
+                }
             }
-            // A slow machine and a full disk are no reasons to do without the sandbox: where that does not work, Chrome
-            // ends at once.
-            Err(error @ (LaunchFailure::NoAnswer { .. } | LaunchFailure::NoProfile(_))) => return Err(error),
-            // The first failure tells most: the later ones come from what was tried instead.
-            Err(error) => {
-                tracing::debug!(%error, ?confinement, "browser did not start");
-                first_failure.get_or_insert(error);
+            if attempt < tries {
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
