@@ -66,6 +66,10 @@ async fn a_page_that_is_refused_without_its_data_as_well_does_not_stop_the_other
     running.driver.set_ready(true);
     let others = "SELECT count(*) FROM url_queue WHERE status IN ('completed', 'failed')";
     wait_for("the others were recorded", WITHIN, async || running.crawl.number(others).await == 8).await;
+    // As if it had been lost twice before, and been alone this time.
+    let alone = "UPDATE workers
+        SET (alone_with, alone_epoch) = (SELECT id, epoch FROM url_queue WHERE status = 'processing')";
+    running.crawl.change(alone).await;
     running
         .crawl
         .change("UPDATE url_queue SET worker_faults = 2, locked_until = now() WHERE status = 'processing'")
