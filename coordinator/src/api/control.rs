@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::workflow::parse_budget_changes;
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges, Standing};
 use crawlify_shared::store::executions::ExecutionStatus;
 use serde::Serialize;
@@ -16,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::ApiState;
+use super::budgets::BudgetsBody;
 use super::extract::{Document, OptionalDocument, PathId};
 use super::fields::Fields;
 use super::problem::{ApiError, Mistake};
@@ -182,9 +184,11 @@ pub(super) struct LimitsDocument {
     weight: Option<i32>,
     /// Executions with a higher one go first; from -1000 to 1000.
     priority: Option<i32>,
+    /// What it may spend, as a workflow says it; null is no budget at all.
+    budgets: Option<BudgetsBody>,
 }
 
-/// Changes the limits of an execution that has not ended. A higher page limit also admits pages that were left out.
+/// Changes the limits of an execution that has not ended. A higher page limit, or budget, also admits pages that were left out.
 #[utoipa::path(
     patch,
     path = "/api/v1/executions/{id}",
@@ -266,9 +270,11 @@ fn limits(document: Value) -> Result<LimitChanges, ApiError> {
         host_concurrency: concurrency.map(|pages| Some(pages).filter(|pages| *pages > 0)),
         weight: small("weight", 1..=1000),
         priority: small("priority", -1000..=1000),
+        budgets: fields.parsed("budgets", |value| parse_budget_changes(value, "/budgets")),
     };
     if nothing {
-        let message = "there is nothing to change; give `max_pages`, `rate_limit_delay`, `concurrency`, `weight` or `priority`";
+        let message = "there is nothing to change; give `max_pages`, `rate_limit_delay`, `concurrency`, `weight`, `priority` or \
+             `budgets`";
         fields.mistake("", "nothing_to_change", message.to_owned());
     }
     fields.finish("invalid_limits", "the change")?;

@@ -56,6 +56,17 @@ impl Fields {
         self.read(name, &expected, |value| value.as_i64().filter(|number| bounds.contains(number)))
     }
 
+    /// Reads a member with a parser of the domain, which tells all that is wrong with it.
+    pub(super) fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Vec<Problem>>,
+    ) -> Option<T> {
+        self.known.push(name);
+        let parsed = parse(self.members.get(name)?);
+        parsed.map_err(|problems| self.problems(problems)).ok()
+    }
+
     /// Reads a text.
     pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
         self.read(name, "a string", |value| value.as_str().map(str::to_owned))

@@ -4,6 +4,7 @@
 //! dispatcher. Sends no CORS headers: scripts of other sites cannot read answers, and cannot change anything.
 
 mod access;
+mod budgets;
 mod control;
 mod executions;
 mod extract;

@@ -1,14 +1,18 @@
 //! Control of executions: paused, resumed, cancelled, limited anew, retried.
 //!
 //! Every act is one conditional statement on the execution's row, which raises `control_version`; of two acts at once
-//! the later one sees what the earlier one did. None of them touches more than a window's worth of pages, or some thousand lanes: what
+//! the later one sees what the earlier one did. Changed budgets follow in the same transaction. None of them touches more than a window's worth of pages, or some thousand lanes: what
 //! concerns millions of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps
 //! pages from being dispatched, claimed or forgotten.
 
+use sqlx::Connection;
+
+use super::budgets::change::{self, FIRST_PAGE};
 use super::executions::ExecutionStatus;
 use super::sweep::SWEPT_AT_ONCE;
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
+use crate::domain::workflow::BudgetChanges;
 
 /// How the pages in hand of a cancelled execution end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -63,7 +67,7 @@ pub enum Controlled {
 pub type Expected<'a> = Option<&'a [i32]>;
 
 /// What is to be different from now on; what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitChanges {
     /// At most so many pages are ever dispatched; `Some(None)` is no limit.
     pub max_pages: Option<Option<i64>>,
@@ -75,6 +79,8 @@ pub struct LimitChanges {
     pub weight: Option<i32>,
     /// Executions with a higher one go first.
     pub priority: Option<i32>,
+    /// What it may spend.
+    pub budgets: Option<BudgetChanges>,
 }
 
 /// How a retry ended.
@@ -231,8 +237,8 @@ impl Store {
         Ok(judge(act, expected, |status| status == ExecutionStatus::Cancelled))
     }
 
-    /// Changes the limits of an execution that has not ended. A page limit below what was admitted admits nothing
-    /// more; a higher one puts pages that it left out back ([`Store::put_pages_back`]).
+    /// Changes the limits of an execution that has not ended. A page limit below what was admitted, or a budget below
+    /// what was used, admits nothing more; a higher one puts pages that it left out back ([`Store::put_pages_back`]).
     ///
     /// # Errors
     /// The database's; among them that a value is out of its bounds.
@@ -242,6 +248,8 @@ impl Store {
         changes: LimitChanges,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
+        let mut connection = self.connection_for_a_transaction().await?;
+        let mut transaction = connection.begin().await?;
         let act = sqlx::query_as!(
             Act,
             r#"
@@ -254,6 +262,7 @@ impl Store {
                     host_concurrency = CASE WHEN $8 THEN $9 ELSE target.host_concurrency END,
                     weight = COALESCE($6, target.weight),
                     priority = COALESCE($7, target.priority),
+                    budget_pages_after = COALESCE($10, target.budget_pages_after),
                     control_version = execution.control_version + 1
                 FROM execution
                 WHERE target.id = execution.id AND execution.status IN ('pending', 'running', 'paused')
@@ -273,10 +282,15 @@ impl Store {
             changes.priority,
             changes.host_concurrency.is_some(),
             changes.host_concurrency.flatten(),
+            changes.budgets.as_ref().map(|_| FIRST_PAGE),
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *transaction)
         .await?;
         let changed = judge(act, expected, |_| false);
+        if let (Controlled::Done(_), Some(budgets)) = (changed, &changes.budgets) {
+            change::write(&mut transaction, execution, budgets).await?;
+        }
+        transaction.commit().await?;
         if changes.host_delay_ms.is_some() && matches!(changed, Controlled::Done(_)) {
             self.shorten_waits(execution).await?;
         }

@@ -25,18 +25,19 @@ impl Store {
                     'urls_failed', t.failed, 'items_extracted', t.items, 'nodes_executed', t.nodes_executed,
                     'nodes_failed', t.nodes_failed)
             FROM (
-                SELECT r.id, COALESCE(sum(c.completed), 0) AS completed, COALESCE(sum(c.failed), 0) AS failed,
+                SELECT r.id, r.control_version, COALESCE(sum(c.completed), 0) AS completed, COALESCE(sum(c.failed), 0) AS failed,
                     COALESCE(sum(c.items), 0) AS items, COALESCE(sum(c.urls_found), 0) AS urls_found,
                     COALESCE(sum(c.nodes_executed), 0) AS nodes_executed,
                     COALESCE(sum(c.nodes_failed), 0) AS nodes_failed
                 FROM workflow_executions r LEFT JOIN page_counters c ON c.execution_id = r.id
                 WHERE r.status = 'running' GROUP BY r.id
             ) t
-            WHERE t.id = e.id AND e.status = 'running'
+            -- Not if somebody has acted upon it since this statement began: pages may have been put back that it does not see.
+            WHERE t.id = e.id AND e.status = 'running' AND e.control_version = t.control_version
               AND NOT EXISTS (SELECT FROM url_queue q WHERE q.execution_id = e.id AND q.status = 'pending')
               AND NOT EXISTS (SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status IN ('queued', 'processing'))
-              -- Nor one that a raised limit or a retry will put back. By url_queue_limit_idx, url_queue_failed_idx.
+              -- Nor one that a raised limit, a changed budget or a retry will put back. By url_queue_limit_idx, url_queue_failed_idx.
               AND NOT ((e.max_pages IS NULL OR e.pages_admitted < e.max_pages OR EXISTS (
                   -- A place that is to be given back. By url_queue_place_idx.
                   SELECT FROM url_queue q
@@ -44,6 +45,7 @@ impl Store {
                       AND q.final_url IS NULL)) AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'limit'))
+              AND e.budget_pages_after IS NULL
               AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'failed' AND q.processed_at < e.retry_failed_before))

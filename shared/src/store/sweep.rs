@@ -1,7 +1,7 @@
 //! What concerns many pages of an execution at once, done in portions: pages that a limit leaves over are skipped,
-//! those of a cancelled execution are cancelled, those of a host that is gone fail, and those that a raised limit or a retry wants are put back.
+//! those of a cancelled execution are cancelled, those of a host that is gone fail, and those that a raised limit, a changed budget or a retry wants are put back.
 //!
-//! Each statement takes a bounded number of rows through an index, in the index's order, and waits for no lock: it
+//! Each statement takes a bounded number of rows through an index, in the index's order, and waits for no page: it
 //! takes milliseconds, whatever the size of the frontier. The rows are then updated by their ids in an array, so that
 //! the planner, whose statistics are old while a crawl grows, can only use the primary key. The finisher repeats them.
 
@@ -195,13 +195,15 @@ impl Store {
         Ok(cancelled.rows_affected())
     }
 
-    /// Puts pages back that a raised limit admits after all, and those that a retry wants; at most [`SWEPT_AT_ONCE`]
-    /// of each, of all executions or `only` one. Answers how many.
+    /// Puts pages back that a raised limit or a changed budget admits after all, and those that a retry wants; some
+    /// [`SWEPT_AT_ONCE`] of each, of all executions or `only` one. Answers how many.
     ///
     /// # Errors
     /// As every statement of the store.
     pub async fn put_pages_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
-        let put_back = self.put_limited_back(only).await? + self.put_failed_back(only).await?;
+        let put_back = self.put_limited_back(only).await?
+            + self.put_unspent_back(only).await?
+            + self.put_failed_back(only).await?;
         if put_back > 0 {
             crash::reach(CrashPoint::AfterPutBackBeforeWake);
             self.wake_lanes(only).await?;

@@ -139,6 +139,57 @@ async fn limits_are_changed_while_an_execution_runs_and_wrong_ones_are_told_all_
 }
 
 #[tokio::test]
+async fn budgets_are_changed_while_an_execution_runs_and_wrong_ones_are_told_all_at_once() {
+    let api = Api::start().await;
+    let (execution, id) = api.execution(&api.workflow("active").await).await;
+    let patch = async |status, change: Value| {
+        api.expect(status, Method::PATCH, &execution, Some(&json!({"budgets": change}))).await
+    };
+    let bad = json!({
+        "time": 0, "bytes": "1 GB", "byte": 5,
+        "path_prefixes": [{"prefix": "a/", "max_pages": 1}, {"prefix": "/a/", "max_page": 1}],
+    });
+    let refused = patch(StatusCode::UNPROCESSABLE_ENTITY, bad).await;
+    assert_eq!(refused["code"], "invalid_limits");
+    let pointers: Vec<_> =
+        refused["errors"].as_array().unwrap().iter().map(|told| told["pointer"].as_str().unwrap()).collect();
+    assert_eq!(
+        pointers,
+        [
+            "/budgets/time",
+            "/budgets/bytes",
+            "/budgets/path_prefixes/0/prefix",
+            "/budgets/path_prefixes/1/max_pages",
+            "/budgets/path_prefixes/1/max_page",
+            "/budgets/byte",
+        ]
+    );
+    for bad in [json!({}), json!([]), json!(60)] {
+        assert_eq!(patch(StatusCode::UNPROCESSABLE_ENTITY, bad).await["errors"][0]["pointer"], "/budgets");
+    }
+    let nothing = json!({"time": null, "bytes": null, "path_prefixes": []});
+    let read = api.get(&execution).await;
+    assert_eq!((&read["budgets"], &read["control_version"]), (&nothing, &json!(0)));
+
+    let paths = json!([{"prefix": "/sale", "max_pages": 5}]);
+    patch(StatusCode::OK, json!({"time": 600, "path_prefixes": paths})).await;
+    assert_eq!(patch(StatusCode::OK, json!({"time": null, "bytes": 1_000})).await["version"], 2);
+    let paths = json!([{"prefix": "/sale", "max_pages": 5, "used": 0}]);
+    let standing = json!({"time": null, "bytes": 1_000, "path_prefixes": paths});
+    assert_eq!(api.get(&execution).await["budgets"], standing);
+    patch(StatusCode::OK, Value::Null).await;
+    assert_eq!(api.get(&execution).await["budgets"], nothing);
+
+    let over = "UPDATE url_queue SET status = 'skipped', error_class = 'time_budget' WHERE execution_id = $1";
+    api.change(over, id).await;
+    patch(StatusCode::OK, json!({"time": 3_600})).await;
+    assert_eq!(api.get(&execution).await["stats"]["pending"], 2, "pages wait again before the answer");
+    api.change(ENDED, id).await;
+    assert_eq!(patch(StatusCode::CONFLICT, json!({"time": 7_200})).await["code"], "execution_ended");
+    assert_eq!(api.get(&execution).await["budgets"]["time"], 3_600);
+}
+
+#[tokio::test]
 async fn a_higher_limit_puts_pages_back_and_a_retry_failed_ones_before_they_answer() {
     let api = Api::start().await;
     let (execution, id) = api.execution(&api.workflow("active").await).await;

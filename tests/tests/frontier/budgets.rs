@@ -3,18 +3,24 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::domain::workflow::{Limits, parse_budget_changes};
 use crawlify_shared::store::Store;
-use crawlify_shared::store::control::LimitChanges;
+use crawlify_shared::store::budgets::change::{StandingBudgets, StandingPathBudget};
+use crawlify_shared::store::control::{Controlled, LimitChanges};
 use crawlify_shared::store::dispatch::ReservedPage;
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table, small_workflow};
+use harness::wait::wait_for;
 use serde_json::{Value, json};
 
 const SKIPPED: &str =
     "SELECT count(*) FROM url_queue WHERE status = 'skipped' AND error_class LIKE '%_budget'";
 const WAITING: &str = "SELECT count(*) FROM url_queue WHERE status = 'pending'";
 const ADMITTED: &str = "SELECT pages_admitted FROM workflow_executions";
+const USED: &str = "SELECT concat_ws(' ', prefix, used) FROM execution_budgets ORDER BY prefix";
+const TIME_PASSES: &str = "UPDATE workflow_executions SET started_at = started_at - interval '61 seconds'";
+const ALL_END: &str =
+    "UPDATE url_queue SET status = 'completed', processed_at = now() WHERE status = 'queued'";
 
 /// An execution with these budgets, and pages `/a/0`, `/b/0`, `/a/1` ...
 async fn crawl_of(budgets: Value, limits: Limits, pages: usize) -> Crawl {
@@ -34,6 +40,24 @@ fn below(prefix: &str, max_pages: u64) -> Value {
 async fn dispatch(store: &Store, crawl: &Crawl, limit: i64) -> Vec<ReservedPage> {
     let reserved = store.reserve_pages(crawl.execution, limit).await.unwrap();
     store.within_budgets(crawl.execution, reserved).await.unwrap()
+}
+
+/// Dispatches until nothing is left to dispatch; answers how many pages that were.
+async fn dispatch_all(crawl: &Crawl) -> usize {
+    let mut pages = 0;
+    for _ in 0..20 {
+        pages += dispatch(&crawl.store, crawl, 10).await.len();
+    }
+    assert_eq!(crawl.number(WAITING).await, 0);
+    pages
+}
+
+/// Changes budgets of the execution, which runs.
+async fn change(crawl: &Crawl, budgets: Value) {
+    let budgets = parse_budget_changes(&budgets, "").unwrap();
+    let changes = LimitChanges { budgets: Some(budgets), ..LimitChanges::default() };
+    let changed = crawl.store.change_limits(crawl.execution, changes, None).await.unwrap();
+    assert!(matches!(changed, Controlled::Done(_)), "{changed:?}");
 }
 
 /// What the finisher does beside ending executions.
@@ -87,8 +111,7 @@ async fn a_page_below_two_paths_counts_for_both() {
         dispatched += dispatch(&crawl.store, &crawl, 3).await.len();
     }
     assert_eq!(dispatched, 5);
-    let used = "SELECT concat_ws(' ', prefix, used) FROM execution_budgets ORDER BY prefix";
-    assert_eq!(crawl.texts(used).await, ["/ 5", "/a/ 2"]);
+    assert_eq!(crawl.texts(USED).await, ["/ 5", "/a/ 2"]);
     assert_eq!(crawl.number(SKIPPED).await, 15);
 }
 
@@ -114,7 +137,7 @@ async fn nothing_is_dispatched_after_the_time_and_what_waits_is_skipped() {
     let crawl = crawl_of(json!({"time": 60}), NO_LIMITS, 10).await;
     assert_eq!(dispatch(&crawl.store, &crawl, 3).await.len(), 3);
     assert_eq!(crawl.store.sweep_over_budget().await.unwrap(), 0, "there is time");
-    crawl.change("UPDATE workflow_executions SET started_at = started_at - interval '61 seconds'").await;
+    crawl.change(TIME_PASSES).await;
     assert!(dispatch(&crawl.store, &crawl, 3).await.is_empty());
     assert_eq!(crawl.number(SKIPPED).await, 3);
     assert_eq!(crawl.store.sweep_over_budget().await.unwrap(), 4);
@@ -206,4 +229,140 @@ async fn a_raised_page_limit_brings_nothing_back_that_a_budget_has_skipped() {
     sweep(&crawl).await;
     assert_eq!((crawl.number(by_limit).await, crawl.number(SKIPPED).await), (0, 9));
     assert_eq!(dispatch(&crawl.store, &crawl, 20).await.len(), 8);
+}
+
+#[tokio::test]
+async fn pages_that_the_time_has_skipped_wait_again_when_there_is_more_and_the_execution_does_not_end_before()
+{
+    let crawl = crawl_of(json!({"time": 60}), NO_LIMITS, 10).await;
+    assert_eq!(dispatch(&crawl.store, &crawl, 3).await.len(), 3);
+    crawl.change(TIME_PASSES).await;
+    assert!(dispatch(&crawl.store, &crawl, 3).await.is_empty());
+    assert_eq!(sweep(&crawl).await, 4);
+    crawl.change(ALL_END).await;
+    change(&crawl, json!({"time": 30})).await;
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "it is over all the same");
+    change(&crawl, json!({"time": 600})).await;
+    assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "its pages are to be put back");
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 7);
+    assert_eq!((crawl.number(SKIPPED).await, crawl.number(WAITING).await), (0, 7));
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "once");
+    assert_eq!(dispatch_all(&crawl).await, 7);
+    crawl.change(ALL_END).await;
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn pages_come_back_only_when_neither_time_nor_bytes_are_over() {
+    let crawl = crawl_of(json!({"time": 60, "bytes": 1_000}), NO_LIMITS, 4).await;
+    crawl
+        .change(
+            "INSERT INTO page_counters (execution_id, worker_id, bytes)
+             SELECT id, gen_random_uuid(), 1000 FROM workflow_executions",
+        )
+        .await;
+    crawl.change(TIME_PASSES).await;
+    assert_eq!(sweep(&crawl).await, 4);
+    change(&crawl, json!({"bytes": null})).await;
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "the time is over");
+    change(&crawl, json!({"time": null})).await;
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn an_execution_that_is_just_being_ended_goes_on_when_its_pages_were_put_back_meanwhile() {
+    let crawl = crawl_of(json!({"time": 60}), NO_LIMITS, 3).await;
+    crawl.change(TIME_PASSES).await;
+    assert_eq!(sweep(&crawl).await, 3);
+    // A change of its budgets and what follows, in one: the end sees neither, as it began before.
+    let mut act = crawl.pool.begin().await.unwrap();
+    let changed = "UPDATE workflow_executions SET control_version = control_version + 1";
+    sqlx::query(changed).execute(&mut *act).await.unwrap();
+    sqlx::query("UPDATE url_queue SET status = 'pending'").execute(&mut *act).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let acting = async {
+        let within = Duration::from_secs(10);
+        wait_for("the end waits for the change", within, async || crawl.number(waiting).await == 1).await;
+        act.commit().await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(crawl.store.finish_executions(), acting);
+    assert!(ended.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_path_may_get_less_than_it_has_used_and_more_again() {
+    let crawl = crawl_of(below("/a/", 5), NO_LIMITS, 40).await;
+    assert_eq!(dispatch_all(&crawl).await, 25);
+    change(&crawl, below("/a/", 3)).await;
+    assert_eq!(sweep(&crawl).await, 0);
+    let standing = "SELECT concat_ws(' ', prefix, used, max) FROM execution_budgets";
+    assert_eq!(crawl.texts(standing).await, ["/a/ 5 3"]);
+    assert_eq!((crawl.number(WAITING).await, crawl.number(SKIPPED).await), (0, 15));
+    change(&crawl, below("/a/", 7)).await;
+    assert_eq!(crawl.store.put_pages_back(Some(crawl.execution)).await.unwrap(), 15);
+    assert_eq!(dispatch_all(&crawl).await, 2);
+    assert_eq!(crawl.texts(standing).await, ["/a/ 7 7"]);
+    assert_eq!((crawl.number(SKIPPED).await, crawl.number(ADMITTED).await), (13, 27));
+}
+
+#[tokio::test]
+async fn a_new_path_counts_what_is_dispatched_from_then_on_and_one_that_stays_goes_on_counting() {
+    let crawl = crawl_of(below("/a/", 2), NO_LIMITS, 20).await;
+    assert_eq!(dispatch(&crawl.store, &crawl, 4).await.len(), 4, "two of /a/, two of /b/");
+    let both =
+        json!({"path_prefixes": [{"prefix": "/b/", "max_pages": 2}, {"prefix": "/a/", "max_pages": 3}]});
+    change(&crawl, both).await;
+    assert_eq!(dispatch_all(&crawl).await, 3);
+    assert_eq!(crawl.texts(USED).await, ["/a/ 3", "/b/ 2"]);
+    assert_eq!(crawl.number(SKIPPED).await, 13);
+    let tried_before =
+        "UPDATE url_queue SET status = 'pending', attempt = 1, epoch = epoch + 1 WHERE url LIKE '%/b/0'";
+    crawl.change(tried_before).await;
+    assert_eq!(dispatch_all(&crawl).await, 1, "it has begun before there was a budget for it");
+    assert_eq!(crawl.texts(USED).await, ["/a/ 3", "/b/ 2"]);
+}
+
+#[tokio::test]
+async fn what_a_change_does_not_name_stays_and_budgets_that_are_removed_skip_nothing_any_more() {
+    let budgets = json!({"time": 60, "bytes": 9, "path_prefixes": [{"prefix": "/a/", "max_pages": 1}]});
+    let crawl = crawl_of(budgets, NO_LIMITS, 20).await;
+    assert_eq!(dispatch_all(&crawl).await, 11);
+    change(&crawl, json!({"time": 600})).await;
+    change(&crawl, json!({"bytes": null})).await;
+    let path = StandingPathBudget { prefix: "/a/".to_owned(), max_pages: 1, used: 1 };
+    let standing = StandingBudgets { time_seconds: Some(600), bytes: None, path_prefixes: vec![path] };
+    assert_eq!(crawl.store.budgets(crawl.execution).await.unwrap(), standing);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0);
+    change(&crawl, Value::Null).await;
+    assert_eq!(crawl.store.budgets(crawl.execution).await.unwrap(), StandingBudgets::default());
+    assert!(!crawl.store.running_executions(None).await.unwrap()[0].has_budgets);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 9);
+    assert_eq!(dispatch_all(&crawl).await, 9);
+}
+
+#[tokio::test]
+async fn very_many_skipped_pages_are_looked_at_once_each_in_portions() {
+    let crawl = crawl_of(below("/a/", 1), NO_LIMITS, 1).await;
+    assert_eq!(dispatch_all(&crawl).await, 1);
+    crawl
+        .change(
+            "INSERT INTO url_queue (id, execution_id, url, url_hash, host, status, error_class, processed_at)
+             SELECT gen_random_uuid(), e.id, 'http://shop.test/a/p/' || n, decode(md5(n::text), 'hex'), 'shop.test',
+                 'skipped', 'path_budget', now()
+             FROM workflow_executions e, generate_series(1, 12000) n",
+        )
+        .await;
+    crawl.change(ALL_END).await;
+    let unfinished = "SELECT count(*) FROM workflow_executions WHERE budget_pages_after IS NOT NULL";
+    change(&crawl, json!({"bytes": 1_000})).await;
+    assert_eq!(crawl.number(unfinished).await, 1);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "another budget was changed");
+    assert_eq!(crawl.number(unfinished).await, 0);
+    change(&crawl, below("/a/", 20_000)).await;
+    for expected in [5_000, 5_000, 2_000] {
+        assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "some wait, others are to");
+        assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), expected);
+    }
+    assert_eq!((crawl.number(unfinished).await, crawl.number(WAITING).await), (0, 12_000));
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::render::RenderEntry;
 use super::skipped::SkipCountEntry;
+use crate::api::budgets::BudgetsBody;
 
 /// An execution that was started.
 #[derive(Serialize, ToSchema)]
@@ -86,6 +87,8 @@ pub(in crate::api) struct ExecutionBody {
     weight: i32,
     /// Executions with a higher one go first.
     priority: i32,
+    /// What it may spend.
+    budgets: BudgetsBody,
     /// Of a cancelled one: `graceful`, or `now` where pages in hand are given up.
     cancel_mode: Option<&'static str>,
     /// How often it was acted upon; also the `ETag`.
@@ -95,7 +98,7 @@ pub(in crate::api) struct ExecutionBody {
 }
 
 impl ExecutionBody {
-    pub(super) fn new(row: ExecutionRow, stats: Figures) -> Self {
+    pub(super) fn new(row: ExecutionRow, stats: Figures, budgets: BudgetsBody) -> Self {
         Self {
             execution_id: row.id,
             running: row.status == ExecutionStatus::Running,
@@ -106,6 +109,7 @@ impl ExecutionBody {
             concurrency: row.host_concurrency,
             weight: row.weight,
             priority: row.priority,
+            budgets,
             cancel_mode: row.cancel_mode.map(CancelMode::as_str),
             control_version: row.control_version,
             schedule_id: row.schedule_id,

@@ -143,7 +143,8 @@ pub(super) async fn get(
     let pages = state.store.page_counts(id).await?;
     let totals = state.store.totals(id).await?;
     let stats = Figures::new(&pages, &totals, row.started_at, row.completed_at);
-    Ok(([etag(row.control_version)], Json(ExecutionBody::new(row, stats))))
+    let budgets = state.store.budgets(id).await?.into();
+    Ok(([etag(row.control_version)], Json(ExecutionBody::new(row, stats, budgets))))
 }
 
 /// Sums an execution up: pages, attempts, nodes with their durations, and errors.

@@ -1,11 +1,11 @@
-//! What an execution may spend: time, bytes, and pages below some paths.
+//! What an execution may spend: time, bytes, and pages below some paths; and what is to be different of that while it runs.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use url::Url;
 
-use super::problem::{Pointer, Report};
+use super::problem::{Pointer, Problem, Report};
 use super::reader::{Object, shorten};
 
 /// How many path prefixes may have a budget.
@@ -41,12 +41,63 @@ impl Budgets {
     }
 }
 
+/// What is to be different of the budgets of an execution; what is `None` stays.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct BudgetChanges {
+    /// From the start of the execution, not from the change; `Some(None)` is no limit.
+    pub time: Option<Option<Duration>>,
+    /// Received by its pages from its start on; `Some(None)` is no limit.
+    pub bytes: Option<Option<u64>>,
+    /// Replaces all of them. A path that had a budget keeps what was used of it; another one begins with nothing.
+    pub path_prefixes: Option<Vec<PathBudget>>,
+}
+
+impl BudgetChanges {
+    /// Removes every budget.
+    pub fn removal() -> Self {
+        Self { time: Some(None), bytes: Some(None), path_prefixes: Some(Vec::new()) }
+    }
+}
+
+/// Reads changes of budgets, written as `budgets` of a workflow are: what is left out stays, what is `null` is removed, and
+/// `null` in the place of all removes all. `above` is the JSON pointer of the value within its document.
+///
+/// # Errors
+/// Everything that is wrong with them, unknown settings included, each with its place; or that they change nothing.
+pub fn parse_budget_changes(value: &Value, above: &str) -> Result<BudgetChanges, Vec<Problem>> {
+    if value.is_null() {
+        return Ok(BudgetChanges::removal());
+    }
+    let mut report = Report::strict();
+    let at = Pointer::at(above, &Pointer::default());
+    let changes = Object::read(value, &at, &mut report).map(|budgets| read_changes(budgets, &mut report));
+    report.finish(changes).map(|(changes, _)| changes)
+}
+
+fn read_changes(mut budgets: Object<'_>, report: &mut Report) -> BudgetChanges {
+    if budgets.is_empty() {
+        let message =
+            "there is nothing to change; give `time`, `bytes` or `path_prefixes`, or null for no budgets";
+        report.problem(budgets.here(), "nothing_to_change", message);
+    }
+    let [time, bytes, path_prefixes] =
+        ["time", "bytes", "path_prefixes"].map(|name| budgets.value_or_null(name).is_some());
+    let read = read_all(budgets, report);
+    BudgetChanges {
+        time: time.then_some(read.time),
+        bytes: bytes.then_some(read.bytes),
+        path_prefixes: path_prefixes.then_some(read.path_prefixes),
+    }
+}
+
 /// Reads `budgets`.
 pub(super) fn read_budgets(config: &mut Object<'_>, report: &mut Report) -> Budgets {
     let at = config.at("budgets");
-    let Some(mut budgets) = config.value("budgets").and_then(|value| Object::read(value, &at, report)) else {
-        return Budgets::default();
-    };
+    let budgets = config.value("budgets").and_then(|value| Object::read(value, &at, report));
+    budgets.map(|budgets| read_all(budgets, report)).unwrap_or_default()
+}
+
+fn read_all(mut budgets: Object<'_>, report: &mut Report) -> Budgets {
     let read = Budgets {
         time: budgets.whole("time", 1..=MAX_SECONDS, report).map(Duration::from_secs),
         bytes: budgets.whole("bytes", 1..=i64::MAX.unsigned_abs(), report),

@@ -26,7 +26,7 @@ mod text;
 mod traps;
 
 pub use act::{Act, ScrollTo, Target};
-pub use budgets::{Budgets, PathBudget};
+pub use budgets::{BudgetChanges, Budgets, PathBudget, parse_budget_changes};
 pub use definition::{Definition, STATUSES, parse_document, parse_text};
 pub use headers::Headers;
 pub use model::*;

@@ -65,9 +65,15 @@ pub(super) struct Report {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     pattern_bytes: usize,
+    is_strict: bool,
 }
 
 impl Report {
+    /// A report on a document whose author is shown no warnings: a setting that nobody knows is a problem.
+    pub(super) fn strict() -> Self {
+        Self { is_strict: true, ..Self::default() }
+    }
+
     /// Notes something that must be mended.
     pub(super) fn problem(&mut self, at: &Pointer, code: &str, message: impl Into<String>) {
         self.problems.push(note(at, code, message));
@@ -76,6 +82,16 @@ impl Report {
     /// Notes something that is accepted, but will not do what its author may expect.
     pub(super) fn warn(&mut self, at: &Pointer, code: &str, message: impl Into<String>) {
         self.warnings.push(note(at, code, message));
+    }
+
+    /// Notes a setting of `owner` that nobody knows; `suggestion` ends the sentence.
+    pub(super) fn unknown(&mut self, at: &Pointer, name: &str, owner: &str, suggestion: &str) {
+        let told = format!("`{name}` is no setting of {owner}");
+        if self.is_strict {
+            self.problem(at, "unknown_member", told + suggestion);
+        } else {
+            self.warn(at, "unknown_setting", format!("{told} and is ignored{suggestion}"));
+        }
     }
 
     /// Whether another pattern may be compiled.

@@ -164,14 +164,14 @@ impl<'v> Object<'v> {
         texts
     }
 
-    /// Warns of every member that nobody asked for. `owner` says whose settings these are.
+    /// Warns of every member that nobody asked for, or finds fault with it where the report is strict. `owner` says whose
+    /// settings these are.
     pub(super) fn warn_of_unknown(&self, owner: &str, report: &mut Report) {
         let unknown = self.members.keys().filter(|key| !self.known.contains(&key.as_str()));
         // A stranger's object may have very many; the first ones tell enough.
         for key in unknown.take(MAX_UNKNOWN) {
             let suggestion = did_you_mean(key, self.known.iter().copied());
-            let message = format!("`{}` is no setting of {owner} and is ignored{suggestion}", shorten(key));
-            report.warn(&self.at(key), "unknown_setting", message);
+            report.unknown(&self.at(key), &shorten(key), owner, &suggestion);
         }
     }
 }

@@ -73,6 +73,45 @@ fn every_problem_of_budgets_is_told_at_once_with_its_place() {
 }
 
 #[test]
+fn changes_of_budgets_tell_what_is_set_what_is_removed_and_what_stays() {
+    let changes = parse_budget_changes(&json!({"time": 600, "bytes": null}), "/budgets").unwrap();
+    assert_eq!(changes.time, Some(Some(Duration::from_secs(600))));
+    assert_eq!((changes.bytes, changes.path_prefixes), (Some(None), None));
+    let list = json!({"path_prefixes": [{"prefix": "/b c/", "max_pages": 3}]});
+    let replaced = vec![PathBudget { prefix: "/b%20c/".to_owned(), max_pages: 3 }];
+    let changes = parse_budget_changes(&list, "/budgets").unwrap();
+    assert_eq!(changes, BudgetChanges { path_prefixes: Some(replaced), ..BudgetChanges::default() });
+    for none in [json!({"path_prefixes": []}), json!({"path_prefixes": null})] {
+        assert_eq!(parse_budget_changes(&none, "").unwrap().path_prefixes, Some(Vec::new()), "{none}");
+    }
+    assert_eq!(parse_budget_changes(&Value::Null, "/budgets").unwrap(), BudgetChanges::removal());
+}
+
+#[test]
+fn every_problem_of_changed_budgets_is_told_at_once_and_what_nobody_knows_is_one() {
+    let told = |changes: Value| {
+        let problems = parse_budget_changes(&changes, "/budgets").unwrap_err();
+        let told = problems.into_iter().map(|problem| format!("{} {}", problem.code, problem.pointer));
+        told.collect::<Vec<_>>()
+    };
+    let bad = json!({
+        "time": 0, "byte": 5,
+        "path_prefixes": [{"prefix": "a/", "max_pages": 1}, {"prefix": "/a/", "max_pages": 1, "used": 3}],
+    });
+    assert_eq!(
+        told(bad),
+        [
+            "out_of_range /budgets/time",
+            "bad_value /budgets/path_prefixes/0/prefix",
+            "unknown_member /budgets/path_prefixes/1/used",
+            "unknown_member /budgets/byte",
+        ]
+    );
+    assert_eq!(told(json!({})), ["nothing_to_change /budgets"]);
+    assert_eq!(told(json!([])), ["wrong_type /budgets"]);
+}
+
+#[test]
 fn traps_are_on_and_each_rule_can_be_changed_or_switched_off() {
     assert_eq!(parsed(&with(json!({}))).traps, Traps::default());
     assert_eq!(parsed(&with(json!({"traps": true}))).traps, Traps::default());

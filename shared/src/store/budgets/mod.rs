@@ -1,7 +1,10 @@
 //! What executions may spend, held to where pages are dispatched. Most executions have no budget and cost nothing here.
 //!
-//! Pages below a path are counted exactly: each once, when it is first dispatched, under a lock on the budgets' rows.
-//! Time and bytes end the dispatching; pages in hand go on to their own end.
+//! Pages below a path are counted exactly: each once, when it is first dispatched, under a lock on the execution's row.
+//! Time and bytes end the dispatching; pages in hand go on to their own end. Budgets that change meanwhile are in
+//! [`change`]: whoever skips pages holds a lock that such a change waits for, so that it finds all that were skipped before.
+
+pub mod change;
 
 use std::collections::HashSet;
 
@@ -134,61 +137,13 @@ impl Store {
             count(&mut transaction, execution, &budgets, &counted).await?;
         }
         refuse(&mut transaction, execution, &refused).await?;
-        transaction.commit().await?;
         let refused: HashSet<PageId> = refused.iter().map(|(page, _)| page.page_id).collect();
         // What waits when time or bytes are over, the finisher skips.
         if !is_over && !refused.is_empty() {
-            self.skip_ahead(execution, &refused).await?;
+            skip_ahead(&mut transaction, execution, &refused).await?;
         }
+        transaction.commit().await?;
         Ok(refused)
-    }
-
-    /// Skips pages that wait behind these in their lanes, below paths whose budgets are used up, so that they need not
-    /// be reserved one by one; and those that would wait again for the place in `max_pages` that was given back.
-    async fn skip_ahead(&self, execution: ExecutionId, refused: &HashSet<PageId>) -> Result<(), StoreError> {
-        // By primary key, then url_queue_pending_idx in its order, each lane a part of AHEAD, and url_queue_limit_idx in
-        // its order. Nobody is waited for. A prefix has no `?`, so that it can be compared with the URL's path and query
-        // together.
-        let refused: Vec<Uuid> = refused.iter().map(|page| page.0).collect();
-        sqlx::query!(
-            "WITH lane AS (
-                SELECT DISTINCT host FROM url_queue WHERE id = ANY($2)
-            ), ahead AS (
-                SELECT page.id, page.url
-                FROM lane CROSS JOIN LATERAL (
-                    SELECT id, url FROM url_queue
-                    WHERE execution_id = $1 AND host = lane.host AND status = 'pending' AND NOT admitted
-                    ORDER BY priority DESC, created_at, id LIMIT $3::bigint / (SELECT count(*) FROM lane)
-                ) AS page
-                UNION ALL (
-                    SELECT id, url FROM url_queue
-                    WHERE execution_id = $1 AND status = 'skipped' AND error_class = 'limit'
-                    ORDER BY priority DESC, created_at, id LIMIT $3)
-            ), spent AS (
-                SELECT prefix, max FROM execution_budgets
-                WHERE execution_id = $1 AND kind = 'path_prefix' AND used >= max
-            ), leftover AS (
-                SELECT page.id, spent.prefix, spent.max
-                FROM ahead
-                    JOIN spent ON starts_with(regexp_replace(ahead.url, '^[a-z]+://[^/]*', ''), spent.prefix)
-                    JOIN url_queue AS page ON page.id = ahead.id
-                WHERE NOT page.admitted
-                  AND (page.status = 'pending' OR page.status = 'skipped' AND page.error_class = 'limit')
-                FOR UPDATE OF page SKIP LOCKED
-            )
-            UPDATE url_queue AS page
-            SET status = 'skipped', error_class = $4, processed_at = now(),
-                error = 'the ' || leftover.max || ' pages below `' || leftover.prefix
-                    || '` were used up (`budgets.path_prefixes`)'
-            FROM leftover WHERE page.id = leftover.id",
-            execution.0,
-            &refused,
-            AHEAD,
-            SkipReason::PathBudget.as_str(),
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
     }
 
     /// Skips what waits in executions whose time is over or whose bytes were received; at most [`SWEPT_AT_ONCE`] pages.
@@ -199,10 +154,10 @@ impl Store {
     pub async fn sweep_over_budget(&self) -> Result<u64, StoreError> {
         // Reads workflow_executions_running_idx, execution_budgets_pkey, page_counters_pkey, and of what is over
         // url_queue_pending_idx in its order, so that the limit ends the scan; rows that somebody holds wait for the
-        // next sweep.
+        // next sweep. Lock: the budgets that are used up, so that whoever raises one comes after these pages were skipped.
         let swept = sqlx::query!(
-            "WITH spent AS (
-                SELECT DISTINCT ON (execution.id) execution.id, budget.kind, budget.max
+            "WITH exceeded AS (
+                SELECT execution.id, budget.kind, budget.max
                 FROM workflow_executions AS execution
                     JOIN execution_budgets AS budget ON budget.execution_id = execution.id
                 WHERE execution.status = 'running'
@@ -211,7 +166,9 @@ impl Store {
                     WHEN 'bytes' THEN budget.max <= (
                         SELECT sum(bytes) FROM page_counters WHERE execution_id = execution.id)
                     ELSE false END
-                ORDER BY execution.id, budget.kind
+                FOR SHARE OF budget SKIP LOCKED
+            ), spent AS (
+                SELECT DISTINCT ON (id) id, kind, max FROM exceeded ORDER BY id, kind
             ), leftover AS (
                 SELECT page.id
                 FROM spent CROSS JOIN LATERAL (
@@ -242,11 +199,13 @@ impl Store {
 
 /// The budgets of an execution, locked until the transaction ends: coordinators admit pages one after the other.
 async fn locked(connection: &mut PgConnection, execution: ExecutionId) -> Result<Vec<Budget>, StoreError> {
-    // By execution_budgets_pkey, in its order.
+    // First the execution's row, as whoever changes its budgets does: the statement after it sees all of them. Then
+    // by execution_budgets_pkey, in its order.
+    lock(&mut *connection, execution).await?;
     let budgets = sqlx::query_as!(
         Budget,
         r#"SELECT budget.kind, budget.prefix, budget.max, budget.used, (CASE budget.kind
-            WHEN 'time' THEN EXTRACT(EPOCH FROM now() - execution.started_at)
+            WHEN 'time' THEN floor(EXTRACT(EPOCH FROM now() - execution.started_at))
             WHEN 'bytes' THEN (SELECT COALESCE(sum(bytes), 0) FROM page_counters WHERE execution_id = execution.id)
             ELSE budget.used END)::bigint AS "spent!"
         FROM execution_budgets AS budget JOIN workflow_executions AS execution ON execution.id = budget.execution_id
@@ -259,16 +218,28 @@ async fn locked(connection: &mut PgConnection, execution: ExecutionId) -> Result
     Ok(budgets)
 }
 
-/// Those of the pages that were counted when they were dispatched before.
+/// Locks an execution's row until the transaction ends.
+async fn lock(connection: &mut PgConnection, execution: ExecutionId) -> Result<(), StoreError> {
+    // Not `FOR UPDATE`: whoever records pages holds the row's key, and a busy fleet always does.
+    sqlx::query_scalar!("SELECT id FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE", execution.0)
+        .fetch_optional(connection)
+        .await?;
+    Ok(())
+}
+
+/// Those of the pages that were counted when they were dispatched before; or were tried before anything counted them.
 async fn counted_before(
     connection: &mut PgConnection,
     pages: &[ReservedPage],
 ) -> Result<HashSet<Uuid>, StoreError> {
     // By primary key.
     let ids: Vec<Uuid> = pages.iter().map(|page| page.page_id.0).collect();
-    let counted = sqlx::query_scalar!("SELECT id FROM url_queue WHERE id = ANY($1) AND budgeted", &ids)
-        .fetch_all(connection)
-        .await?;
+    let counted = sqlx::query_scalar!(
+        "SELECT id FROM url_queue WHERE id = ANY($1) AND (budgeted OR attempt > 0)",
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(counted.into_iter().collect())
 }
 
@@ -356,6 +327,58 @@ async fn refuse(
         &epochs,
         &reasons,
         &details,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Skips pages that wait behind these in their lanes, below paths whose budgets are used up, so that they need not
+/// be reserved one by one; and those that would wait again for the place in `max_pages` that was given back.
+async fn skip_ahead(
+    connection: &mut PgConnection,
+    execution: ExecutionId,
+    refused: &HashSet<PageId>,
+) -> Result<(), StoreError> {
+    // By primary key, then url_queue_pending_idx in its order, each lane a part of AHEAD, and url_queue_limit_idx in
+    // its order. Nobody is waited for. A prefix has no `?`, so that it can be compared with the URL's path and query
+    // together.
+    let refused: Vec<Uuid> = refused.iter().map(|page| page.0).collect();
+    sqlx::query!(
+        "WITH lane AS (
+            SELECT DISTINCT host FROM url_queue WHERE id = ANY($2)
+        ), ahead AS (
+            SELECT page.id, page.url
+            FROM lane CROSS JOIN LATERAL (
+                SELECT id, url FROM url_queue
+                WHERE execution_id = $1 AND host = lane.host AND status = 'pending' AND NOT admitted
+                ORDER BY priority DESC, created_at, id LIMIT $3::bigint / (SELECT count(*) FROM lane)
+            ) AS page
+            UNION ALL (
+                SELECT id, url FROM url_queue
+                WHERE execution_id = $1 AND status = 'skipped' AND error_class = 'limit'
+                ORDER BY priority DESC, created_at, id LIMIT $3)
+        ), spent AS (
+            SELECT prefix, max FROM execution_budgets
+            WHERE execution_id = $1 AND kind = 'path_prefix' AND used >= max
+        ), leftover AS (
+            SELECT page.id, spent.prefix, spent.max
+            FROM ahead
+                JOIN spent ON starts_with(regexp_replace(ahead.url, '^[a-z]+://[^/]*', ''), spent.prefix)
+                JOIN url_queue AS page ON page.id = ahead.id
+            WHERE NOT page.admitted
+              AND (page.status = 'pending' OR page.status = 'skipped' AND page.error_class = 'limit')
+            FOR UPDATE OF page SKIP LOCKED
+        )
+        UPDATE url_queue AS page
+        SET status = 'skipped', error_class = $4, processed_at = now(),
+            error = 'the ' || leftover.max || ' pages below `' || leftover.prefix
+                || '` were used up (`budgets.path_prefixes`)'
+        FROM leftover WHERE page.id = leftover.id",
+        execution.0,
+        &refused,
+        AHEAD,
+        SkipReason::PathBudget.as_str(),
     )
     .execute(connection)
     .await?;
