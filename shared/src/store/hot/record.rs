@@ -152,13 +152,15 @@ WITH page AS (
         ) p
         CROSS JOIN LATERAL (
             -- Longer each time in a row, 1 s to 5 min, and at least as long as the host asked for. Pages that were in
-            -- workers' hands when it began count as one time.
+            -- workers' hands when it began count as one time. Each 5 s that it was asked again count one time less: few pages
+            -- that never work do not stop a host.
             SELECT CASE WHEN c.back_off_ms IS NULL OR old.backoff_until > now() THEN old.backoff_level
-                    WHEN old.backoff_until < now() - interval '1 minute' THEN 1::int2
-                    ELSE least(old.backoff_level + 1, 10)::int2 END AS level,
+                    ELSE least(was.level + 1, 10)::int2 END AS level,
                 CASE WHEN c.back_off_ms IS NOT NULL THEN now() + greatest(c.back_off_ms,
-                    least(1000 * (1 << CASE WHEN old.backoff_until < now() - interval '1 minute' THEN 0
-                        ELSE old.backoff_level END), 300000)) * interval '1 millisecond' END AS until
+                    least(1000 * (1 << was.level), 300000)) * interval '1 millisecond' END AS until
+            FROM (SELECT CASE WHEN old.backoff_until > now() THEN old.backoff_level::int
+                WHEN old.backoff_until < now() - interval '1 minute' THEN 0
+                ELSE greatest(old.backoff_level - EXTRACT(EPOCH FROM now() - old.backoff_until)::int / 5, 0) END AS level) AS was
         ) b
         CROSS JOIN LATERAL (
             -- The same here; and what is long past counts no more.
