@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
-use harness::answering_site::AnsweringSite;
+use harness::answering_site::{AnsweringSite, redirect};
 use harness::postgres::TestDatabase;
 use harness::program::{Program, crawlify};
 use harness::scratch::Scratch;
@@ -35,6 +35,8 @@ fn crawl(scratch: &Scratch, database: &TestDatabase, start: &str, settings: &Val
     std::fs::write(&file, json!({"name": "Answers", "config": config}).to_string()).unwrap();
     let mut command = crawlify(CRAWLIFY, scratch);
     command.arg("run").arg(&file).arg("--database-url").arg(database.url().expose());
+    // Another host.
+    command.args(["--egress-allow", "127.0.0.1,127.0.0.2"]);
     Program::start(command)
 }
 
@@ -136,5 +138,26 @@ async fn where_a_click_leads_for_how_long_is_heard_too() {
         .await;
         let settings = json!({"isolation": isolation, "url_discovery": click});
         assert_eq!(left_alone(&site, "/busy", settings).await, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_host_pays_for_no_other_to_which_it_redirects() {
+    for render in ["full", "static"] {
+        let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+        let other = AnsweringSite::at("127.0.0.2", |_, _| come_later(429, "<h1>not so fast</h1>")).await;
+        let to = other.url("/");
+        let site = AnsweringSite::start(move |_, path| match path {
+            "/" => Html("<h1>home</h1><a href=/out>out</a>").into_response(),
+            _ => redirect(&to),
+        })
+        .await;
+        let running = crawl(&scratch, &database, &site.url("/"), &json!({"render": render}));
+        let _ = running.end(WITHIN).await.saying(&["1 completed", "1 failed"]);
+        assert!(other.asked_for("/") > 0, "{render}");
+        let pool = PgPool::connect(database.url().expose()).await.unwrap();
+        let levels = "SELECT COALESCE(sum(backoff_level), 0)::int8 FROM hosts";
+        let levels: i64 = sqlx::query_scalar(levels).fetch_one(&pool).await.unwrap();
+        assert_eq!(levels, 0, "{render}");
     }
 }

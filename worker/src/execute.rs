@@ -196,7 +196,7 @@ impl Visit<'_> {
                 "the server answers with HTTP status {status} without a tab"
             )));
         }
-        if let Some(mut outcome) = refused(&document) {
+        if let Some(mut outcome) = self.refused(&document) {
             outcome.rendered = Rendered::Static;
             return Ok(outcome);
         }
@@ -319,7 +319,7 @@ impl Visit<'_> {
             Ok(document) => document,
             Err(error) => return (PageOutcome::failed(error.failure), error.tab_usable),
         };
-        if let Some(mut outcome) = refused(&document) {
+        if let Some(mut outcome) = self.refused(&document) {
             self.ask_when_to_return(&self.page.url, &mut outcome, deadline).await;
             return (outcome, true);
         }
@@ -347,13 +347,33 @@ impl Visit<'_> {
         let back_off = stopped.as_ref().and_then(|stopped| stopped.back_off);
         let end = stopped.map_or(PageEnd::Completed, |stopped| PageEnd::Failed(stopped.error.failure));
         let mut outcome = gathered.into_outcome(end, &document, Rendered::Full);
-        outcome.contact.back_off = back_off;
         // Where something that was done to the page has led.
         let led_to = outcome.final_url.as_deref().and_then(|url| PageUrl::parse(url).ok());
-        if let Some(led_to) = led_to.filter(|url| url.host() == self.page.url.host()) {
+        if let Some(led_to) = led_to.filter(|url| self.is_on_its_host(url)) {
+            outcome.contact.back_off = back_off;
             self.ask_when_to_return(&led_to, &mut outcome, deadline).await;
         }
         (outcome, tab_usable)
+    }
+
+    /// What becomes of a page that is a document with an HTTP error. Another host to which it was led is not the page's: that it
+    /// wants to be left alone is nothing that this one has said.
+    fn refused(&self, document: &Document) -> Option<PageOutcome> {
+        let (failure, mut contact) = http_failure(document)?;
+        let answered = PageUrl::parse(document.final_url.as_str());
+        if !answered.is_ok_and(|url| self.is_on_its_host(&url)) {
+            contact.back_off = None;
+        }
+        Some(PageOutcome {
+            contact,
+            final_url: Some(document.final_url.to_string()),
+            bytes: document.bytes,
+            ..PageOutcome::failed(failure)
+        })
+    }
+
+    fn is_on_its_host(&self, url: &PageUrl) -> bool {
+        url.unit_of_politeness(self.page.host_unit) == self.page.host
     }
 }
 
@@ -368,15 +388,4 @@ pub(crate) fn http_failure(document: &Document) -> Option<(Failure, HostContact)
     let back_off = matches!(status, 429 | 503).then(|| document.retry_after.unwrap_or_default());
     let failure = Failure::new(class, format!("the server answered with HTTP status {status}"));
     Some((failure, HostContact { back_off, ..HostContact::default() }))
-}
-
-/// What becomes of a page that is such a document.
-fn refused(document: &Document) -> Option<PageOutcome> {
-    let (failure, contact) = http_failure(document)?;
-    Some(PageOutcome {
-        contact,
-        final_url: Some(document.final_url.to_string()),
-        bytes: document.bytes,
-        ..PageOutcome::failed(failure)
-    })
 }
