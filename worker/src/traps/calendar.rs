@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 
 use chrono::{Datelike, Days, NaiveDate};
 use crawlify_shared::domain::page_url::PageUrl;
@@ -15,8 +16,14 @@ use lru::LruCache;
 
 /// Places that are remembered of one execution.
 const PLACES: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
-/// So many months must have been seen at a place before its numbers count as dates.
+/// So many months must have been seen at a place before its numbers count as dates,
 const MONTHS: usize = 12;
+/// and so many where they cannot well be anything else: one far date may be an article's number, or an end that is open.
+const MONTHS_OF_CERTAIN: usize = 3;
+/// Years that sites name.
+const YEARS: RangeInclusive<i32> = 1000..=2199;
+/// What is written for a time without end.
+const NEVER: [&str; 2] = ["2099-12-31", "2100-01-01"];
 /// A date that lies further ahead is one of a calendar.
 const COMING: Days = Days::new(31);
 const WORDS: [&str; 10] = [
@@ -76,7 +83,8 @@ impl Calendars {
             place.months.insert(date.year() * 12 + i32::try_from(date.month0()).unwrap_or(0));
         }
         place.coming |= today.checked_add_days(COMING).is_some_and(|coming| date > coming);
-        if !found.certain && (place.others || place.months.len() < MONTHS) {
+        let needed = if found.certain { MONTHS_OF_CERTAIN } else { MONTHS };
+        if place.months.len() < needed || (!found.certain && place.others) {
             return None;
         }
         let days = (date - today).num_days();
@@ -104,8 +112,9 @@ fn in_query(url: &PageUrl) -> Option<Found> {
     let value = |names: &[&str]| {
         pairs.iter().find(|(key, _)| names.contains(&key.as_str())).map(|(_, value)| value.as_str())
     };
-    if let Some((key, date)) = pairs.iter().find_map(|(key, value)| Some((key, dashed(value)?))) {
-        return Some(Found { place: place(key), date: Some(date), certain: true });
+    let dated = pairs.iter().find_map(|(key, value)| Some((key, value, dashed(value)?)));
+    if let Some((key, value, date)) = dated {
+        return Some(Found { place: place(key), date: Some(date), certain: value.len() == 10 });
     }
     let (year, month) = (value(&["year", "jahr", "yr"])?, value(&["month", "monat", "mon"])?);
     let date = date_of(year, month, value(&["day", "tag"]))?;
@@ -138,6 +147,9 @@ fn is_number(text: &str) -> bool {
 
 /// `2031-05-17` or `2031-05`, and nothing around it.
 fn dashed(text: &str) -> Option<NaiveDate> {
+    if NEVER.contains(&text) {
+        return None;
+    }
     let parts: Vec<&str> = text.split('-').collect();
     match parts[..] {
         [year, month] if text.len() == 7 => date_of(year, month, None),
@@ -152,7 +164,7 @@ fn date_of(year: &str, month: &str, day: Option<&str>) -> Option<NaiveDate> {
         return None;
     }
     let day = day.and_then(|day| day.parse().ok()).filter(|day| (1..=31).contains(day)).unwrap_or(1);
-    let (year, month) = (year.parse().ok()?, month.parse().ok()?);
+    let (year, month) = (year.parse().ok().filter(|year| YEARS.contains(year))?, month.parse().ok()?);
     NaiveDate::from_ymd_opt(year, month, day).or_else(|| NaiveDate::from_ymd_opt(year, month, 1))
 }
 
@@ -204,6 +216,21 @@ mod tests {
         let (path, reason) = first_trap(ahead.into_iter().chain(back)).expect("it is a trap");
         assert_eq!(path, "/calendar/2006/6");
         assert!(reason.contains("2006-06-01 lies 7319 days back, more than 7300"), "{reason}");
+    }
+
+    #[test]
+    fn numbers_of_articles_and_ends_that_are_open_are_no_calendars() {
+        let articles = (1..100).map(|number| format!("/shop?sku={}-08", 4_700 + number));
+        assert_eq!(first_trap(articles), None);
+        let parts = (1..100).map(|number| format!("/part?sku=2041-{:02}", number % 2 + 5));
+        assert_eq!(first_trap(parts), None);
+        let events = (1..100).map(|number| format!("/events/{}/{}", 3_450 + number, number % 3 + 1));
+        assert_eq!(first_trap(events), None);
+        for never in ["9999-12-31", "2099-12-31"] {
+            let lists = (1..100).map(|page| format!("/list?to={never}&from=2020-01-01&page={page}"));
+            assert_eq!(first_trap(lists), None);
+        }
+        assert_eq!(first_trap(["/events/2041/2".to_owned(), "/events/2041/3".to_owned()]), None);
     }
 
     #[test]
