@@ -46,8 +46,9 @@ impl Company {
     /// Exchanges the leave of a suspect for one without company; others keep theirs.
     ///
     /// # Errors
-    /// Another suspect is here, the others did not end in time, or the store could not be told: the page must go back. Until that is recorded it keeps
-    /// what it is given, so that nobody who may take down the worker runs while the page is still in its hands.
+    /// Another suspect is here, the others did not end in time, or the store could not be told: the page must go back. Until
+    /// that is recorded it keeps what it is given, so that nobody who may take down the worker runs while the page is still
+    /// in its hands.
     pub(crate) async fn fit(&self, page: &ClaimedPage, leave: Leave) -> Result<Leave, Leave> {
         if !page.faults.is_suspect() {
             return Ok(leave);
