@@ -1,6 +1,7 @@
 //! What a site's answers say of its pace, with a real Chrome: how long they take, and `Retry-After`.
 
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
@@ -160,4 +161,57 @@ async fn a_host_pays_for_no_other_to_which_it_redirects() {
         let levels: i64 = sqlx::query_scalar(levels).fetch_one(&pool).await.unwrap();
         assert_eq!(levels, 0, "{render}");
     }
+}
+
+#[tokio::test]
+async fn a_site_that_answers_429_to_whoever_asks_too_fast_loses_no_page() {
+    for render in ["full", "static"] {
+        let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+        // Four requests a second, and no more than two at once.
+        let bucket = Mutex::new((Instant::now(), 2.0_f64));
+        let site = AnsweringSite::start(move |_, path| {
+            let mut bucket = bucket.lock().unwrap();
+            let (since, left) = *bucket;
+            let tokens = (left + since.elapsed().as_secs_f64() * 4.0).min(2.0);
+            let is_served = tokens >= 1.0;
+            *bucket = (Instant::now(), if is_served { tokens - 1.0 } else { tokens });
+            if !is_served {
+                return (StatusCode::TOO_MANY_REQUESTS, "not so fast").into_response();
+            }
+            let links: String = (0..24).map(|number| format!("<a href=/{number}>{number}</a>")).collect();
+            match path {
+                "/" => Html(format!("<h1>home</h1>{links}")).into_response(),
+                _ => Html("<h1>leaf</h1>").into_response(),
+            }
+        })
+        .await;
+        let running = crawl(&scratch, &database, &site.url("/"), &json!({"render": render}));
+        let _ = running.end(WITHIN).await.with_code(0).saying(&["25 completed"]);
+        let refused = site.requests().len() - 25;
+        assert!(refused > 0, "{render}: it was asked too fast once");
+        // Each refusal makes the pace slower; a tab asks once more for how long.
+        assert!(refused < 25, "{render}: {refused} were refused");
+    }
+}
+
+#[tokio::test]
+async fn pages_that_hear_429_at_the_same_time_do_not_all_ask_for_how_long() {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    let site = AnsweringSite::slow(Duration::from_millis(700), |_, path| match path {
+        "/" => Html("<h1>home</h1><a href=/1>1</a><a href=/2>2</a><a href=/3>3</a><a href=/4>4</a>")
+            .into_response(),
+        _ => come_later(429, "<h1>not so fast</h1>"),
+    })
+    .await;
+    let _running = crawl(&scratch, &database, &site.url("/"), &json!({"render": "full"}));
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let waiting =
+        "SELECT count(*) FROM url_queue WHERE depth = 1 AND status = 'pending' AND rate_limit_faults = 1";
+    wait_for("two pages were refused", WITHIN, async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap_or_default() >= 2
+    })
+    .await;
+    let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+    let asked = site.requests().len() - site.asked_for("/");
+    assert_eq!(i64::try_from(asked).unwrap(), waiting + 1, "one of them asked once more");
 }

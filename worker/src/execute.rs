@@ -276,7 +276,11 @@ impl Visit<'_> {
     /// A host that wants to be left alone may say for how long, in a header, which a navigation does not show: the address
     /// that it said so at is asked for once more without a tab.
     async fn ask_when_to_return(&self, url: &PageUrl, outcome: &mut PageOutcome, deadline: Instant) {
-        if outcome.contact.back_off.is_none() || self.turn(None).await.is_err() {
+        let Some(said) = outcome.contact.back_off else { return };
+        // Pages that hear it at the same time do not all ask.
+        if !self.means.turns.leave_alone(&self.page.host, said)
+            || self.means.turns.wait_to_ask(self.page).await.is_err()
+        {
             return;
         }
         let deadline = deadline.min(Instant::now() + READ_WITHIN);
@@ -359,10 +363,10 @@ impl Visit<'_> {
     /// What becomes of a page that is a document with an HTTP error. Another host to which it was led is not the page's: that it
     /// wants to be left alone is nothing that this one has said.
     fn refused(&self, document: &Document) -> Option<PageOutcome> {
-        let (failure, mut contact) = http_failure(document)?;
+        let (mut failure, mut contact) = http_failure(document)?;
         let answered = PageUrl::parse(document.final_url.as_str());
         if !answered.is_ok_and(|url| self.is_on_its_host(&url)) {
-            contact.back_off = None;
+            (contact.back_off, failure.is_elsewhere) = (None, true);
         }
         Some(PageOutcome {
             contact,

@@ -56,7 +56,8 @@ struct HostEntry {
     executions: i64,
     /// Its pages that were sent to workers and have not ended.
     in_flight: i64,
-    /// Least milliseconds between the starts of two of its pages.
+    /// Least milliseconds between the starts of two of its pages; longer than anybody asks for where it answered lately that it
+    /// is asked too fast.
     delay_ms: i32,
     /// What its robots.txt asks for, in milliseconds; it counts in `delay_ms` while an execution that obeys it runs.
     crawl_delay_ms: i32,
@@ -69,6 +70,9 @@ struct HostEntry {
     /// How often in a row it could not be reached. From the third time on it is left alone for a while each time, 1 s to
     /// 1 min; from the tenth on its pages fail without being tried.
     unreachable: i16,
+    /// How often in a row it answered 429 or 503. It is left alone for longer each time, 1 s to 5 min and at least as long as
+    /// it says, and asked for one page then; from the twelfth time on its pages fail without being tried.
+    refused: i16,
     /// The smallest interval between the starts of two of its pages that was ever seen, in milliseconds.
     min_interval_ms: Option<i32>,
 }
@@ -85,6 +89,7 @@ impl From<HostPace> for HostEntry {
             latency_ms: pace.latency_ms,
             backoff_until: pace.backoff_until,
             unreachable: pace.unreachable,
+            refused: pace.refused,
             min_interval_ms: pace.min_interval_ms,
         }
     }

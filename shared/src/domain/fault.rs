@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::outcome::ErrorClass;
+use super::outcome::{ErrorClass, Failure};
 
 /// Where a failure comes from. That the store cannot be reached is no failure of a page: its worker waits, and nothing is
 /// counted.
@@ -13,6 +13,8 @@ pub enum FaultDomain {
     Page,
     /// The site: its name, its servers, its answers.
     Site,
+    /// Our pace: the site wants to be asked more slowly.
+    RateLimit,
     /// The way to the site: the workflow's own proxy, or the worker's network.
     Proxy,
     /// The browser that had the page.
@@ -25,6 +27,13 @@ pub enum FaultDomain {
 pub const MAX_ATTEMPTS: i16 = 4;
 /// How often a page is tried whose site fails.
 pub const SITE_TRIES: i16 = 4;
+/// How often a page is tried whose site answers that it is asked too fast. It is well by that, and only wants to be asked more
+/// slowly, which it is after each such answer.
+pub const RATE_LIMIT_TRIES: i16 = 15;
+/// So often in a row a host refused pages, with 429 or 503, when its pages fail without being tried. It was left alone for a
+/// quarter of an hour by then, or for as long as it wanted. The statements of the store say this number themselves;
+/// `frontier::refusals` holds them to it.
+pub const HOST_REFUSES_AFTER: i16 = 12;
 /// So often in a row a host could not be reached when it is left alone for the first time. The statements of the store say
 /// this number and the next one themselves; `frontier::unreachable` holds them to it.
 pub const HOST_DOUBTED_AFTER: i16 = 3;
@@ -46,6 +55,7 @@ impl FaultDomain {
         match self {
             Self::Page => "page",
             Self::Site => "site",
+            Self::RateLimit => "rate_limit",
             Self::Proxy => "proxy",
             Self::Browser => "browser",
             Self::Worker => "worker",
@@ -60,7 +70,7 @@ fn pause(class: ErrorClass, failures: i16) -> Duration {
         FaultDomain::Page | FaultDomain::Site if class == ErrorClass::RobotsUnreachable => (15, 60),
         // The egress guard believes a failure for half a minute: the last attempt must ask anew.
         FaultDomain::Page | FaultDomain::Site if class == ErrorClass::Dns => (10, 60),
-        FaultDomain::Page | FaultDomain::Site => (1, 60),
+        FaultDomain::Page | FaultDomain::Site | FaultDomain::RateLimit => (1, 60),
         FaultDomain::Proxy => (5, 300),
         FaultDomain::Browser | FaultDomain::Worker => (1, 5),
     };
@@ -75,6 +85,8 @@ pub struct Faults {
     pub charged: i16,
     /// Failures of its site.
     pub site: i16,
+    /// Answers of its site that it is asked too fast.
+    pub rate_limit: i16,
     /// Failures of the proxy.
     pub proxy: i16,
     /// Browsers lost.
@@ -101,6 +113,7 @@ impl Faults {
         let counter = match domain {
             FaultDomain::Page => &mut self.charged,
             FaultDomain::Site => &mut self.site,
+            FaultDomain::RateLimit => &mut self.rate_limit,
             FaultDomain::Proxy => &mut self.proxy,
             FaultDomain::Browser => &mut self.browser,
             FaultDomain::Worker => &mut self.worker,
@@ -115,20 +128,21 @@ impl Faults {
     }
 
     /// Judges a failure, which is not counted yet.
-    pub fn judge(self, class: ErrorClass) -> Verdict {
-        if !class.is_transient() {
+    pub fn judge(self, failure: &Failure) -> Verdict {
+        if !failure.class.is_transient() {
             return Verdict::GiveUp;
         }
-        let domain = class.domain();
+        let domain = failure.domain();
         let faults = self.and(domain);
         let (failures, tries, end) = match domain {
             FaultDomain::Page => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
             FaultDomain::Site => (faults.site, SITE_TRIES, Verdict::GiveUp),
+            FaultDomain::RateLimit => (faults.rate_limit, RATE_LIMIT_TRIES, Verdict::GiveUp),
             FaultDomain::Proxy => (faults.proxy, PROXY_TRIES, Verdict::GiveUp),
             FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
             FaultDomain::Worker => (faults.worker, POISON_AFTER, Verdict::Quarantine),
         };
-        if failures >= tries { end } else { Verdict::Retry(pause(class, failures)) }
+        if failures >= tries { end } else { Verdict::Retry(pause(failure.class, failures)) }
     }
 }
 
@@ -140,7 +154,7 @@ mod tests {
     fn fails(class: ErrorClass, mut faults: Faults) -> (usize, Verdict, Duration) {
         let mut waited = Duration::ZERO;
         for attempt in 1.. {
-            match faults.judge(class) {
+            match faults.judge(&Failure::new(class, "")) {
                 Verdict::Retry(pause) => waited += pause,
                 end => return (attempt, end, waited),
             }
@@ -157,8 +171,9 @@ mod tests {
         // Half of it, with jitter, is longer than a failure is believed.
         assert_eq!(fails(ErrorClass::Dns, none), (4, Verdict::GiveUp, Duration::from_secs(70)));
         assert_eq!(fails(ErrorClass::BrowserLost, none).1, Verdict::Quarantine);
-        let worn = Faults { charged: 3, site: 0, proxy: 14, browser: 2, worker: 2 };
+        let worn = Faults { charged: 3, site: 0, rate_limit: 14, proxy: 14, browser: 2, worker: 2 };
         assert_eq!(fails(ErrorClass::Dns, worn).0, 4, "the other faults cost none of its attempts");
+        assert_eq!(fails(ErrorClass::Http429, Faults { site: 3, ..none }).0, 15);
         assert_eq!(
             fails(ErrorClass::TabCrash, Faults { charged: 2, site: 3, ..none }).0,
             2,
@@ -180,7 +195,7 @@ mod tests {
     fn a_page_is_a_suspect_before_it_is_poison() {
         let two = Faults::default().and(FaultDomain::Worker).and(FaultDomain::Worker);
         assert!(two.is_suspect() && !Faults::default().and(FaultDomain::Worker).is_suspect());
-        assert_eq!(two.judge(ErrorClass::WorkerLost), Verdict::Quarantine);
-        assert!(matches!(two.judge(ErrorClass::BrowserLost), Verdict::Retry(_)));
+        assert_eq!(two.judge(&Failure::new(ErrorClass::WorkerLost, "")), Verdict::Quarantine);
+        assert!(matches!(two.judge(&Failure::new(ErrorClass::BrowserLost, "")), Verdict::Retry(_)));
     }
 }

@@ -126,10 +126,10 @@ impl ErrorClass {
             | Self::ConnectionLost
             | Self::Tls
             | Self::Http4xx
-            | Self::Http429
             | Self::Http5xx
             | Self::NavTimeout
             | Self::RobotsUnreachable => FaultDomain::Site,
+            Self::Http429 => FaultDomain::RateLimit,
             Self::Proxy | Self::NoNetwork => FaultDomain::Proxy,
             Self::BrowserLost => FaultDomain::Browser,
             Self::WorkerLost => FaultDomain::Worker,
@@ -182,6 +182,14 @@ impl Failure {
     /// Makes a failure.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), is_elsewhere: false }
+    }
+
+    /// Whose fault it is. That another host, to which the page was led, wants to be asked more slowly makes nobody ask it so.
+    pub fn domain(&self) -> FaultDomain {
+        match self.class.domain() {
+            FaultDomain::RateLimit if self.is_elsewhere => FaultDomain::Site,
+            domain => domain,
+        }
     }
 
     /// The same, met at one address by a page that had asked for another.

@@ -89,7 +89,7 @@ impl NextStatus {
         match self {
             // Of what a worker sees, only browsers make a page poison.
             Self::Failed(failure) if failure.class == ErrorClass::Poison => Some(FaultDomain::Browser),
-            Self::Failed(failure) | Self::Retry(failure, _) => Some(failure.class.domain()),
+            Self::Failed(failure) | Self::Retry(failure, _) => Some(failure.domain()),
             Self::Completed | Self::Skipped(_) | Self::Released => None,
         }
     }

@@ -125,19 +125,26 @@ impl Store {
             ), pace AS (
                 SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms, h.delay_seen_at,
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
-                    -- One page at a time sees whether a host that was not to be reached is there again.
+                    -- One page at a time sees whether a host that was not to be reached, or refused the last one, has changed.
                     least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
-                    greatest(strictest.delay_ms,
-                        CASE WHEN strictest.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
-                        CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
+                    -- A host that said that it is asked too fast is asked half as fast for each step, every 32 ms to 8 s where
+                    -- nobody asks for a pace.
+                    CASE WHEN h.backoff_level > 0 AND h.backoff_until > now() - interval '10 minutes'
+                        THEN least(greatest(asked_for.delay_ms, 16)::int8 << h.backoff_level, greatest(asked_for.delay_ms, 8000))::int
+                        ELSE asked_for.delay_ms END AS delay_ms
                 FROM execution, due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
-                    SELECT h.unreachable >= 3 AND h.unreachable_until > now() - interval '1 minute' AND NOT per_domain AS holds
+                    SELECT h.unreachable >= 3 AND h.unreachable_until > now() - interval '1 minute' AND NOT per_domain
+                        OR h.refused > 0 AND h.backoff_until > now() - interval '1 minute' AS holds
                 ) doubt CROSS JOIN LATERAL (
                     SELECT max(e.host_delay_ms) AS delay_ms, min(e.host_concurrency) AS concurrency,
                         bool_or(e.adaptive_delay) AS adaptive, bool_or(e.obeys_robots) AS obeys_robots
                     FROM lanes o JOIN workflow_executions e ON e.id = o.execution_id AND e.status = 'running'
                     WHERE o.host = d.host
-                ) strictest
+                ) strictest CROSS JOIN LATERAL (
+                    SELECT greatest(strictest.delay_ms,
+                        CASE WHEN strictest.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
+                        CASE WHEN strictest.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
+                ) asked_for
                 FOR UPDATE OF h SKIP LOCKED
             ), kept AS (
                 -- The next turn is one delay after the last one: the delay that holds now, and not the one that held then. What a

@@ -14,7 +14,7 @@ pub struct HostPace {
     /// Its pages that are `queued` or `processing` now, over all executions.
     pub in_flight: i64,
     /// Least milliseconds between two starts now: the most that a running execution, its robots.txt or, where an
-    /// execution is adaptive, its latency asks for.
+    /// execution is adaptive, its latency asks for; more where it said lately that it is asked too fast.
     pub delay_ms: i32,
     /// What its robots.txt asks for, which counts while an execution that obeys it runs.
     pub crawl_delay_ms: i32,
@@ -27,6 +27,8 @@ pub struct HostPace {
     pub backoff_until: Option<DateTime<Utc>>,
     /// How often in a row it could not be reached, until now.
     pub unreachable: i16,
+    /// How often in a row it answered 429 or 503, until now.
+    pub refused: i16,
     /// The smallest interval between two starts that was ever seen, in milliseconds; `None` before there were two that
     /// had to keep a pace.
     pub min_interval_ms: Option<i32>,
@@ -49,19 +51,23 @@ impl Store {
             r#"WITH wanted AS (
                 SELECT * FROM hosts WHERE $1::text IS NULL OR host = $1 ORDER BY host LIMIT $2 OFFSET $3
             )
-            SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms, h.unreachable,
+            SELECT h.host, h.crawl_delay_ms, h.latency_ms, h.min_interval_ms, h.unreachable, h.refused,
                 CASE WHEN greatest(h.backoff_until, h.unreachable_until) > now()
                     THEN greatest(h.backoff_until, h.unreachable_until) END AS backoff_until,
                 visits.executions AS "executions!", pages_in_flight(h.host) AS "in_flight!", visits.concurrency,
-                greatest(visits.delay_ms, CASE WHEN visits.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
-                    CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END) AS "delay_ms!"
+                CASE WHEN visits.executions > 0 AND h.backoff_level > 0 AND h.backoff_until > now() - interval '10 minutes'
+                    THEN least(greatest(asked_for.delay_ms, 16)::int8 << h.backoff_level, greatest(asked_for.delay_ms, 8000))::int
+                    ELSE asked_for.delay_ms END AS "delay_ms!"
             FROM wanted h CROSS JOIN LATERAL (
                 SELECT count(*) AS executions, min(e.host_concurrency) AS concurrency,
                     COALESCE(max(e.host_delay_ms), 0) AS delay_ms,
                     bool_or(e.adaptive_delay) AS adaptive, bool_or(e.obeys_robots) AS obeys_robots
                 FROM lanes l JOIN workflow_executions e ON e.id = l.execution_id AND e.status = 'running'
                 WHERE l.host = h.host
-            ) visits
+            ) visits CROSS JOIN LATERAL (
+                SELECT greatest(visits.delay_ms, CASE WHEN visits.obeys_robots THEN h.crawl_delay_ms ELSE 0 END,
+                    CASE WHEN visits.adaptive THEN h.latency_ms ELSE 0 END) AS delay_ms
+            ) asked_for
             ORDER BY h.host"#,
             only,
             limit,

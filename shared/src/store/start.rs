@@ -86,10 +86,10 @@ impl<'a> Beginning<'a> {
                 ORDER BY host
                 ON CONFLICT (host) DO NOTHING
             ), another_chance AS (
-                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}'
+                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}', refused = 0
                 WHERE host IN (
                     SELECT host FROM hosts
-                    WHERE unreachable > 0 AND host = ANY ($14) AND EXISTS (SELECT FROM execution)
+                    WHERE (unreachable > 0 OR refused > 0) AND host = ANY ($14) AND EXISTS (SELECT FROM execution)
                     ORDER BY host FOR UPDATE)
             ), budgets AS (
                 INSERT INTO execution_budgets (execution_id, kind, prefix, max)

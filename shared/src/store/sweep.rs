@@ -29,32 +29,39 @@ impl Store {
     /// Fails the pages of hosts that could not be reached again and again, so that a crawl ends which has many of them. A
     /// page that is found later fails as well, until the host has been left alone long enough for another look.
     async fn fail_unreachable_pages(&self) -> Result<u64, StoreError> {
-        // Reads hosts_unreachable_idx, and for each lane url_queue_pending_idx in its order: the limit ends the scan before
+        // Reads hosts_unreachable_idx and hosts_refusing_idx, and for each lane url_queue_pending_idx in its order: the limit ends the scan before
         // the pages of another origin, which may be among them, are left out. Counted under the nil worker.
         let failed = sqlx::query!(
             r#"WITH gone AS (
-                SELECT page.id, page.url, page.is_retried, lane.execution_id, host.host, host.unreachable, host.unreachable_origins
+                SELECT page.id, page.url, page.is_retried, lane.execution_id, host.host, host.unreachable, host.unreachable_origins,
+                    host.refused >= 12 AND host.backoff_until > now() AS refuses, host.refused
                 FROM hosts AS host JOIN lanes AS lane ON lane.host = host.host
                     JOIN workflow_executions AS execution ON execution.id = lane.execution_id
                     CROSS JOIN LATERAL (
-                        SELECT id, url,
-                            charged + site_faults + proxy_faults + browser_faults + worker_faults > 0 AS is_retried
+                        SELECT id, url, charged + site_faults + rate_limit_faults + proxy_faults + browser_faults + worker_faults > 0
+                            AS is_retried
                         FROM url_queue
                         WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
                         ORDER BY priority DESC, created_at, id LIMIT $1
                         FOR UPDATE SKIP LOCKED
                     ) AS page
-                WHERE host.unreachable >= 10 AND host.unreachable_until > now()
+                WHERE (host.unreachable >= 10 AND host.unreachable_until > now() OR host.refused >= 12 AND host.backoff_until > now())
                   AND execution.status = 'running' AND NOT execution.per_domain
                 LIMIT $1
             ), failing AS (
-                SELECT id, execution_id, host, unreachable, is_retried FROM gone
-                WHERE EXISTS (SELECT FROM unnest(unreachable_origins) AS origin WHERE starts_with(url, origin || '/'))
-            ), failed AS (
+                SELECT id, execution_id, host, greatest(unreachable, refused) AS times, is_retried, refuses FROM gone
+                WHERE refuses OR EXISTS (SELECT FROM unnest(unreachable_origins) AS origin WHERE starts_with(url, origin || '/'))
+            ), unreached AS (
                 UPDATE url_queue
                 SET status = 'failed', error_class = 'connect', processed_at = now(),
                     error = 'its host could not be reached again and again: no other page of it is tried'
-                WHERE id = ANY (ARRAY(SELECT id FROM failing))
+                WHERE id = ANY (ARRAY(SELECT id FROM failing WHERE NOT refuses))
+            ), refused AS (
+                UPDATE url_queue q
+                SET status = 'failed', processed_at = now(),
+                    error_class = (SELECT CASE WHEN h.backoff_level > 0 THEN 'http_429' ELSE 'http_5xx' END FROM hosts h WHERE h.host = q.host),
+                    error = 'its host answered again and again that it wants to be left alone: no other page of it is tried'
+                WHERE id = ANY (ARRAY(SELECT id FROM failing WHERE refuses))
             ), counted AS (
                 -- The retry that one waits for does not come.
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
@@ -63,7 +70,8 @@ impl Store {
                 ON CONFLICT (execution_id, worker_id) DO UPDATE
                     SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried
             )
-            SELECT host AS "host!", max(unreachable) AS "times!", count(*) AS "pages!" FROM failing GROUP BY host"#,
+            SELECT host AS "host!", max(times) AS "times!", bool_or(refuses) AS "refuses!", count(*) AS "pages!"
+            FROM failing GROUP BY host"#,
             SWEPT_AT_ONCE,
         )
         .fetch_all(&self.pool)
@@ -72,8 +80,9 @@ impl Store {
             tracing::warn!(
                 host = row.host,
                 times = row.times,
+                refuses = row.refuses,
                 pages = row.pages,
-                "the host is not to be reached: pages fail"
+                "the host is not to be reached, or refuses every page: pages fail"
             );
         }
         Ok(failed.iter().map(|row| u64::try_from(row.pages).unwrap_or(0)).sum())
@@ -289,7 +298,8 @@ impl Store {
                 UPDATE url_queue
                 SET status = 'pending', epoch = epoch + 1, requeues = 0, not_before = now(),
                     queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
-                    charged = 0, site_faults = 0, proxy_faults = 0, browser_faults = 0, worker_faults = 0,
+                    charged = 0, site_faults = 0, rate_limit_faults = 0, proxy_faults = 0, browser_faults = 0,
+                    worker_faults = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM wanted))
             ), new_lanes AS (
@@ -298,10 +308,10 @@ impl Store {
                 SELECT DISTINCT execution_id, host FROM wanted ORDER BY execution_id, host
                 ON CONFLICT (execution_id, host) DO NOTHING
             ), another_chance AS (
-                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}'
+                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}', refused = 0
                 WHERE host IN (
                     SELECT host FROM hosts
-                    WHERE unreachable > 0 AND host IN (SELECT host FROM wanted)
+                    WHERE (unreachable > 0 OR refused > 0) AND host IN (SELECT host FROM wanted)
                     ORDER BY host FOR UPDATE)
             ), uncounted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)

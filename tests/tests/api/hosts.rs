@@ -14,7 +14,7 @@ async fn a_hosts_pace_is_shown_and_what_was_kept_of_it() {
     let row = api.get("/api/v1/hosts?host=SHOP.test").await;
     let expected = json!({
         "host": "shop.test", "executions": 1, "in_flight": 0, "delay_ms": 250, "crawl_delay_ms": 0,
-        "concurrency": null, "latency_ms": 0, "backoff_until": null, "unreachable": 0, "min_interval_ms": null
+        "concurrency": null, "latency_ms": 0, "backoff_until": null, "unreachable": 0, "refused": 0, "min_interval_ms": null
     });
     assert_eq!(row, json!({"hosts": [expected], "total": 1, "limit": 50, "offset": 0}));
 

@@ -141,7 +141,7 @@ async fn one_that_does_not_answer_any_more_is_not_asked_by_one_page_at_a_time_fo
 #[tokio::test]
 async fn what_a_host_answered_before_it_went_makes_its_pauses_no_longer() {
     let (crawl, worker) = start(NO_LIMITS, &urls(20)).await;
-    crawl.change("UPDATE hosts SET backoff_level = 9, backoff_until = now() - interval '2 minutes'").await;
+    crawl.change("UPDATE hosts SET refused = 9, backoff_until = now() - interval '11 minutes'").await;
     miss(&crawl, &worker, HOST_GIVEN_UP_AFTER).await;
     crawl.change(PAUSE_IS_OVER).await;
     let page = crawl.claim(&worker).await.remove(0);
@@ -149,7 +149,7 @@ async fn what_a_host_answered_before_it_went_makes_its_pauses_no_longer() {
     let mut busy = FinishedPage { next: NextStatus::Retry(failure, Duration::ZERO), ..unreached(&page) };
     busy.outcome.contact.back_off = Some(Duration::ZERO);
     worker.record(&[busy]).await.unwrap();
-    assert_eq!(crawl.number("SELECT backoff_level::int8 FROM hosts").await, 1);
+    assert_eq!(crawl.number("SELECT refused::int8 FROM hosts").await, 1);
 }
 
 #[tokio::test]

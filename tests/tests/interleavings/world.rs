@@ -387,7 +387,7 @@ impl<'c> World<'c> {
 fn fail(finished: &mut FinishedPage, class: ErrorClass) {
     let failure = Failure::new(class, "it failed");
     finished.outcome.end = PageEnd::Failed(failure.clone());
-    finished.next = match finished.page.faults.judge(class) {
+    finished.next = match finished.page.faults.judge(&failure) {
         Verdict::Retry(_) => NextStatus::Retry(failure, Duration::ZERO),
         Verdict::GiveUp => NextStatus::Failed(failure),
         Verdict::Quarantine => NextStatus::Failed(Failure::new(ErrorClass::Poison, "quarantined")),

@@ -20,7 +20,9 @@ const LEAST_TOLERANCE: Duration = Duration::from_millis(10);
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20 * 60));
 /// The pause before a turn is asked for again that the store did not give.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Hosts whose last start is remembered.
+/// How long this worker leaves a host alone by itself that wants that: until the store has it for all.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// Hosts whose last start, or rest, is remembered.
 const HOSTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
 /// Gives pages their turns.
@@ -32,9 +34,11 @@ pub(crate) struct HostTurns {
     metrics: Arc<Metrics>,
     /// When a page of a host had its turn last, and the delay that it kept. Locked for moments only, by the page that starts.
     last: Mutex<LruCache<String, (Instant, Duration)>>,
+    /// Until when hosts are left alone that said so to this worker. Locked for moments only.
+    rests: Mutex<LruCache<String, Instant>>,
 }
 
-/// The turn is too far away.
+/// The turn is too far away, or the host wants to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooFar;
 
@@ -45,20 +49,59 @@ impl HostTurns {
     }
 
     pub(crate) fn new(store: HotStore, lease: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { store, lease, metrics, last: Mutex::new(LruCache::new(HOSTS)) }
+        let (last, rests) = (Mutex::new(LruCache::new(HOSTS)), Mutex::new(LruCache::new(HOSTS)));
+        Self { store, lease, metrics, last, rests }
+    }
+
+    /// Leaves a host alone, with all its pages that have not started, for as long as it wants: no page of this worker starts
+    /// before the store knows of it. Answers whether it was news.
+    pub(crate) fn leave_alone(&self, host: &str, wanted: Duration) -> bool {
+        let now = Instant::now();
+        let until = now + wanted.clamp(REST.0, REST.1);
+        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = rests.put(host.to_owned(), until);
+        before.is_none_or(|before| before <= now)
+    }
+
+    fn rests(&self, host: &str) -> bool {
+        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.peek(host).is_some_and(|until| *until > Instant::now())
     }
 
     /// Waits for `start_at`, and for a later turn if that has passed; without it, for the host's next turn. Answers at
     /// once for a host without a pace.
     ///
     /// # Errors
-    /// The turn is too far away: the page must go back.
+    /// The turn is too far away, or the host wants to be left alone by now: the page must go back.
     pub(crate) async fn wait(&self, page: &ClaimedPage, start_at: Option<Instant>) -> Result<(), TooFar> {
+        if self.rests(&page.host) {
+            return Err(TooFar);
+        }
         if page.host_delay.is_zero() {
             return Ok(());
         }
         let asked_at = Instant::now();
-        let had = self.wait_from(page, start_at, asked_at).await;
+        let had = match self.wait_from(page, start_at, asked_at).await {
+            Ok(()) if self.rests(&page.host) => Err(TooFar),
+            had => had,
+        };
+        self.note(page, asked_at, had)
+    }
+
+    /// Waits for the host's next turn, to ask it for how long it wants to be left alone.
+    ///
+    /// # Errors
+    /// The turn is too far away.
+    pub(crate) async fn wait_to_ask(&self, page: &ClaimedPage) -> Result<(), TooFar> {
+        if page.host_delay.is_zero() {
+            return Ok(());
+        }
+        let asked_at = Instant::now();
+        let had = self.wait_from(page, None, asked_at).await;
+        self.note(page, asked_at, had)
+    }
+
+    fn note(&self, page: &ClaimedPage, asked_at: Instant, had: Result<(), TooFar>) -> Result<(), TooFar> {
         match had {
             Ok(()) => self.note_start(page, asked_at),
             Err(TooFar) => self.metrics.observe_too_far(),

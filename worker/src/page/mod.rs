@@ -182,6 +182,9 @@ async fn visit(
             execute(page, program, means, slot, limits).await
         }
     };
+    if let Some(wanted) = outcome.contact.back_off {
+        worker.host_turns.leave_alone(&page.host, wanted);
+    }
     outcome = worker.robots.judge_end(page, workflow, outcome).await;
     worker.robots.judge_links(page, workflow, &mut outcome).await;
     outcome
@@ -221,7 +224,7 @@ fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
     match &outcome.end {
         PageEnd::Completed => NextStatus::Completed,
         PageEnd::Released => NextStatus::Released,
-        PageEnd::Failed(failure) => match page.faults.judge(failure.class) {
+        PageEnd::Failed(failure) => match page.faults.judge(failure) {
             Verdict::Retry(pause) => {
                 NextStatus::Retry(failure.clone(), pause.mul_f64(rand::random_range(0.5..1.5)))
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio_postgres::types::ToSql;
 
-use crate::domain::outcome::PageOutcome;
+use crate::domain::outcome::{ErrorClass, PageEnd, PageOutcome};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::page_url::HostUnit;
 
@@ -20,25 +20,30 @@ pub(super) struct ContactColumns<'a> {
     was_found: Vec<bool>,
     /// The origin of a page that did not find its host.
     missing: Vec<Option<String>>,
-    /// Whether there is more to it than that the host was found.
+    /// Whether there is more to it than that the host was found, or has served a page.
     is_news: Vec<bool>,
-    /// The hosts that were found.
-    found: HashSet<&'a str>,
+    /// Whether the host said that it is asked too fast.
+    is_too_fast: Vec<bool>,
+    /// Whether the host did not refuse the page, whatever became of it.
+    is_served: Vec<bool>,
+    /// The hosts that were found, or have served a page.
+    well: HashSet<&'a str>,
 }
 
 impl<'a> ContactColumns<'a> {
     /// Adds that of a page.
     pub(super) fn add(&mut self, finished: &'a FinishedPage) {
-        let FinishedPage { page, outcome: PageOutcome { contact, .. }, next, .. } = finished;
+        let FinishedPage { page, outcome: PageOutcome { contact, end, .. }, next, .. } = finished;
         let started_in = contact.started_in.filter(|_| !page.host_delay.is_zero());
         // Of a domain, one server may be gone while the others are well.
+        let is_served = found_the_host(next) == Some(true) && contact.back_off.is_none();
         let found = found_the_host(next).filter(|_| page.host_unit == HostUnit::Host);
         let is_news = started_in.is_some()
             || contact.back_off.is_some()
             || contact.answered_in.is_some()
             || found == Some(false);
-        let is_found_first = found == Some(true) && self.found.insert(&page.host);
-        if !is_news && !is_found_first {
+        let is_well_first = (is_served || found == Some(true)) && self.well.insert(&page.host);
+        if !is_news && !is_well_first {
             return;
         }
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -50,6 +55,8 @@ impl<'a> ContactColumns<'a> {
         self.was_found.push(found == Some(true));
         self.missing.push((found == Some(false)).then(|| page.url.as_url().origin().ascii_serialization()));
         self.is_news.push(is_news);
+        self.is_too_fast.push(contact.back_off.is_some_and(|said| !said.is_zero() || is_rate_limited(end)));
+        self.is_served.push(is_served);
     }
 
     /// In the order of the statement's numbers.
@@ -58,9 +65,13 @@ impl<'a> ContactColumns<'a> {
     }
 
     /// Those that stand at the statement's end.
-    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 3] {
-        [&self.was_found, &self.missing, &self.is_news]
+    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 5] {
+        [&self.was_found, &self.missing, &self.is_news, &self.is_too_fast, &self.is_served]
     }
+}
+
+fn is_rate_limited(end: &PageEnd) -> bool {
+    matches!(end, PageEnd::Failed(failure) if failure.class == ErrorClass::Http429)
 }
 
 /// Whether a page found its host, as far as its end tells.

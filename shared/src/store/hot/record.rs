@@ -41,6 +41,7 @@ WITH page AS (
             ELSE q.not_before END,
         charged = q.charged + (p.fault = 'page')::int,
         site_faults = q.site_faults + (p.fault = 'site')::int,
+        rate_limit_faults = q.rate_limit_faults + (p.fault = 'rate_limit')::int,
         proxy_faults = q.proxy_faults + (p.fault = 'proxy')::int,
         browser_faults = q.browser_faults + (p.fault = 'browser')::int,
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
@@ -119,13 +120,16 @@ WITH page AS (
 ), contact AS (
     SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
         max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
-        array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing, bool_or(c.is_news) AS is_news
-    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[])
-        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news)
+        array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing, bool_or(c.is_news) AS is_news,
+        bool_or(c.is_too_fast) AS is_too_fast, count(*) FILTER (WHERE c.is_served) AS served
+    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
+        $75::bool[], $76::bool[])
+        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, is_served)
     GROUP BY c.host
 ), host AS (
-    -- That a host was found is news only of one that was not, before.
-    SELECT h.* FROM contact c JOIN hosts h USING (host) WHERE c.is_news OR h.unreachable > 0
+    -- That a host was found, or has served a page, is news only of one that was not, or had refused one, before.
+    SELECT h.* FROM contact c JOIN hosts h USING (host)
+    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.backoff_level > 0
     ORDER BY h.host FOR UPDATE OF h
 ), hosts_asked AS (
     UPDATE hosts h
@@ -133,7 +137,7 @@ WITH page AS (
         min_interval_ms = least(old.min_interval_ms, p.min_interval_ms),
         latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN old.latency_ms
             WHEN old.latency_ms = 0 THEN c.answered_in_ms ELSE (old.latency_ms * 7 + c.answered_in_ms) / 8 END,
-        backoff_level = b.level, backoff_until = greatest(old.backoff_until, b.until),
+        backoff_level = b.level, refused = b.refused, served = b.served, backoff_until = greatest(old.backoff_until, b.until),
         next_start_at = greatest(old.next_start_at, b.until),
         unreachable = u.times,
         unreachable_until = CASE WHEN c.was_found THEN '-infinity'
@@ -151,16 +155,23 @@ WITH page AS (
                   FROM unnest(old.recent_starts || c.starts) AS at) s
         ) p
         CROSS JOIN LATERAL (
-            -- Longer each time in a row, 1 s to 5 min, and at least as long as the host asked for. Pages that were in
-            -- workers' hands when it began count as one time. Each 5 s that it was asked again count one time less: few pages
-            -- that never work do not stop a host.
-            SELECT CASE WHEN c.back_off_ms IS NULL OR old.backoff_until > now() THEN old.backoff_level
-                    ELSE least(was.level + 1, 10)::int2 END AS level,
-                CASE WHEN c.back_off_ms IS NOT NULL THEN now() + greatest(c.back_off_ms,
-                    least(1000 * (1 << was.level), 300000)) * interval '1 millisecond' END AS until
-            FROM (SELECT CASE WHEN old.backoff_until > now() THEN old.backoff_level::int
-                WHEN old.backoff_until < now() - interval '1 minute' THEN 0
-                ELSE greatest(old.backoff_level - EXTRACT(EPOCH FROM now() - old.backoff_until)::int / 5, 0) END AS level) AS was
+            -- Left alone for longer each time in a row, 1 s to 5 min, and at least as long as it asked for. Pages that were in
+            -- workers' hands when that began count as one time. Each time that it says that it is asked too fast it is asked half
+            -- as fast from then on, every 250 ms at first and every 8 s in the end; four pages that it serves double its pace.
+            SELECT CASE WHEN NOT (e.is_new AND c.is_too_fast) THEN e.level WHEN e.level = 0 AND old.delay_ms < 125 THEN 4
+                    WHEN e.level > 0 AND old.delay_ms >= 8000 THEN e.level ELSE least(e.level + 1, 9) END AS level,
+                CASE WHEN e.is_new AND c.is_too_fast OR e.level = 0 THEN 0 ELSE e.served % 4 END AS served,
+                CASE WHEN e.is_new THEN least(e.refused + 1, 1000) ELSE e.refused END AS refused,
+                now() + CASE WHEN e.is_new THEN greatest(c.back_off_ms, least(1000 * (1 << least(e.refused, 9)), 300000))
+                    ELSE c.back_off_ms END * interval '1 millisecond' AS until
+            FROM (
+                SELECT c.back_off_ms IS NOT NULL AND old.backoff_until <= now() AS is_new, old.served + c.served AS served,
+                    -- What is long past counts no more.
+                    CASE WHEN c.served > 0 OR old.backoff_until < now() - interval '10 minutes' THEN 0
+                        ELSE old.refused END AS refused,
+                    CASE WHEN old.backoff_until < now() - interval '10 minutes' THEN 0
+                        ELSE greatest(old.backoff_level - (old.served + c.served) / 4, 0) END AS level
+            ) AS e
         ) b
         CROSS JOIN LATERAL (
             -- The same here; and what is long past counts no more.

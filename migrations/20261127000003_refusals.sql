@@ -1,0 +1,17 @@
+-- A host that says that it is asked too fast is asked at a slower pace, which becomes faster again while it serves pages;
+-- and pages that it refuses so have attempts of their own.
+
+ALTER TABLE url_queue
+    -- How often the page was refused with 429.
+    ADD COLUMN rate_limit_faults smallint NOT NULL DEFAULT 0;
+
+ALTER TABLE hosts
+    -- How often in a row it answered 429 or 503. `backoff_level` says how many steps its pace is slower now.
+    ADD COLUMN refused smallint NOT NULL DEFAULT 0,
+    -- Pages that it served since its pace last became slower or faster, while it is slower.
+    ADD COLUMN served smallint NOT NULL DEFAULT 0;
+
+-- Levels were of another kind.
+UPDATE hosts SET backoff_level = 0 WHERE backoff_level > 0;
+
+CREATE INDEX hosts_refusing_idx ON hosts (backoff_until) WHERE refused >= 12;

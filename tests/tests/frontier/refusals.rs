@@ -1,0 +1,169 @@
+//! Hosts that refuse pages: asked by one page first and at a slower pace then, and given up where they refuse every page.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::fault::HOST_REFUSES_AFTER;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
+use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
+use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::store::hot::HotStore;
+use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+
+const TIMES: &str = "SELECT refused::int8 FROM hosts WHERE host = 'busy.test'";
+/// By how many steps its pace is slower.
+const LEVEL: &str = "SELECT backoff_level::int8 FROM hosts WHERE host = 'busy.test'";
+/// The pace that holds for it, as the last dispatcher saw it.
+const DELAY: &str = "SELECT delay_ms::int8 FROM hosts WHERE host = 'busy.test'";
+/// Seconds that are left of its pause.
+const PAUSE: &str = "SELECT ceil(EXTRACT(EPOCH FROM greatest(backoff_until, now()) - now()))::int8
+    FROM hosts WHERE host = 'busy.test'";
+/// And its next turn has come.
+const PAUSE_IS_OVER: &str =
+    "UPDATE hosts SET backoff_until = least(backoff_until, now()), next_start_at = '-infinity',
+        next_dispatch_at = '-infinity';
+    UPDATE lanes SET due_at = now();
+    UPDATE url_queue SET not_before = now() WHERE status = 'pending' AND site_faults + rate_limit_faults = 0";
+
+async fn start(limits: Limits, pages: usize) -> (Crawl, HotStore) {
+    let urls: Vec<_> = (0..pages).map(|number| format!("http://busy.test/{number}")).collect();
+    let crawl = Crawl::start(limits, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let worker = crawl.worker().await;
+    (crawl, worker)
+}
+
+/// The page, answered with 429 or, without a word of when to come back, with 503.
+fn refused(page: &ClaimedPage, class: ErrorClass) -> FinishedPage {
+    let failure = Failure::new(class, "the server wants to be left alone");
+    let mut outcome = PageOutcome::failed(failure.clone());
+    outcome.contact.back_off = Some(Duration::ZERO);
+    let next = NextStatus::Retry(failure, Duration::from_secs(3_600));
+    FinishedPage { outcome, next, ..finished(page, &small_table(), &[]) }
+}
+
+fn released(page: &ClaimedPage) -> FinishedPage {
+    FinishedPage {
+        outcome: PageOutcome::nothing(PageEnd::Released),
+        next: NextStatus::Released,
+        ..finished(page, &small_table(), &[])
+    }
+}
+
+/// Claims what there is once the pause is over, and gives back all but one page.
+async fn claim_one(crawl: &Crawl, worker: &HotStore) -> ClaimedPage {
+    crawl.change(PAUSE_IS_OVER).await;
+    let mut pages = crawl.claim(worker).await;
+    worker.record(&pages[1..].iter().map(released).collect::<Vec<_>>()).await.unwrap();
+    pages.remove(0)
+}
+
+/// Has so many pages refused one after the other, each after the pause of the one before it.
+async fn refuse(crawl: &Crawl, worker: &HotStore, class: ErrorClass, times: i16) {
+    for _ in 0..times {
+        let page = claim_one(crawl, worker).await;
+        worker.record(&[refused(&page, class)]).await.unwrap();
+    }
+}
+
+/// Has one page served.
+async fn serve(crawl: &Crawl, worker: &HotStore) {
+    let page = claim_one(crawl, worker).await;
+    worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_pause_one_page_sees_whether_the_host_serves_again() {
+    let (crawl, worker) = start(NO_LIMITS, 40).await;
+    let pages = crawl.claim(&worker).await;
+    assert_eq!(pages.len(), 40);
+    // All that were in workers' hands count as one time, and those that were not loaded go back.
+    let (first, rest) = pages.split_at(3);
+    worker
+        .record(&first.iter().map(|page| refused(page, ErrorClass::Http5xx)).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    worker.record(&rest.iter().map(released).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 1));
+    assert!(crawl.queue().await.is_empty());
+    crawl.change(PAUSE_IS_OVER).await;
+    let probe = crawl.claim(&worker).await;
+    assert_eq!(probe.len(), 1);
+    crawl.change(PAUSE_IS_OVER).await;
+    assert!(crawl.queue().await.is_empty(), "until it has ended");
+    worker.record(&[refused(&probe[0], ErrorClass::Http5xx)]).await.unwrap();
+    assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (2, 2));
+    serve(&crawl, &worker).await;
+    assert_eq!(crawl.number(TIMES).await, 0);
+    crawl.change(PAUSE_IS_OVER).await;
+    assert_eq!(crawl.queue().await.len(), 35, "it never said that it is asked too fast");
+    assert_eq!((crawl.number(LEVEL).await, crawl.number(DELAY).await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_host_that_is_asked_too_fast_is_asked_half_as_fast_until_it_serves_four_pages() {
+    for (delay, slower, faster) in [
+        (
+            0,
+            &[256, 512, 1_024, 2_048, 4_096, 8_000, 8_000][..],
+            &[4_096, 2_048, 1_024, 512, 256, 128, 64, 32, 0][..],
+        ),
+        (3_000, &[6_000, 8_000, 8_000][..], &[6_000, 3_000][..]),
+    ] {
+        let limits = Limits { rate_limit_delay: Duration::from_millis(delay), ..NO_LIMITS };
+        let (crawl, worker) = start(limits, 60).await;
+        refuse(&crawl, &worker, ErrorClass::Http429, 1).await;
+        for expected in slower {
+            let page = claim_one(&crawl, &worker).await;
+            assert_eq!(crawl.number(DELAY).await, *expected);
+            worker.record(&[refused(&page, ErrorClass::Http429)]).await.unwrap();
+        }
+        for expected in faster {
+            for _ in 0..4 {
+                serve(&crawl, &worker).await;
+            }
+            let page = claim_one(&crawl, &worker).await;
+            assert_eq!(crawl.number(DELAY).await, *expected);
+            worker.record(&[released(&page)]).await.unwrap();
+        }
+        assert_eq!(crawl.number(LEVEL).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_503_that_says_when_to_come_back_means_the_pace() {
+    let (crawl, worker) = start(NO_LIMITS, 2).await;
+    let page = crawl.claim(&worker).await.remove(0);
+    let mut busy = refused(&page, ErrorClass::Http5xx);
+    busy.outcome.contact.back_off = Some(Duration::from_secs(30));
+    worker.record(&[busy]).await.unwrap();
+    assert_eq!((crawl.number(LEVEL).await, crawl.number(PAUSE).await), (4, 30));
+}
+
+#[tokio::test]
+async fn what_a_host_said_long_ago_slows_nobody_down() {
+    let (crawl, worker) = start(NO_LIMITS, 40).await;
+    refuse(&crawl, &worker, ErrorClass::Http429, 3).await;
+    crawl.change(PAUSE_IS_OVER).await;
+    crawl.change("UPDATE hosts SET backoff_until = now() - interval '11 minutes'").await;
+    assert_eq!(crawl.queue().await.len(), 37);
+    assert_eq!(crawl.number(DELAY).await, 0);
+}
+
+#[tokio::test]
+async fn the_pages_of_a_host_that_refuses_every_page_fail_untried_and_a_retry_asks_again() {
+    for (class, name) in [(ErrorClass::Http429, "http_429"), (ErrorClass::Http5xx, "http_5xx")] {
+        let (crawl, worker) = start(NO_LIMITS, 40).await;
+        refuse(&crawl, &worker, class, HOST_REFUSES_AFTER - 1).await;
+        assert_eq!(crawl.number(PAUSE).await, 300);
+        assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
+        refuse(&crawl, &worker, class, 1).await;
+        assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 40);
+        let ends = "SELECT DISTINCT concat_ws(' ', status, error_class) FROM url_queue";
+        assert_eq!(crawl.texts(ends).await, [format!("failed {name}")]);
+        crawl.assert_counters_are_a_recount().await;
+        assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+        crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+        assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 40);
+        assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
+        assert_eq!(crawl.number(TIMES).await, 0);
+    }
+}
