@@ -277,7 +277,7 @@ mod tests {
         let soon = Instant::now() + Duration::from_secs(20);
         let visit = async { PageOutcome::nothing(PageEnd::Completed) };
         let outcome = attempt(visit, |_| panic!("a fault of the judge"), soon).await.unwrap();
-        let PageEnd::Failed(failure) = outcome.end else { panic!("{:?}", outcome.end) };
+        let PageEnd::Failed(failure) = &outcome.end else { panic!("{:?}", outcome.end) };
         assert_eq!(failure.class, ErrorClass::Internal);
         let never = attempt(std::future::pending(), |_| {}, Instant::now()).await;
         assert!(never.is_err(), "the deadline holds for both");
