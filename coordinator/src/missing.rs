@@ -54,10 +54,8 @@ mod tests {
 
     #[test]
     fn what_is_reached_is_missing_no_more() {
-        let (missing, seen_by_the_api) = {
-            let missing = Missing::everything();
-            (missing.clone(), missing)
-        };
+        let missing = Missing::everything();
+        let seen_by_the_api = missing.clone();
         assert_eq!(seen_by_the_api.names().unwrap(), "the database and the broker");
         missing.cross_out(Server::Database);
         assert_eq!(seen_by_the_api.names().unwrap(), "the broker");
