@@ -7,6 +7,7 @@ pub mod dispatcher;
 pub mod finisher;
 pub mod keys;
 mod metrics;
+pub mod missing;
 mod partitions;
 pub mod rescuer;
 pub mod role;
@@ -31,6 +32,7 @@ use dispatcher::Dispatcher;
 use finisher::Finisher;
 use keys::ApiKeys;
 use metrics::Metrics;
+use missing::Missing;
 use partitions::Partitions;
 use rescuer::Rescuer;
 use scheduler::Scheduler;
@@ -115,6 +117,18 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// A coordinator whose REST API listens, and whose loops do not run yet.
+#[derive(Debug)]
+pub struct Listening {
+    /// Where the REST API listens.
+    pub address: Option<SocketAddr>,
+    store: Store,
+    metrics: Metrics,
+    frontier_changed: Arc<Notify>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
 /// Starts a coordinator; it runs until `stop`. The database must be migrated.
 ///
 /// # Errors
@@ -126,11 +140,26 @@ pub async fn start(
     registry: Registry,
     stop: CancellationToken,
 ) -> Result<Coordinator, StartError> {
+    let listening = listen(config.listen.clone(), store, registry, Missing::nothing(), stop).await?;
+    Ok(listening.begin(&config, broker))
+}
+
+/// Starts the REST API alone, which serves nothing but probes while something is `missing`.
+///
+/// # Errors
+/// As [`start`].
+pub async fn listen(
+    wanted: Option<Listen>,
+    store: Store,
+    registry: Registry,
+    missing: Missing,
+    stop: CancellationToken,
+) -> Result<Listening, StartError> {
     let metrics = Metrics::register(&registry)?;
     let frontier_changed = Arc::new(Notify::new());
     let tasks = TaskTracker::new();
     let mut address = None;
-    if let Some(wanted) = config.listen {
+    if let Some(wanted) = wanted {
         wanted.check()?;
         let Listen { address: wanted, keys } = wanted;
         let listen = |source| StartError::Listen { address: wanted, source };
@@ -142,31 +171,46 @@ pub async fn start(
             version: env!("CARGO_PKG_VERSION"),
             metrics: registry.clone(),
             keys,
+            missing,
         };
         tasks.spawn(api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone()));
     }
-    let drained = Arc::new(Notify::new());
-    let dispatcher = Dispatcher::new(
-        store.clone(),
-        broker,
-        config.lease,
-        config.only,
-        metrics.clone(),
-        Arc::clone(&drained),
-    );
-    let finisher = Finisher::new(store.clone());
-    let scheduler = Scheduler::new(store.clone(), metrics.clone(), Arc::clone(&frontier_changed));
-    let partitions = Partitions::new(store.clone());
-    let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
-    tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
-    tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
-    if config.only.is_none() {
-        tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
+    Ok(Listening { address, store, metrics, frontier_changed, stop, tasks })
+}
+
+impl Listening {
+    /// Starts the loops. The servers must be there, and the database migrated.
+    pub fn begin(self, config: &Config, broker: Arc<dyn Broker>) -> Coordinator {
+        let Self { address, store, metrics, frontier_changed, stop, tasks } = self;
+        let drained = Arc::new(Notify::new());
+        let dispatcher = Dispatcher::new(
+            store.clone(),
+            broker,
+            config.lease,
+            config.only,
+            metrics.clone(),
+            Arc::clone(&drained),
+        );
+        let finisher = Finisher::new(store.clone());
+        let scheduler = Scheduler::new(store.clone(), metrics.clone(), Arc::clone(&frontier_changed));
+        let partitions = Partitions::new(store.clone());
+        let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
+        tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
+        tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
+        if config.only.is_none() {
+            tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
+        }
+        tasks.spawn(repeat("partition", partitions, stop.clone(), Arc::new(Notify::new())));
+        tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
+        tasks.close();
+        Coordinator { address, frontier_changed, tasks }
     }
-    tasks.spawn(repeat("partition", partitions, stop.clone(), Arc::new(Notify::new())));
-    tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
-    tasks.close();
-    Ok(Coordinator { address, frontier_changed, tasks })
+
+    /// Waits until the REST API has ended, after the stop; the loops never run.
+    pub async fn stopped(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 impl Coordinator {

@@ -8,12 +8,13 @@ use anyhow::Context;
 use crawlify_shared::broker::Broker;
 use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
 use crawlify_shared::config::{AMQP_URL, DATABASE_URL, LeaseTimes, SecretUrl};
-use crawlify_shared::store::{POOL_SIZE, Store};
-use crawlify_shared::telemetry;
+use crawlify_shared::store::{POOL_SIZE, Store, StoreError};
+use crawlify_shared::telemetry::{self, Reminder, chain};
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::KeyArgs;
-use crate::{Config, Listen, StartError, start};
+use crate::missing::{Missing, Server};
+use crate::{Config, Listen, Listening, StartError};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,59 +36,126 @@ pub struct Args {
     pub keys: KeyArgs,
 }
 
-/// How long the servers may take to come up at the start, after ours does.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a database that is away is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long connections to the database may take to end; one that has fallen silent does not.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs a coordinator until `stop`.
+/// Runs a coordinator until `stop`. Servers that are away are waited for, however long; meanwhile the REST API says so.
 ///
 /// # Errors
-/// The database or the broker cannot be reached within a minute, the API keys are not as they should be, or the address
-/// is taken.
+/// Waiting does not help: a server refuses us, the database cannot be used, the API keys are not as they should be, or the
+/// address is taken.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     // Before anything is waited for: who forgot the keys is to hear it at once.
     let listen = Listen { address: SocketAddr::new(args.host, args.port), keys: args.keys.read()? };
     listen.check()?;
-    let store = Store::connect(&args.database_url, POOL_SIZE).context("the database URL is not valid")?;
-    migrate(&store, &args.database_url, &stop).await?;
-    let broker = AmqpBroker::connect(
-        &args.amqp_url,
-        AmqpOptions { first_connection_within: PATIENCE, ..Default::default() },
-    )
-    .await
-    .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
-    let broker: Arc<dyn Broker> = Arc::new(broker);
+    let servers = Servers::open(&args)?;
     let config =
         Config { listen: Some(listen), lease: LeaseTimes::default(), only: None, broker_forgets: false };
-    let started =
-        start(config, store.clone(), Arc::clone(&broker), telemetry::registry(), stop.clone()).await;
-    if let Ok(coordinator) = &started {
-        if let Some(address) = coordinator.address {
-            tracing::info!(%address, "the coordinator is ready");
-        }
-        coordinator.stopped().await;
-    }
-    broker.close().await;
-    store.close().await;
-    started.map(drop).map_err(|error| match error {
-        StartError::Listen { .. } => anyhow::Error::new(error)
-            .context("the REST API has no port: choose another with --port, or 0 for any free one"),
-        StartError::NoKeys { .. } | StartError::Metrics(_) => error.into(),
-    })
+    // Also ends when a server refuses us.
+    let stop = stop.child_token();
+    let (missing, registry) = (servers.missing.clone(), telemetry::registry());
+    let listening =
+        crate::listen(config.listen.clone(), servers.store.clone(), registry, missing, stop.clone()).await;
+    let ended = match listening {
+        Ok(listening) => wait_and_work(listening, &config, &servers, &stop).await,
+        Err(error @ StartError::Listen { .. }) => Err(anyhow::Error::new(error)
+            .context("the REST API has no port: choose another with --port, or 0 for any free one")),
+        Err(error @ (StartError::NoKeys { .. } | StartError::Metrics(_))) => Err(error.into()),
+    };
+    servers.close().await;
+    ended
 }
 
-/// Migrates; waits for a database that is still starting.
-async fn migrate(store: &Store, url: &SecretUrl, stop: &CancellationToken) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match store.migrate().await {
-            Ok(()) => return Ok(()),
-            Err(error)
-                if error.is_transient() && tokio::time::Instant::now() < deadline && !stop.is_cancelled() =>
-            {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the database is not there yet");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+/// Waits for the servers, and works until the stop.
+async fn wait_and_work(
+    listening: Listening,
+    config: &Config,
+    servers: &Servers,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(address) = listening.address {
+        tracing::info!(%address, "the REST API listens, and says so as long as a server is missing");
+    }
+    match stop.run_until_cancelled(servers.reached()).await {
+        Some(Ok(())) => {
+            let coordinator = listening.begin(config, servers.broker.clone());
+            if let Some(address) = coordinator.address {
+                tracing::info!(%address, "the coordinator is ready");
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot use the database at {url}")),
+            coordinator.stopped().await;
+            Ok(())
+        }
+        refused_or_stopped => {
+            stop.cancel();
+            listening.stopped().await;
+            refused_or_stopped.unwrap_or(Ok(()))
+        }
+    }
+}
+
+/// The two servers, there or not.
+struct Servers {
+    store: Store,
+    database_url: SecretUrl,
+    broker: Arc<AmqpBroker>,
+    amqp_url: SecretUrl,
+    missing: Missing,
+}
+
+impl Servers {
+    fn open(args: &Args) -> anyhow::Result<Self> {
+        let store = Store::connect(&args.database_url, POOL_SIZE).context("the database URL is not valid")?;
+        let (database_url, amqp_url) = (args.database_url.clone(), args.amqp_url.clone());
+        let broker = AmqpBroker::open(&amqp_url, AmqpOptions::default())
+            .with_context(|| format!("cannot use the broker at {amqp_url}"))?;
+        Ok(Self { store, database_url, broker: Arc::new(broker), amqp_url, missing: Missing::everything() })
+    }
+
+    /// Waits for both, however long. What waiting does not heal is an error.
+    async fn reached(&self) -> anyhow::Result<()> {
+        let database = async {
+            let reached = reach_database(&self.store).await;
+            reached.with_context(|| format!("cannot use the database at {}", self.database_url))?;
+            self.missing.cross_out(Server::Database);
+            anyhow::Ok(())
+        };
+        let broker = async {
+            let reached = self.broker.reached().await;
+            reached.with_context(|| format!("cannot use the broker at {}", self.amqp_url))?;
+            self.missing.cross_out(Server::Broker);
+            anyhow::Ok(())
+        };
+        tokio::try_join!(database, broker).map(|((), ())| ())
+    }
+
+    async fn close(&self) {
+        self.broker.close().await;
+        if tokio::time::timeout(CLOSED_WITHIN, self.store.close()).await.is_err() {
+            tracing::info!("connections to the database do not end, and are left to it");
+        }
+    }
+}
+
+/// Waits until the database lets us in, and brings its schema up to date.
+async fn reach_database(store: &Store) -> Result<(), StoreError> {
+    let mut reminder = Reminder::default();
+    loop {
+        let reached = match store.knock().await {
+            Ok(()) => store.migrate().await,
+            Err(error) => Err(error),
+        };
+        match reached {
+            Err(error) if error.is_transient() => {
+                if reminder.is_due() {
+                    tracing::warn!(error = %chain(&error), "the database is not there; waiting for it");
+                } else {
+                    tracing::debug!(error = %chain(&error), "the database is still not there");
+                }
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+            reached_or_refused => return reached_or_refused,
         }
     }
 }

@@ -8,6 +8,9 @@ use anyhow::Context;
 use crawlify_shared::broker::Broker;
 use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
 use crawlify_shared::config::{AMQP_URL, DATABASE_URL, LeaseTimes, SecretUrl};
+use crawlify_shared::domain::id::WorkerId;
+use crawlify_shared::store::StoreError;
+use crawlify_shared::store::hot::HotStore;
 use crawlify_shared::telemetry;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +18,7 @@ use crate::chrome::driver::Driver;
 use crate::chrome::{ChromeDriver, ChromeOptions};
 use crate::egress::EgressArgs;
 use crate::machine::Slots;
-use crate::{Config, StartError, start};
+use crate::{Config, StartError, Worker, start};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,30 +46,30 @@ pub struct Args {
     pub amqp_url: SecretUrl,
 }
 
-/// How long the broker may take to come up at the start.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a database that is away is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs a worker until `stop`, then drains it; on `hurry` it gives back the pages in hand instead.
+/// Runs a worker until `stop`, then drains it; on `hurry` it gives back the pages in hand instead. Servers that are away are
+/// waited for, however long; meanwhile the admin port says so.
 ///
 /// # Errors
-/// There is no browser, the broker cannot be reached within a minute, or the admin address is taken.
+/// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken.
 pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     let slots = args.slots.number();
-    let broker = AmqpBroker::connect(
-        &args.amqp_url,
-        AmqpOptions { first_connection_within: PATIENCE, ..Default::default() },
-    )
-    .await
-    .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
-    let broker: Arc<dyn Broker> = Arc::new(broker);
+    let broker = AmqpBroker::open(&args.amqp_url, AmqpOptions::default())
+        .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
+    let broker = Arc::new(broker);
     // What a fleet may reach is said by whoever runs it, never by what it is asked to crawl.
     let egress = args.egress.start(Vec::new())?;
     let options = ChromeOptions { egress: Some(egress.clone()), ..ChromeOptions::for_slots(slots) };
-    let driver = ChromeDriver::start(options).await?;
+    let Some(driver) = stop.run_until_cancelled(ChromeDriver::start(options)).await else {
+        return Ok(());
+    };
+    let driver = driver?;
     let config = Config {
         name: host_name(),
         slots,
-        database_url: args.database_url,
+        database_url: args.database_url.clone(),
         admin: Some(SocketAddr::new(args.admin_host, args.admin_port)),
         lease: LeaseTimes::default(),
         drain_deadline: Duration::from_secs(args.drain_deadline),
@@ -76,20 +79,64 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
     let as_driver: Arc<dyn Driver> = driver.clone();
     let registry = telemetry::registry();
     egress.register(&registry)?;
-    let started = start(config, Arc::clone(&broker), as_driver, registry, stop).await;
-    if let Ok(worker) = &started {
-        let admin = worker.admin.map(tracing::field::display);
-        tracing::info!(worker.id = %worker.id, slots, admin, browser = driver.description(), "the worker is ready");
-        worker.stopped_or_hurried(&hurry).await;
-    }
+    // Also ends when a server refuses us.
+    let stop = stop.child_token();
+    let ended = match start(config, broker.clone(), as_driver, registry, stop.clone()).await {
+        Ok(worker) => {
+            let admin = worker.admin.map(tracing::field::display);
+            tracing::info!(worker.id = %worker.id, admin, "the worker has started; waiting for its servers");
+            let reached = stop.run_until_cancelled(reach_servers(&args, &broker)).await;
+            match &reached {
+                Some(Ok(())) => say_ready(&worker, slots, driver.description()),
+                Some(Err(_)) => stop.cancel(),
+                None => {}
+            }
+            worker.stopped_or_hurried(&hurry).await;
+            reached.unwrap_or(Ok(()))
+        }
+        Err(error @ StartError::Listen { .. }) => Err(anyhow::Error::new(error).context(
+            "the admin port cannot be had: choose another with --admin-port, or 0 for any free one",
+        )),
+        Err(error @ (StartError::Database(_) | StartError::Metrics(_) | StartError::Http(_))) => {
+            Err(error.into())
+        }
+    };
     driver.close().await;
     egress.close().await;
     broker.close().await;
-    started.map(drop).map_err(|error| match error {
-        StartError::Listen { .. } => anyhow::Error::new(error)
-            .context("the admin port cannot be had: choose another with --admin-port, or 0 for any free one"),
-        StartError::Database(_) | StartError::Metrics(_) | StartError::Http(_) => error.into(),
-    })
+    ended
+}
+
+fn say_ready(worker: &Worker, slots: usize, browser: &str) {
+    let admin = worker.admin.map(tracing::field::display);
+    tracing::info!(worker.id = %worker.id, slots, admin, browser, "the worker is ready");
+}
+
+/// Waits for both servers, however long. What waiting does not heal is an error.
+async fn reach_servers(args: &Args, broker: &AmqpBroker) -> anyhow::Result<()> {
+    let database = async {
+        let reached = reach_database(&args.database_url).await;
+        reached.with_context(|| format!("cannot use the database at {}", args.database_url))
+    };
+    let broker = async {
+        let reached = broker.reached().await;
+        reached.with_context(|| format!("cannot use the broker at {}", args.amqp_url))
+    };
+    tokio::try_join!(database, broker).map(|((), ())| ())
+}
+
+/// Waits until the database lets us in. That it is away is in the log already: the heartbeat says so.
+async fn reach_database(url: &SecretUrl) -> Result<(), StoreError> {
+    let store = HotStore::connect(url, WorkerId::generate())?;
+    loop {
+        match store.ping().await {
+            Err(error) if error.is_transient() => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+            reached_or_refused => {
+                store.close();
+                return reached_or_refused;
+            }
+        }
+    }
 }
 
 /// The machine's or the pod's name, for people.

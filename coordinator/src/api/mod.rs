@@ -19,6 +19,7 @@ mod query;
 mod schedules;
 mod serve;
 mod versions;
+mod waiting;
 mod workflows;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::keys::ApiKeys;
+use crate::missing::Missing;
 pub use extract::{MAX_BODY_BYTES, MAX_WORKFLOW_BYTES};
 use problem::ApiError;
 pub use serve::{HEAD_WITHIN, serve};
@@ -49,6 +51,8 @@ pub struct ApiState {
     pub metrics: prometheus::Registry,
     /// Who may ask.
     pub keys: ApiKeys,
+    /// What is waited for: until then nothing is served.
+    pub missing: Missing,
 }
 
 /// Builds the router: every route, then what surrounds them all.
@@ -85,16 +89,17 @@ pub fn router(state: ApiState) -> Router {
         .layer(axum::Extension(openapi::Served::new(document)))
         .layer(axum::Extension(started))
         .layer(axum::Extension(health::AskedWhenScraped::new(&state.metrics)));
-    surround(router, observer, state.keys.clone()).with_state(state)
+    surround(router, observer, &state).with_state(state)
 }
 
 /// Puts around all routes what every request goes through; the last layer is the outermost.
-fn surround(router: Router<ApiState>, observer: observe::Observer, keys: ApiKeys) -> Router<ApiState> {
+fn surround(router: Router<ApiState>, observer: observe::Observer, state: &ApiState) -> Router<ApiState> {
     router
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(CatchPanicLayer::custom(problem::of_panic))
-        .layer(from_fn_with_state(keys, access::admit))
+        .layer(from_fn_with_state(state.missing.clone(), waiting::until_reached))
+        .layer(from_fn_with_state(state.keys.clone(), access::admit))
         .layer(from_fn_with_state(observer, observe::observe))
 }
 

@@ -71,9 +71,19 @@ impl From<tokio_postgres::Error> for StoreError {
                 let code = told.code().code();
                 Self::from_sqlstate(Some(code), format!("{} ({code})", told.message()))
             }
+            None if is_of_settings(&error) => Self::Unusable(error.into()),
             None => Self::from_sqlstate(None, error),
         }
     }
+}
+
+/// Whether a connection was not even tried, or given up, because of how it is to be made: a password is wanted and there is
+/// none, or encryption that one of both does not know. The library tells its kinds of errors by their text alone.
+fn is_of_settings(error: &tokio_postgres::Error) -> bool {
+    let text = error.to_string();
+    ["invalid configuration", "authentication error", "error performing TLS handshake"]
+        .iter()
+        .any(|kind| text.starts_with(kind))
 }
 
 impl From<deadpool_postgres::PoolError> for StoreError {
@@ -82,5 +92,33 @@ impl From<deadpool_postgres::PoolError> for StoreError {
             deadpool_postgres::PoolError::Backend(error) => error.into(),
             other => Self::Unavailable(other.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_us_is_told_from_one_that_is_not_there_yet() {
+        let is_waited_for = |code| StoreError::from_sqlstate(code, "told by the server").is_transient();
+        // No connection; starting up or shutting down; too many connections; a time-out; read-only for a moment.
+        for code in [None, Some("57P03"), Some("57P01"), Some("53300"), Some("57014"), Some("25006")] {
+            assert!(is_waited_for(code), "{code:?}");
+        }
+        // A wrong password or user; no such database; no right to connect; no such table.
+        for code in ["28P01", "28000", "3D000", "42501", "42P01"] {
+            assert!(!is_waited_for(Some(code)), "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_setting_that_is_missing_is_not_waited_for() {
+        let connecting = tokio_postgres::connect("user=crawlify", tokio_postgres::NoTls);
+        let Err(no_host) = connecting.await else { panic!("there is no host to connect to") };
+        assert!(!StoreError::from(no_host).is_transient());
+        let connecting = tokio_postgres::connect("postgres://crawlify@127.0.0.1:9/", tokio_postgres::NoTls);
+        let Err(refused) = connecting.await else { panic!("nobody listens at the discard port") };
+        assert!(StoreError::from(refused).is_transient());
     }
 }

@@ -49,7 +49,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("jit", "off"),
 ];
 
-/// How long a connection that is given back may take to answer.
+/// How long a connection that is given back may take to answer, and a new one to be there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether a connection still answers: sqlx itself asks, but waits for ever, with the connection's place in the pool, where the
@@ -105,6 +105,24 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query_scalar!("SELECT 1").fetch_one(&self.pool).await?;
         Ok(())
+    }
+
+    /// Opens a connection beside the pool, to see whether the database lets us in. The pool would say only that its time is
+    /// over, and not why.
+    ///
+    /// # Errors
+    /// It does not; [`StoreError::is_transient`] tells whether it may later.
+    pub async fn knock(&self) -> Result<(), StoreError> {
+        let options = self.pool.connect_options();
+        let knock = async {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            takes_writes(&mut connection).await?;
+            connection.close().await
+        };
+        match tokio::time::timeout(ANSWERS_WITHIN, knock).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
+        }
     }
 
     /// A connection for one transaction, closed when it is dropped. sqlx's `begin` is not to be dropped half-way: a

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crawlify_coordinator::api::{ApiState, HEAD_WITHIN, router, serve};
 use crawlify_coordinator::keys::ApiKeys;
+use crawlify_coordinator::missing::Missing;
 use crawlify_shared::config::SecretUrl;
 use crawlify_shared::store::Store;
 use crawlify_shared::telemetry;
@@ -65,6 +66,7 @@ impl Api {
             version: "0.0.0-test",
             metrics: telemetry::registry(),
             keys,
+            missing: Missing::nothing(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -1,9 +1,10 @@
 //! What happens to a fleet as a whole, where nothing of it is broken: clocks that are apart, workers that come and go, a
-//! database whose standby takes over, a network that is away. Most pages cost nothing (`harness::synthetic`).
+//! database whose standby takes over, servers that come late, a network that is away. Most pages cost nothing (`harness::synthetic`).
 
 mod clocks;
 mod disks;
 mod failover;
+mod late_servers;
 mod network;
 mod scaling;
 

@@ -1,13 +1,19 @@
 //! Pages of lost workers and lost messages come back; nobody else's do. And the partitions of what was executed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::broker::InProcessBroker;
+use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::fault::{Faults, POISON_AFTER};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::hot::Standing;
 use crawlify_shared::store::rescue::{Patience, Rescued};
+use crawlify_shared::telemetry;
 use futures_util::future::join_all;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::wait::wait_for;
+use tokio_util::sync::CancellationToken;
 
 const PAGES: [&str; 2] = ["http://shop.test/", "http://shop.test/2"];
 const LOST_AFTER: Duration = Duration::from_secs(15);
@@ -230,6 +236,48 @@ async fn a_long_read_keeps_partitions_from_being_made_but_nobody_from_recording(
     assert_eq!(tokio::time::timeout(within, worker.record(&done)).await.unwrap().unwrap().len(), 1);
     export.rollback().await.unwrap();
     crawl.store.create_partitions(1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_read_keeps_no_coordinator_from_giving_up_one_lost_worker_after_the_other() {
+    // Each takes a look of its own. There is one a second; a try to make partitions waits for two, and fails.
+    const LOST: usize = 6;
+    const WITHIN: Duration = Duration::from_secs(13);
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'node_records'::regclass";
+    let before = crawl.number(partitions).await;
+    let mut export = crawl.pool.begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM node_executions").execute(&mut *export).await.unwrap();
+    let lease = LeaseTimes { worker_lost_after: Duration::from_secs(8), ..LeaseTimes::default() };
+    let config = crawlify_coordinator::Config { listen: None, lease, only: None, broker_forgets: true };
+    let (broker, stop) = (Arc::new(InProcessBroker::new()), CancellationToken::new());
+    let store = Store::connect(&crawl.database.url(), 8).unwrap();
+    let coordinator = crawlify_coordinator::start(config, store, broker, telemetry::registry(), stop.clone())
+        .await
+        .unwrap();
+    let alive = "SELECT count(*) FROM workers WHERE status <> 'lost'";
+    let lose_one = async || {
+        crawl.worker().await;
+        crawl.change(SILENCE).await;
+        wait_for("the worker is given up", Duration::from_secs(60), async || crawl.number(alive).await == 0)
+            .await;
+    };
+    // A coordinator that has just begun is patient.
+    lose_one().await;
+    let all = async {
+        for _ in 0..LOST {
+            lose_one().await;
+        }
+    };
+    tokio::time::timeout(WITHIN, all).await.expect("nothing else holds up the looks for lost workers");
+    assert_eq!(crawl.number(partitions).await, before, "the read kept them from being made all the time");
+    export.rollback().await.unwrap();
+    wait_for("the partitions are made", Duration::from_secs(60), async || {
+        crawl.number(partitions).await == 1 + 4
+    })
+    .await;
+    stop.cancel();
+    coordinator.stopped().await;
 }
 
 #[tokio::test]

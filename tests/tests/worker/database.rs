@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use crawlify_shared::broker::{Broker, MESSAGE_VERSION, PageMessage};
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::id::{ExecutionId, PageId, WorkerId};
-use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::store::hot::{HotStore, POOL_SIZE};
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, page_url, small_table};
 use harness::fault_proxy::{FaultProxy, Mode};
@@ -200,4 +201,40 @@ async fn a_database_that_refuses_connections_is_waited_for() {
     let item: Value =
         sqlx::query_scalar("SELECT data FROM extracted_items LIMIT 1").fetch_one(&crawl.pool).await.unwrap();
     assert_eq!(item["title"], "the h1");
+}
+
+#[tokio::test]
+async fn pages_whose_statements_all_wait_for_a_lock_do_not_keep_the_worker_from_saying_that_it_lives() {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'crawlify-worker' AND datname = current_database() AND wait_event_type = 'Lock'";
+    const BEATS: &str = "SELECT max(heartbeat_at) FROM workers";
+    let urls: Vec<String> = (0..8).map(|number| format!("http://shop.test/{number}")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let driver = urls.iter().fold(FakeDriver::new(), |driver, url| driver.with_page(url, [page(&[])]));
+    driver.set_ready(false);
+    let crawl = Crawl::of(&shop(), NO_LIMITS, &urls).await;
+    let running = Running::of(crawl, driver, TIMES).await;
+    let published = "SELECT (count(*) = 8)::int::int8 FROM url_queue WHERE status = 'queued'";
+    running.wait("every page is published", published).await;
+    let pool = &running.crawl.pool;
+    let mut lock = pool.begin().await.unwrap();
+    // Each page reads its workflow first.
+    sqlx::query("LOCK TABLE workflow_versions IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    running.driver.set_ready(true);
+    let beat = async || -> DateTime<Utc> { sqlx::query_scalar(BEATS).fetch_one(pool).await.unwrap() };
+    let all = POOL_SIZE as i64;
+    wait_for("every connection waits", WITHIN, async || running.crawl.number(WAITING).await >= all).await;
+    let first = beat().await;
+    // A statement waits for a lock for ten seconds.
+    wait_for("the heart goes on", Duration::from_secs(8), async || {
+        beat().await - first > TimeDelta::seconds(3)
+    })
+    .await;
+    assert!(running.crawl.number(WAITING).await >= all, "they wait all the time");
+    lock.rollback().await.unwrap();
+    let crawl = running.end().await;
+    assert_eq!(
+        crawl.number("SELECT count(*) FROM url_queue WHERE status = 'completed' AND attempt = 1").await,
+        8
+    );
 }

@@ -26,6 +26,20 @@ async fn nothing_is_consumed_while_there_is_no_browser() {
 }
 
 #[tokio::test]
+async fn a_page_for_which_no_tab_opens_goes_back_unharmed_until_one_does() {
+    let driver = FakeDriver::new().with_page("http://shop.test/", [page(&[])]);
+    // As often as a page may fail by its own fault.
+    driver.set_not_opening(4);
+    let running = Running::start(&shop(), driver, TIMES).await;
+    running.wait("the execution ended", ENDED).await;
+    assert_eq!((running.driver.not_opening(), running.driver.loads().len()), (0, 1));
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
+    let faults = "SELECT sum(charged + site_faults + proxy_faults + browser_faults + worker_faults)::int8 FROM url_queue";
+    assert_eq!(crawl.number(faults).await, 0);
+}
+
+#[tokio::test]
 async fn a_browser_that_dies_costs_the_page_in_hand_one_attempt_and_the_others_none() {
     let driver = FakeDriver::new()
         .with_page("http://shop.test/", [page(&["/1", "/2"])])

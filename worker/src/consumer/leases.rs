@@ -10,6 +10,7 @@ use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing};
+use crawlify_shared::telemetry::Reminder;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ impl Leases {
         let beat = async move {
             // When the last heartbeat that succeeded was sent: the database counts from then, or later.
             let mut last_success: Option<Instant> = None;
+            let mut reminder = Reminder::default();
             loop {
                 let begun = Instant::now();
                 let mut fence_at = last_success.map(|last| last + times.fence_after);
@@ -62,32 +64,39 @@ impl Leases {
                 let deadline = not_after_fence(begun + times.heartbeat_every);
                 let announced = last_success.is_some();
                 let slots = *capacity.borrow_and_update();
-                let next =
-                    match beat(&store, &name, slots, draining.is_cancelled(), announced, deadline).await {
-                        Ok(Heartbeat { standing: Standing::Unknown, .. }) => {
-                            tracing::warn!("the fleet has forgotten this worker; it announces itself again");
+                let beat = beat(&store, &name, slots, draining.is_cancelled(), announced, deadline);
+                // The pages have ended by the stop: nobody needs the heartbeat of a database that does not answer.
+                let Some(heartbeat) = stop.run_until_cancelled(beat).await else { break };
+                let next = match heartbeat {
+                    Ok(Heartbeat { standing: Standing::Unknown, .. }) => {
+                        tracing::warn!("the fleet has forgotten this worker; it announces itself again");
+                        lose(&set);
+                        last_success = None;
+                        Instant::now()
+                    }
+                    Ok(Heartbeat { standing, abandoned }) => {
+                        last_success = Some(begun);
+                        reminder.forget();
+                        tell_abandoned(&set_abandoned, abandoned);
+                        if standing == Standing::WasLost {
+                            tracing::warn!(
+                                "this worker was given up by the fleet; its pages are others' now"
+                            );
                             lose(&set);
-                            last_success = None;
-                            Instant::now()
                         }
-                        Ok(Heartbeat { standing, abandoned }) => {
-                            last_success = Some(begun);
-                            tell_abandoned(&set_abandoned, abandoned);
-                            if standing == Standing::WasLost {
-                                tracing::warn!(
-                                    "this worker was given up by the fleet; its pages are others' now"
-                                );
-                                lose(&set);
-                            }
-                            set.send_if_modified(|lease| !std::mem::replace(&mut lease.held, true));
-                            begun + times.heartbeat_every
-                        }
-                        Err(error) => {
+                        set.send_if_modified(|lease| !std::mem::replace(&mut lease.held, true));
+                        begun + times.heartbeat_every
+                    }
+                    Err(error) => {
+                        if reminder.is_due() {
                             tracing::warn!(error, "the heartbeat failed");
-                            // More often than usual, so that one lost packet does not end a lease.
-                            not_after_fence(Instant::now() + times.heartbeat_every.min(RETRY_PAUSE))
+                        } else {
+                            tracing::debug!(error, "the heartbeat failed again");
                         }
-                    };
+                        // More often than usual, so that one lost packet does not end a lease.
+                        not_after_fence(Instant::now() + times.heartbeat_every.min(RETRY_PAUSE))
+                    }
+                };
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
                     // The dispatcher should know at once.

@@ -22,6 +22,7 @@ use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeT
 use crawlify_shared::domain::workflow::Workflow;
 use futures_util::FutureExt;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use crate::Shared;
 use crate::execute::{Limits, Means, execute};
@@ -121,19 +122,12 @@ async fn execute_within_lease(
             }
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
-        let visited = AssertUnwindSafe(async {
-            let mut outcome = visit(page, &program, slot, sitemap_turn, limits, worker).await;
-            worker.traps.judge(page, &program, &mut outcome);
-            outcome
-        });
+        let visited = visit(page, &program, slot, sitemap_turn, limits, worker);
+        let judge = |outcome: &mut PageOutcome| worker.traps.judge(page, &program, outcome);
         // Every call on the driver has a deadline, and is held to it; this one is for what lies between them.
         let deadline = from + longest(limits, page.host_delay);
-        let outcome = match tokio::time::timeout_at(deadline, visited.catch_unwind()).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_panic)) => PageOutcome::failed(Failure::new(
-                ErrorClass::Internal,
-                "a fault in the worker: the execution panicked",
-            )),
+        let outcome = match attempt(visited, judge, deadline).await {
+            Ok(outcome) => outcome,
             Err(_elapsed) => {
                 overdue::note(page.page_id, &worker.metrics);
                 PageOutcome::failed(Failure::new(
@@ -150,6 +144,24 @@ async fn execute_within_lease(
         () = worker.leases.lost() => Executed::released(),
         () = worker.leases.abandoned(page.execution_id) => Executed::released(),
     }
+}
+
+/// What the page comes to, and what is judged of that. A panic in either is a fault of ours that fails this page alone.
+async fn attempt(
+    visit: impl Future<Output = PageOutcome>,
+    judge: impl FnOnce(&mut PageOutcome),
+    deadline: Instant,
+) -> Result<PageOutcome, Elapsed> {
+    let judged = AssertUnwindSafe(async {
+        let mut outcome = visit.await;
+        judge(&mut outcome);
+        outcome
+    });
+    let ended = tokio::time::timeout_at(deadline, judged.catch_unwind()).await?;
+    Ok(ended.unwrap_or_else(|_panic| {
+        let panicked = "a fault in the worker: the execution panicked";
+        PageOutcome::failed(Failure::new(ErrorClass::Internal, panicked))
+    }))
 }
 
 /// How long after its turn a page of a host with such a delay has ended at the latest.
@@ -262,6 +274,17 @@ mod tests {
 
     /// How long RabbitMQ leaves a delivery with a consumer where nobody told it otherwise (`consumer_timeout`).
     const BROKER_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+    #[tokio::test]
+    async fn a_fault_of_whoever_judges_a_page_fails_that_page_alone() {
+        let soon = Instant::now() + Duration::from_secs(20);
+        let visit = async { PageOutcome::nothing(PageEnd::Completed) };
+        let outcome = attempt(visit, |_| panic!("a fault of the judge"), soon).await.unwrap();
+        let PageEnd::Failed(failure) = &outcome.end else { panic!("{:?}", outcome.end) };
+        assert_eq!(failure.class, ErrorClass::Internal);
+        let never = attempt(std::future::pending(), |_| {}, Instant::now()).await;
+        assert!(never.is_err(), "the deadline holds for both");
+    }
 
     fn ends_after(host_delay: Duration) -> Duration {
         let now = Instant::now();

@@ -1,6 +1,7 @@
 //! The router without a database: everything that is decided before one is asked, and what happens without one.
 
 mod limits;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ fn state() -> ApiState {
         version: "1.2.3",
         metrics: telemetry::registry(),
         keys: ApiKeys::default(),
+        missing: Missing::nothing(),
     }
 }
 
@@ -214,8 +216,7 @@ async fn a_handler_that_panics_answers_with_a_problem() {
     }
     let state = state();
     let observer = observe::Observer::new(&state.metrics);
-    let router = surround(Router::new().route("/panic", get(panicking)), observer, state.keys.clone())
-        .with_state(state);
+    let router = surround(Router::new().route("/panic", get(panicking)), observer, &state).with_state(state);
     let (response, body) = send(router, request("GET", "/panic").body(Body::empty()).unwrap()).await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");

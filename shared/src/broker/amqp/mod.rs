@@ -95,6 +95,27 @@ impl AmqpBroker {
     /// [`BrokerError::Refused`] at once when waiting does not help: a wrong password, a missing virtual host, a queue
     /// with other arguments. [`BrokerError::Unreachable`] when no connection came about in time.
     pub async fn connect(url: &SecretUrl, options: AmqpOptions) -> Result<Self, BrokerError> {
+        let within = options.first_connection_within;
+        let broker = Self::open(url, options)?;
+        let reached = match tokio::time::timeout(within, broker.reached()).await {
+            Ok(reached) => reached,
+            Err(_) => Err(BrokerError::Unreachable(broker.obstacle(within))),
+        };
+        match reached {
+            Ok(()) => Ok(broker),
+            Err(error) => {
+                broker.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins to connect, and waits for nothing: until there is a connection everything is as while the broker is away. It
+    /// must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] when the address is none of a broker.
+    pub fn open(url: &SecretUrl, options: AmqpOptions) -> Result<Self, BrokerError> {
         let answer_within = Within(options.answer_within);
         let closing = CancellationToken::new();
         let shared = Arc::new(AmqpShared {
@@ -111,42 +132,41 @@ impl AmqpBroker {
         let tasks = TaskTracker::new();
         let mut work = Publisher { shared: Arc::clone(&shared), batches: waiting };
         tasks.spawn(async move { link.keep(&mut work).await });
-        let broker = Self {
+        Ok(Self {
             shared,
             batches,
             publisher,
             consumers: Mutex::default(),
             tasks,
             _close_on_drop: closing.drop_guard(),
-        };
-        match broker.first_connection(options.first_connection_within).await {
-            Ok(()) => Ok(broker),
-            Err(error) => {
-                broker.close().await;
-                Err(error)
-            }
-        }
+        })
     }
 
-    async fn first_connection(&self, within: Duration) -> Result<(), BrokerError> {
-        let deadline = tokio::time::Instant::now() + within;
+    /// Waits for the connection, however long.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] when waiting does not help, as for [`AmqpBroker::connect`]; [`BrokerError::Disconnected`] when
+    /// the broker is closed meanwhile.
+    pub async fn reached(&self) -> Result<(), BrokerError> {
         let mut state = self.publisher.clone();
-        let mut obstacle = format!("no answer within {within:?}");
         loop {
             match &*state.borrow_and_update() {
                 LinkState::Up => return Ok(()),
                 LinkState::Down(BrokerError::Refused(reason)) => {
                     return Err(BrokerError::Refused(reason.clone()));
                 }
-                LinkState::Down(BrokerError::Unreachable(reason)) => obstacle.clone_from(reason),
-                LinkState::Down(other) => obstacle = other.to_string(),
-                LinkState::Starting => {}
+                LinkState::Starting | LinkState::Down(_) => {}
             }
-            match tokio::time::timeout_at(deadline, state.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(BrokerError::Disconnected),
-                Err(_) => return Err(BrokerError::Unreachable(obstacle)),
-            }
+            state.changed().await.map_err(|_| BrokerError::Disconnected)?;
+        }
+    }
+
+    /// What stands in the way of a connection that did not come about in time.
+    fn obstacle(&self, within: Duration) -> String {
+        match &*self.publisher.borrow() {
+            LinkState::Down(BrokerError::Unreachable(reason)) => reason.clone(),
+            LinkState::Down(other) => other.to_string(),
+            LinkState::Starting | LinkState::Up => format!("no answer within {within:?}"),
         }
     }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::super::BrokerError;
 use super::connection::LinkError;
+use crate::telemetry::Reminder;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// Everybody waits for pages while a broker is away: it should not take long to notice that it is back.
@@ -61,17 +62,25 @@ impl Link {
 
     /// Runs sessions until one ends by itself or the link is stopped.
     pub(super) async fn keep(&self, work: &mut impl Work) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut reminder) = (Backoff::default(), Reminder::default());
         while !self.stop.is_cancelled() {
             let started = Instant::now();
             let Err(error) = work.session(self).await else { break };
-            if started.elapsed() > HELD_WELL && self.state.borrow().is_up() {
+            let was_up = self.state.borrow().is_up();
+            if was_up && started.elapsed() > HELD_WELL {
                 backoff = Backoff::default();
+            }
+            if was_up {
+                reminder.forget();
             }
             self.state.send_replace(LinkState::Down(error.to_broker_error()));
             let delay = backoff.next_delay();
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            warn!(link = %self.name, %error, cause, delay_ms = delay.as_millis(), "broker connection lost, will retry");
+            if reminder.is_due() {
+                warn!(link = %self.name, %error, cause, delay_ms = delay.as_millis(), "no connection to the broker, will retry");
+            } else {
+                debug!(link = %self.name, %error, cause, delay_ms = delay.as_millis(), "still no connection to the broker");
+            }
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 () = tokio::time::sleep(delay) => {}

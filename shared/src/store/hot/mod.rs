@@ -102,6 +102,15 @@ impl HotStore {
         self.worker
     }
 
+    /// Asks the database for nothing, to see whether it lets us in.
+    ///
+    /// # Errors
+    /// It does not; [`StoreError::is_transient`] tells whether it may later.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.client().await?.simple_query("SELECT 1").await?;
+        Ok(())
+    }
+
     async fn client(&self) -> Result<Object, StoreError> {
         Ok(self.pool.get().await?)
     }

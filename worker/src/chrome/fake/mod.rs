@@ -77,6 +77,8 @@ struct State {
     /// What steps give when a URL is read without being rendered.
     statics: HashMap<String, FakePage>,
     static_reads: usize,
+    /// So many tabs from now on do not open.
+    not_opening: usize,
     open_tabs: usize,
     released_tabs: usize,
 }
@@ -156,6 +158,16 @@ impl FakeDriver {
         self.shared.ready.send_replace(ready);
     }
 
+    /// So many tabs from now on do not open, though the browser is there.
+    pub fn set_not_opening(&self, tabs: usize) {
+        self.shared.state().not_opening = tabs;
+    }
+
+    /// How many of these have not been asked for yet.
+    pub fn not_opening(&self) -> usize {
+        self.shared.state().not_opening
+    }
+
     /// Every load so far, in order.
     pub fn loads(&self) -> Vec<(Session, PageUrl)> {
         self.shared.state().loads.clone()
@@ -183,7 +195,12 @@ impl Driver for FakeDriver {
         if !self.is_ready() {
             return Err(failure::browser_lost());
         }
-        self.shared.state().open_tabs += 1;
+        let mut state = self.shared.state();
+        if state.not_opening > 0 {
+            state.not_opening -= 1;
+            return Err(failure::deadline_passed("a tab was opened"));
+        }
+        state.open_tabs += 1;
         Ok(Box::new(FakeTab { shared: self.shared.clone(), session: session.clone(), page: None }))
     }
 

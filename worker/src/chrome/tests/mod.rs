@@ -4,6 +4,7 @@ mod acts;
 mod bench;
 mod faults;
 mod isolation;
+mod launching;
 mod loading;
 mod loads;
 mod statics;
