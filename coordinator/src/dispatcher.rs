@@ -4,6 +4,7 @@
 //! cancelling, priorities and politeness act at once. A row is made `queued` first and published then: what the broker
 //! does not confirm is `pending` again, and what a crash leaves unpublished the rescuer returns.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::store::dispatch::{ReservedPage, RunningExecution};
 use crawlify_shared::store::{Store, StoreError};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
@@ -23,6 +26,9 @@ use crate::steps::Step;
 const WINDOW_PER_SLOT: i64 = 4;
 /// The window's least size, so that a fleet that is just starting finds work.
 const MIN_WINDOW: i64 = 16;
+/// Of so many executions pages are published at once: no more than a publisher has patience for, as the broker's
+/// connection takes them one after the other.
+const MOST_PUBLISHING: usize = 3;
 /// The pause while executions run but nothing is due.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// The pause while no execution runs.
@@ -115,14 +121,17 @@ impl Dispatcher {
             return Ok(dispatched);
         }
         let slots = self.store.live_slots(self.lease.worker_lost_after).await?;
+        dispatched.idle =
+            executions.iter().filter(|execution| !execution.is_due && is_idle(execution)).count();
         let mut shares = Shares::of((slots * WINDOW_PER_SLOT).max(MIN_WINDOW), executions);
         let mut failed = None;
+        // While the broker confirms the pages of one execution, those of the next one are reserved.
+        let (mut publishing, mut published) = (FuturesUnordered::new(), Published::default());
         while let Some((execution, room)) = shares.next() {
             if !execution.is_due {
-                dispatched.idle += usize::from(is_idle(&execution));
                 continue;
             }
-            let pages = match self.reserve(&execution, room).await {
+            let pages = match published.during(self.reserve(&execution, room), &mut publishing).await {
                 Ok(pages) => pages,
                 // One execution's trouble must not keep the younger ones waiting.
                 Err(error) => {
@@ -134,12 +143,24 @@ impl Dispatcher {
             if pages.is_empty() {
                 dispatched.idle += usize::from(is_idle(&execution));
             } else {
-                let published = self.publish(pages).await?;
-                dispatched.pages += published.pages;
-                dispatched.unconfirmed += published.unconfirmed;
+                publishing.push(self.publish(pages));
+            }
+            while publishing.len() >= MOST_PUBLISHING
+                && let Some(outcome) = publishing.next().await
+            {
+                published.add(outcome);
+            }
+            if published.failed.is_some() {
+                break;
             }
         }
-        failed.map_or(Ok(dispatched), |error| Err(error.into()))
+        while let Some(outcome) = publishing.next().await {
+            published.add(outcome);
+        }
+        dispatched.pages = published.pages;
+        dispatched.unconfirmed = published.unconfirmed;
+        let failed = published.failed.or(failed.map(DispatchError::from));
+        failed.map_or(Ok(dispatched), Err)
     }
 
     async fn reserve(
@@ -151,7 +172,8 @@ impl Dispatcher {
         if execution.has_budgets { self.store.within_budgets(execution.id, pages).await } else { Ok(pages) }
     }
 
-    async fn publish(&self, pages: Vec<ReservedPage>) -> Result<Dispatched, DispatchError> {
+    /// Publishes pages. Answers how many were confirmed, and how many were not.
+    async fn publish(&self, pages: Vec<ReservedPage>) -> Result<(usize, usize), DispatchError> {
         crash::reach(CrashPoint::AfterReserveBeforePublish);
         let messages: Vec<_> = pages
             .iter()
@@ -185,7 +207,45 @@ impl Dispatcher {
         }
         let pages = count - unconfirmed.len();
         self.metrics.pages_dispatched.inc_by(pages as u64);
-        Ok(Dispatched { pages, unconfirmed: unconfirmed.len(), ..Dispatched::default() })
+        Ok((pages, unconfirmed.len()))
+    }
+}
+
+/// What has come of the publishing of one step.
+#[derive(Debug, Default)]
+struct Published {
+    pages: usize,
+    unconfirmed: usize,
+    /// The first failure.
+    failed: Option<DispatchError>,
+}
+
+impl Published {
+    fn add(&mut self, outcome: Result<(usize, usize), DispatchError>) {
+        match outcome {
+            Ok((pages, unconfirmed)) => {
+                self.pages += pages;
+                self.unconfirmed += unconfirmed;
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Does something while pages are being published.
+    async fn during<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        publishing: &mut FuturesUnordered<impl Future<Output = Result<(usize, usize), DispatchError>>>,
+    ) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                Some(outcome) = publishing.next(), if !publishing.is_empty() => self.add(outcome),
+            }
+        }
     }
 }
 

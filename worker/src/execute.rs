@@ -82,6 +82,7 @@ pub(crate) async fn execute(
     let session = Session {
         execution_id: page.execution_id,
         headers: workflow.headers.clone(),
+        agent: workflow.agent.clone(),
         block: workflow.block.clone(),
         isolation: workflow.isolation,
         proxy: workflow.proxy.clone(),

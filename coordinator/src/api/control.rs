@@ -11,6 +11,7 @@ use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::parse_budget_changes;
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges, Standing};
 use crawlify_shared::store::executions::ExecutionStatus;
+use crawlify_shared::store::retry::SpentBudget;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -189,6 +190,7 @@ pub(super) struct LimitsDocument {
 }
 
 /// Changes the limits of an execution that has not ended. A higher page limit, or budget, also admits pages that were left out.
+/// Of one that has ended, and was not cancelled, budgets alone may be changed, for a retry.
 #[utoipa::path(
     patch,
     path = "/api/v1/executions/{id}",
@@ -216,7 +218,8 @@ pub(super) async fn change(
     told.map(|told| (StatusCode::OK, told))
 }
 
-/// Tries the failed pages of an execution afresh. One that has ended runs again; a cancelled one does not.
+/// Tries the failed pages of an execution afresh. One that has ended runs again; a cancelled one does not, and neither does one
+/// of which a budget is used up: raise it first.
 #[utoipa::path(
     post,
     path = "/api/v1/executions/{id}/retry",
@@ -225,7 +228,10 @@ pub(super) async fn change(
         ("id" = Uuid, Path, description = "The execution"),
         ("If-Match" = Option<String>, Header, description = "The version that this was decided upon")
     ),
-    responses((status = 202, description = "Its failed pages are tried again", body = ControlBody))
+    responses(
+        (status = 202, description = "Its failed pages are tried again", body = ControlBody),
+        (status = 409, description = "There is nothing to retry, or a budget is used up")
+    )
 )]
 pub(super) async fn retry(
     State(state): State<ApiState>,
@@ -244,6 +250,11 @@ pub(super) async fn retry(
             "nothing_to_retry",
             format!("no page of the execution has failed; it is {}", standing.status.as_str()),
         ));
+    } else if let Controlled::Refused(standing) = retried.act
+        && standing.status != ExecutionStatus::Cancelled
+        && !retried.spent.is_empty()
+    {
+        return Err(spent(&retried.spent));
     }
     let told = answer(id, retried.act, "failed pages are tried again", "", "its pages cannot be tried again");
     told.map(|(status, headers, Json(body))| {
@@ -312,6 +323,24 @@ fn answer(
         }
         Controlled::NotFound => Err(ApiError::no_execution()),
     }
+}
+
+/// Budgets would skip the failed pages instead of having them tried.
+fn spent(budgets: &[SpentBudget]) -> ApiError {
+    let mistakes = budgets.iter().map(|budget| {
+        let (name, what) = match budget {
+            SpentBudget::Time => ("time", "the execution's time is over (`budgets.time`)".to_owned()),
+            SpentBudget::Bytes => ("bytes", "the execution's bytes are used up (`budgets.bytes`)".to_owned()),
+            SpentBudget::Path(prefix) => {
+                ("path_prefixes", format!("the pages below `{prefix}` are used up (`budgets.path_prefixes`)"))
+            }
+        };
+        let message = format!(
+            "{what}: failed pages would be skipped, not tried; raise it with `PATCH /api/v1/executions/{{id}}` first"
+        );
+        Mistake { pointer: None, parameter: None, code: name.to_owned(), message }
+    });
+    ApiError::of_mistakes(StatusCode::CONFLICT, "budget_spent", "the retry", mistakes.collect())
 }
 
 /// The act makes no sense where the execution stands.

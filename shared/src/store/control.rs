@@ -1,4 +1,4 @@
-//! Control of executions: paused, resumed, cancelled, limited anew, retried.
+//! Control of executions: paused, resumed, cancelled, limited anew. They are retried in [`super::retry`].
 //!
 //! Every act is one conditional statement on the execution's row, which raises `control_version`; of two acts at once
 //! the later one sees what the earlier one did. Changed budgets follow in the same transaction. None of them touches more than a window's worth of pages, or some thousand lanes: what
@@ -83,21 +83,12 @@ pub struct LimitChanges {
     pub budgets: Option<BudgetChanges>,
 }
 
-/// How a retry ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retried {
-    /// As with every act. Refused also where no page has failed.
-    pub act: Controlled,
-    /// Failed pages: those that go back, where it was done.
-    pub pages: i64,
-}
-
 /// An execution before an act, and after it where it was done.
-struct Act {
-    status: ExecutionStatus,
-    version: i32,
-    new_status: Option<ExecutionStatus>,
-    new_version: Option<i32>,
+pub(super) struct Act {
+    pub(super) status: ExecutionStatus,
+    pub(super) version: i32,
+    pub(super) new_status: Option<ExecutionStatus>,
+    pub(super) new_version: Option<i32>,
 }
 
 impl Store {
@@ -239,6 +230,7 @@ impl Store {
 
     /// Changes the limits of an execution that has not ended. A page limit below what was admitted, or a budget below
     /// what was used, admits nothing more; a higher one puts pages that it left out back ([`Store::put_pages_back`]).
+    /// Budgets, if nothing else is changed, also of one that has ended and was not cancelled: for a retry.
     ///
     /// # Errors
     /// The database's; among them that a value is out of its bounds.
@@ -248,6 +240,8 @@ impl Store {
         changes: LimitChanges,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
+        let only_budgets = LimitChanges { budgets: changes.budgets.clone(), ..LimitChanges::default() };
+        let is_for_a_retry = changes.budgets.is_some() && changes == only_budgets;
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
         let act = sqlx::query_as!(
@@ -265,7 +259,9 @@ impl Store {
                     budget_pages_after = COALESCE($10, target.budget_pages_after),
                     control_version = execution.control_version + 1
                 FROM execution
-                WHERE target.id = execution.id AND execution.status IN ('pending', 'running', 'paused')
+                WHERE target.id = execution.id
+                  AND (execution.status IN ('pending', 'running', 'paused')
+                      OR $11 AND execution.status IN ('completed', 'failed'))
                   AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
                 RETURNING target.status, target.control_version
             )
@@ -283,6 +279,7 @@ impl Store {
             changes.host_concurrency.is_some(),
             changes.host_concurrency.flatten(),
             changes.budgets.as_ref().map(|_| FIRST_PAGE),
+            is_for_a_retry,
         )
         .fetch_optional(&mut *transaction)
         .await?;
@@ -313,59 +310,10 @@ impl Store {
         .await?;
         Ok(())
     }
-
-    /// Has the pages that have failed so far tried afresh. An execution that has ended runs again; a paused one stays
-    /// paused; a cancelled one is refused. The pages themselves go back in portions ([`Store::put_pages_back`]), and
-    /// the execution does not end before the last of them has.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn retry_execution(
-        &self,
-        execution: ExecutionId,
-        expected: Expected<'_>,
-    ) -> Result<Retried, StoreError> {
-        // Counts in url_queue_failed_idx.
-        let row = sqlx::query!(
-            r#"
-            WITH execution AS (
-                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
-            ), failed AS (
-                SELECT count(*) AS pages FROM url_queue WHERE execution_id = $1 AND status = 'failed'
-            ), changed AS (
-                UPDATE workflow_executions AS target
-                SET status = CASE WHEN execution.status = 'paused' THEN 'paused' ELSE 'running' END,
-                    completed_at = NULL, error = NULL, stats = '{}', retry_failed_before = now(),
-                    control_version = execution.control_version + 1
-                FROM execution, failed
-                WHERE target.id = execution.id AND failed.pages > 0
-                  AND execution.status IN ('running', 'paused', 'completed', 'failed')
-                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
-                RETURNING target.status, target.control_version
-            )
-            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
-                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?",
-                failed.pages AS "pages!"
-            FROM execution CROSS JOIN failed LEFT JOIN changed ON true
-            "#,
-            execution.0,
-            expected,
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        let pages = row.as_ref().map_or(0, |row| row.pages);
-        let act = row.map(|row| Act {
-            status: row.status,
-            version: row.version,
-            new_status: row.new_status,
-            new_version: row.new_version,
-        });
-        Ok(Retried { act: judge(act, expected, |_| false), pages })
-    }
 }
 
 /// Says what a statement did, or why it did nothing.
-fn judge(
+pub(super) fn judge(
     act: Option<Act>,
     expected: Expected<'_>,
     is_so_already: impl Fn(ExecutionStatus) -> bool,

@@ -16,6 +16,7 @@ pub mod items;
 pub mod quarantine;
 pub mod render;
 pub mod rescue;
+pub mod retry;
 pub mod schedules;
 pub mod skips;
 pub mod start;

@@ -185,8 +185,49 @@ async fn budgets_are_changed_while_an_execution_runs_and_wrong_ones_are_told_all
     patch(StatusCode::OK, json!({"time": 3_600})).await;
     assert_eq!(api.get(&execution).await["stats"]["pending"], 2, "pages wait again before the answer");
     api.change(ENDED, id).await;
-    assert_eq!(patch(StatusCode::CONFLICT, json!({"time": 7_200})).await["code"], "execution_ended");
+    let both = json!({"max_pages": 9, "budgets": {"time": 7_200}});
+    let refused = api.expect(StatusCode::CONFLICT, Method::PATCH, &execution, Some(&both)).await;
+    assert_eq!(refused["code"], "execution_ended");
     assert_eq!(api.get(&execution).await["budgets"]["time"], 3_600);
+    patch(StatusCode::OK, json!({"time": 7_200})).await;
+    let read = api.get(&execution).await;
+    assert_eq!((&read["budgets"]["time"], &read["status"]), (&json!(7_200), &json!("completed")));
+    api.change("UPDATE workflow_executions SET status = 'cancelled' WHERE id = $1", id).await;
+    assert_eq!(patch(StatusCode::CONFLICT, json!({"time": 9_000})).await["code"], "execution_ended");
+}
+
+#[tokio::test]
+async fn a_retry_is_refused_with_the_budgets_that_are_used_up_and_done_when_they_are_raised() {
+    let api = Api::start().await;
+    let (execution, id) = api.execution(&api.workflow("active").await).await;
+    let budgets = json!({"budgets": {"time": 60, "bytes": 1_000}});
+    api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&budgets)).await;
+    api.change("UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns' WHERE execution_id = $1", id)
+        .await;
+    api.change(
+        "INSERT INTO page_counters (execution_id, worker_id, failed, bytes) VALUES ($1, gen_random_uuid(), 2, 1000)",
+        id,
+    )
+    .await;
+    api.change(
+        "UPDATE workflow_executions SET started_at = started_at - interval '61 seconds' WHERE id = $1",
+        id,
+    )
+    .await;
+    api.change(ENDED, id).await;
+    let refused = api.act(StatusCode::CONFLICT, &execution, "retry").await;
+    assert_eq!(refused["code"], "budget_spent");
+    let codes: Vec<_> =
+        refused["errors"].as_array().unwrap().iter().map(|told| told["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["bytes", "time"]);
+    assert!(refused["errors"][1]["message"].as_str().unwrap().contains("`budgets.time`"), "{refused}");
+    let read = api.get(&execution).await;
+    assert_eq!((&read["status"], &read["stats"]["failed"]), (&json!("completed"), &json!(2)));
+
+    let raised = json!({"budgets": {"time": null, "bytes": 2_000}});
+    api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&raised)).await;
+    assert_eq!(api.act(StatusCode::ACCEPTED, &execution, "retry").await["pages"], 2);
+    assert_eq!(api.get(&execution).await["stats"]["pending"], 2);
 }
 
 #[tokio::test]

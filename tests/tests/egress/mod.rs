@@ -36,6 +36,7 @@ impl Browser {
         let session = Session {
             execution_id: ExecutionId::generate(),
             headers: Headers::default(),
+            agent: None,
             block: Block::default(),
             isolation: Isolation::Execution,
             proxy: None,

@@ -52,7 +52,7 @@ async fn dispatch_all(crawl: &Crawl) -> usize {
     pages
 }
 
-/// Changes budgets of the execution, which runs.
+/// Changes budgets of the execution.
 async fn change(crawl: &Crawl, budgets: Value) {
     let budgets = parse_budget_changes(&budgets, "").unwrap();
     let changes = LimitChanges { budgets: Some(budgets), ..LimitChanges::default() };
@@ -196,23 +196,6 @@ async fn only_executions_with_budgets_are_asked_for_them() {
     for execution in crawl.store.running_executions(None).await.unwrap() {
         assert_eq!(execution.has_budgets, execution.id != other);
     }
-}
-
-#[tokio::test]
-async fn a_retry_after_the_time_is_skipped_and_the_execution_ends_again() {
-    let crawl = crawl_of(json!({"time": 60}), NO_LIMITS, 2).await;
-    dispatch(&crawl.store, &crawl, 2).await;
-    crawl
-        .change(
-            "UPDATE url_queue SET status = 'completed', processed_at = now() WHERE url LIKE '%/b/%';
-             UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns' WHERE url LIKE '%/a/%';
-             UPDATE workflow_executions SET started_at = started_at - interval '61 seconds'",
-        )
-        .await;
-    crawl.store.retry_execution(crawl.execution, None).await.unwrap();
-    assert_eq!(sweep(&crawl).await, 1);
-    assert_eq!(crawl.number(SKIPPED).await, 1);
-    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -159,6 +159,24 @@ async fn the_priority_that_a_workflow_asks_for_has_its_executions_go_first_and_t
 }
 
 #[tokio::test]
+async fn of_two_executions_on_one_host_with_a_pace_that_of_the_lower_priority_has_turns_too() {
+    let polite = Limits { rate_limit_delay: Duration::from_millis(100), ..NO_LIMITS };
+    let first = page_address("one.test", 1);
+    let crawl = Crawl::of(&made_up(), polite, &[&first]).await;
+    let mut urgent = made_up();
+    urgent["scheduling"] = json!({"priority": 10});
+    let urgent = crawl.another_of(&urgent, polite, &[&first]).await;
+    let fleet = Fleet::start(&crawl, (1, 2), 8, Duration::ZERO).await;
+    wait_for("both go on for a while", WITHIN, async || {
+        completed(&crawl, crawl.execution).await >= 8 && completed(&crawl, urgent).await >= 8
+    })
+    .await;
+    let (low, high) = (completed(&crawl, crawl.execution).await, completed(&crawl, urgent).await);
+    fleet.stop().await;
+    assert!(high > 2 * low, "the urgent one has {high} pages, the other one {low}");
+}
+
+#[tokio::test]
 async fn fifty_workers_and_a_limit_of_a_thousand_give_exactly_a_thousand_pages() {
     const PAGES: i64 = 1_000;
     // So many connections would leave too few to the tests beside this one.

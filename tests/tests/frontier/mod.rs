@@ -11,6 +11,7 @@ mod on_the_way;
 mod paces;
 mod places;
 mod politeness;
+mod publishing;
 mod refusals;
 mod rescue;
 mod retry;

@@ -4,12 +4,14 @@ use crawlify_shared::domain::fault::Faults;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
-use crawlify_shared::domain::workflow::Limits;
+use crawlify_shared::domain::workflow::{Limits, parse_budget_changes};
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
 use crawlify_shared::store::executions::ExecutionStatus;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::store::retry::SpentBudget;
 use futures_util::future::join;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
+use serde_json::{Value, json};
 
 const PAGES: [&str; 2] = ["http://shop.test/1", "http://shop.test/2"];
 const ROWS: &str =
@@ -167,4 +169,75 @@ async fn two_coordinators_put_each_page_back_once() {
     assert_eq!(steps.into_iter().map(Result::unwrap).sum::<u64>(), 200);
     assert_eq!(crawl.number("SELECT max(epoch)::int8 FROM url_queue").await, 1);
     crawl.assert_counters_are_a_recount().await;
+}
+
+/// Four pages, two of them below `/a/`, of an execution with these budgets; all were dispatched that these admit.
+async fn crawl_with(budgets: Value) -> Crawl {
+    let mut config = small_workflow();
+    config["budgets"] = budgets;
+    let pages =
+        ["http://shop.test/a/0", "http://shop.test/a/1", "http://shop.test/b/0", "http://shop.test/b/1"];
+    let crawl = Crawl::of(&config, NO_LIMITS, &pages).await;
+    let reserved = crawl.store.reserve_pages(crawl.execution, 100).await.unwrap();
+    crawl.store.within_budgets(crawl.execution, reserved).await.unwrap();
+    crawl
+}
+
+/// Asks for a retry, which is refused and changes nothing; answers because of which budgets.
+async fn spent(crawl: &Crawl) -> Vec<SpentBudget> {
+    const ALL: &str =
+        "SELECT concat_ws(' ', q.status, q.error_class, e.status, e.control_version, e.retry_failed_before)
+        FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id ORDER BY q.url";
+    let before = crawl.texts(ALL).await;
+    let refused = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    assert!(matches!(refused.act, Controlled::Refused(_)), "{refused:?}");
+    crawl.store.put_pages_back(None).await.unwrap();
+    crawl.store.sweep_over_budget().await.unwrap();
+    assert_eq!(crawl.texts(ALL).await, before);
+    refused.spent
+}
+
+async fn retry(crawl: &Crawl) {
+    let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    assert!(matches!(retried.act, Controlled::Done(_)), "{retried:?}");
+}
+
+#[tokio::test]
+async fn a_retry_after_the_time_loses_no_failure_and_goes_on_when_there_is_more() {
+    let crawl = crawl_with(json!({"time": 60})).await;
+    crawl
+        .change(
+            "UPDATE url_queue SET status = 'completed', processed_at = now() WHERE url LIKE '%/b/%';
+             UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns' WHERE url LIKE '%/a/%';
+             UPDATE workflow_executions SET started_at = started_at - interval '61 seconds'",
+        )
+        .await;
+    assert_eq!(spent(&crawl).await, [SpentBudget::Time], "while it runs");
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    assert_eq!(spent(&crawl).await, [SpentBudget::Time], "when it has ended");
+    let more = parse_budget_changes(&json!({"time": 600}), "").unwrap();
+    let more = LimitChanges { budgets: Some(more), ..LimitChanges::default() };
+    let changed = crawl.store.change_limits(crawl.execution, more, None).await.unwrap();
+    assert!(matches!(changed, Controlled::Done(_)), "{changed:?}");
+    retry(&crawl).await;
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 2);
+    let reserved = crawl.store.reserve_pages(crawl.execution, 100).await.unwrap();
+    assert_eq!(crawl.store.within_budgets(crawl.execution, reserved).await.unwrap().len(), 2);
+    crawl.change("UPDATE url_queue SET status = 'completed', processed_at = now()").await;
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_retry_is_refused_because_of_a_path_only_where_it_would_skip_a_page() {
+    let crawl = crawl_with(json!({"path_prefixes": [{"prefix": "/a/", "max_pages": 1}]})).await;
+    // One was tried; the other one has failed untried, as the pages of a host that is gone do.
+    crawl
+        .change(
+            "UPDATE url_queue SET attempt = 1 WHERE url LIKE '%/a/%' AND status = 'queued';
+             UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns' WHERE url LIKE '%/a/%'",
+        )
+        .await;
+    assert_eq!(spent(&crawl).await, [SpentBudget::Path("/a/".to_owned())]);
+    crawl.change("UPDATE url_queue SET status = 'completed' WHERE status = 'failed' AND NOT budgeted").await;
+    retry(&crawl).await;
 }

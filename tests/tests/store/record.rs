@@ -7,8 +7,11 @@ use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::skip::{Skip, SkipReason};
 use crawlify_shared::domain::workflow::Limits;
+use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::wait::wait_for;
 
+const WITHIN: Duration = Duration::from_secs(10);
 const PAGE: [&str; 1] = ["http://shop.test/"];
 /// Everything that a record could have written.
 const WRITTEN: &str = "SELECT (SELECT count(*) FROM node_executions) + (SELECT count(*) FROM extracted_items)
@@ -79,6 +82,30 @@ async fn a_waiting_page_that_is_found_nearer_takes_the_lesser_depth() {
     assert_eq!(crawl.texts(depths).await, ["6 40", "6 40"]);
     worker.record(&[finished(&near[0], &small_table(), &links(1))]).await.unwrap();
     assert_eq!(crawl.texts(depths).await, ["1 90", "6 40"], "the first was found again, the other was not");
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_found_nearer_while_a_dispatcher_holds_it_takes_the_lesser_depth_all_the_same() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://shop.test/near", "http://shop.test/far"]).await;
+    let worker = crawl.worker().await;
+    crawl.change("UPDATE url_queue SET depth = 5, priority = 50 WHERE url LIKE '%/far'").await;
+    let (near, far): (Vec<_>, Vec<_>) =
+        crawl.claim(&worker).await.into_iter().partition(|page| page.url.as_str().ends_with("/near"));
+    worker.record(&[finished(&far[0], &small_table(), &links(2))]).await.unwrap();
+    let mut dispatcher = crawl.pool.begin().await.unwrap();
+    let hold = "UPDATE url_queue SET status = 'queued', queued_at = now() WHERE url LIKE '%/0'";
+    sqlx::query(hold).execute(&mut *dispatcher).await.unwrap();
+    let found = [finished(&near[0], &small_table(), &links(2))];
+    let let_go = async {
+        let recorded = "SELECT count(*) FROM url_queue WHERE status = 'completed'";
+        wait_for("the page is recorded", WITHIN, async || crawl.number(recorded).await == 2).await;
+        dispatcher.commit().await.unwrap();
+    };
+    let (recorded, ()) = join(worker.record(&found), let_go).await;
+    assert_eq!(recorded.unwrap(), [near[0].page_id]);
+    let depths = "SELECT concat_ws(' ', status, depth, priority) FROM url_queue WHERE parent_id IS NOT NULL ORDER BY url";
+    assert_eq!(crawl.texts(depths).await, ["queued 1 90", "pending 1 90"]);
     crawl.assert_counters_are_a_recount().await;
 }
 

@@ -65,6 +65,30 @@ async fn what_robots_txt_disallows_is_skipped_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_crawl_with_a_name_asks_for_everything_in_it_and_is_addressed_by_it() {
+    const AGENT: &str = "ShopBot/1.0 (+https://shop.example/bot)";
+    let site = AnsweringSite::start(|_, path| match path {
+        "/robots.txt" => text("User-agent: *\nDisallow: /\n\nUser-agent: shopbot\nDisallow: /private\n"),
+        _ => status(404),
+    })
+    .await;
+    let starts = [site.url("/"), site.url("/private")];
+    let mut config = obeying(&starts);
+    config["politeness"]["agent"] = json!(AGENT);
+    config["sitemaps"] = json!([site.url("/sitemap.xml")]);
+    let running = Running::start(&config, driver(&starts), TIMES).await;
+    let driver = running.driver.clone();
+    let crawl = running.end().await;
+    let expected = ["/ completed 1", "/private skipped 1 robots", "/sitemap.xml failed 1 http_4xx"];
+    assert_eq!(crawl.texts(PAGES).await, expected);
+    let requests = site.requests();
+    assert_eq!(requests.len(), 2, "the robots file, and the sitemap");
+    assert!(requests.iter().all(|(_, headers)| headers["user-agent"] == AGENT), "{requests:?}");
+    let agents: Vec<_> = driver.loads().into_iter().map(|(session, _)| session.agent).collect();
+    assert_eq!(agents, [Some(AGENT.to_owned())]);
+}
+
+#[tokio::test]
 async fn nothing_is_kept_of_a_page_that_leads_to_where_robots_txt_disallows() {
     let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
     let starts = [site.url("/open"), site.url("/moved")];

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chromiumoxide_cdp::cdp::browser_protocol::browser::{
-    BrowserContextId, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
+    BrowserContextId, GetVersionParams, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
 };
 use chromiumoxide_cdp::cdp::browser_protocol::emulation::SetUserAgentOverrideParams;
 use chromiumoxide_cdp::cdp::browser_protocol::network;
@@ -235,7 +235,7 @@ impl Opener {
             self.connection.call(on, &page_events, deadline),
             self.connection.call(on, &lifecycle_events, deadline),
             self.connection.call(on, &crash_events, deadline),
-            self.set_headers(&tab, &session.headers, deadline),
+            self.set_headers(&tab, session, deadline),
             self.set_block(&tab, session, deadline),
             paint_a_corner(&self.connection, &tab.session, deadline),
         );
@@ -276,14 +276,22 @@ impl Opener {
     async fn set_headers(
         &self,
         tab: &AttachedTab,
-        headers: &[(String, String)],
+        session: &Session,
         deadline: Instant,
     ) -> Result<(), CallError> {
         let on = Some(tab.session.as_str());
-        let sent = SentHeaders::of(headers);
-        if sent.user_agent.is_some() || sent.languages.is_some() {
-            // An empty user agent is the browser's own.
-            let mut agent = SetUserAgentOverrideParams::new(sent.user_agent.unwrap_or_default());
+        let sent = SentHeaders::of(&session.headers);
+        let user_agent = match (sent.user_agent, &session.agent) {
+            (Some(own), _) => own.to_owned(),
+            (None, Some(agent)) => {
+                let browser = self.connection.call(None, &GetVersionParams {}, deadline).await?;
+                format!("{} {agent}", browser.user_agent)
+            }
+            // An empty one is the browser's own.
+            (None, None) => String::new(),
+        };
+        if !user_agent.is_empty() || sent.languages.is_some() {
+            let mut agent = SetUserAgentOverrideParams::new(user_agent);
             agent.accept_language = sent.languages;
             self.connection.call(on, &agent, deadline).await?;
         }

@@ -59,6 +59,8 @@ pub struct Session {
     pub execution_id: ExecutionId,
     /// Sent with every request; `User-Agent` overrides the browser's own.
     pub headers: Headers,
+    /// What is added to the browser's own `User-Agent`, where the headers have none.
+    pub agent: Option<String>,
     /// What is not loaded with pages.
     pub block: Block,
     /// Whether the tabs of the execution share a browser context, or each has its own.

@@ -9,7 +9,7 @@ const USER_AGENT: &str =
 /// What robots files address then.
 const TOKEN: &str = "crawlify";
 
-/// As whom a crawl asks.
+/// As whom a crawl asks where no browser does it: for robots files and sitemaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Agent {
     /// The header.
@@ -19,9 +19,14 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Who a workflow says it is, with its header `User-Agent`. One that passes for a browser is addressed by the name
-    /// after `compatible;`, as crawlers write it, or else as Crawlify.
+    /// Who a workflow says it is: with `politeness.agent`, which pages are asked for with too, behind the browser's own
+    /// `User-Agent`, or with its header `User-Agent`. One that passes for a browser is addressed by the name after
+    /// `compatible;`, as crawlers write it, or else as Crawlify.
     pub(crate) fn of(workflow: &Workflow) -> Self {
+        if let Some(agent) = &workflow.agent {
+            let token = product_token(agent.as_bytes()).unwrap_or_else(|| TOKEN.to_owned());
+            return Self { user_agent: agent.clone(), token };
+        }
         let header = workflow.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("user-agent"));
         let Some((_, user_agent)) = header.filter(|(_, value)| !value.trim().is_empty()) else {
             return Self { user_agent: USER_AGENT.to_owned(), token: TOKEN.to_owned() };
@@ -75,5 +80,16 @@ mod tests {
             assert_eq!(agent.token, token, "{user_agent}");
             assert_eq!(agent.user_agent == user_agent, user_agent != " ");
         }
+    }
+
+    #[test]
+    fn a_crawl_that_is_named_beside_the_browser_is_addressed_so() {
+        let config = json!({
+            "start_urls": ["http://a.test/"], "politeness": {"agent": "ShopBot/2.0 (+https://shop.example/bot)"},
+            "data_extraction": [{"id": "t", "type": "extract", "params": {"selector": "h1"}}],
+        });
+        let agent = Agent::of(&parse_config(&config).unwrap());
+        assert_eq!(agent.token, "shopbot");
+        assert_eq!(agent.header(), "ShopBot/2.0 (+https://shop.example/bot)");
     }
 }

@@ -25,10 +25,16 @@ pub(crate) struct RobotsFile {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// Product tokens, lower case; `*` is every crawler.
-    agents: Vec<String>,
+    agents: Vec<Addressed>,
     /// The most specific first, and of two that are as specific the one that allows.
     rules: Vec<Rule>,
+}
+
+/// Whom a group addresses.
+#[derive(Debug)]
+struct Addressed {
+    /// A product token, lower case; `*` is every crawler.
+    name: String,
     crawl_delay: Option<Duration>,
 }
 
@@ -46,24 +52,39 @@ impl Rule {
 
 impl RobotsFile {
     /// Reads a file.
+    ///
+    /// Only rules end the names of a group (RFC 9309, section 2.2.1): whatever else stands between two `User-agent` lines, the
+    /// rules below are for both (section 2.2.4), as Google's parser reads it too. `Crawl-delay`, of which the RFC says
+    /// nothing, is for the names right above it: `User-agent: a`, `Crawl-delay: 5`, `User-agent: b`, `Disallow: /` asks
+    /// for a pace of `a` alone, as whoever wrote it will have meant, and disallows all to both.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let bytes = within_bounds(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
         let mut file = Self::default();
-        // Further `User-agent` lines belong to the same group until something is said about it.
+        // Further `User-agent` lines belong to the same group until there is a rule.
         let mut names_agents = false;
+        // From which of the group's names on the next pace counts, and whether there was one since the last name.
+        let (mut unpaced, mut is_paced) = (0, false);
         for line in bytes.split(|byte| matches!(byte, b'\n' | b'\r')) {
             let Some((name, value)) = statement(line) else { continue };
             match (name.to_ascii_lowercase().as_slice(), file.groups.last_mut()) {
                 (b"user-agent", group) => {
                     let agent =
                         if value.starts_with(b"*") { Some("*".to_owned()) } else { product_token(value) };
+                    let agent = agent.map(|name| Addressed { name, crawl_delay: None });
                     match group {
-                        Some(group) if names_agents => group.agents.extend(agent),
-                        _ => file
-                            .groups
-                            .push(Group { agents: agent.into_iter().collect(), ..Group::default() }),
+                        Some(group) if names_agents => {
+                            if is_paced {
+                                unpaced = group.agents.len();
+                            }
+                            group.agents.extend(agent);
+                        }
+                        _ => {
+                            unpaced = 0;
+                            file.groups
+                                .push(Group { agents: agent.into_iter().collect(), ..Group::default() });
+                        }
                     }
-                    names_agents = true;
+                    (names_agents, is_paced) = (true, false);
                 }
                 (name @ (b"allow" | b"disallow"), Some(group)) => {
                     names_agents = false;
@@ -71,8 +92,10 @@ impl RobotsFile {
                     group.rules.extend(Pattern::parse(value).map(|pattern| Rule { pattern, allows }));
                 }
                 (b"crawl-delay", Some(group)) => {
-                    names_agents = false;
-                    group.crawl_delay = crawl_delay(value).or(group.crawl_delay);
+                    is_paced = true;
+                    for agent in group.agents.iter_mut().skip(unpaced) {
+                        agent.crawl_delay = crawl_delay(value).or(agent.crawl_delay);
+                    }
                 }
                 (b"sitemap", _) if file.sitemaps.len() < MAX_SITEMAPS => {
                     file.sitemaps
@@ -99,7 +122,6 @@ impl RobotsFile {
         // Groups that address the same crawler are one: the most specific of their rules counts.
         let rules = self
             .groups_of(token)
-            .into_iter()
             .filter_map(|group| group.rules.iter().find(|rule| rule.pattern.matches(&path)));
         match rules.max_by_key(|rule| rule.rank()) {
             Some(rule) if !rule.allows => Err(rule.pattern.to_string()),
@@ -109,7 +131,9 @@ impl RobotsFile {
 
     /// How long the crawler with this product token shall wait between two pages; zero is no wish.
     pub(crate) fn crawl_delay(&self, token: &str) -> Duration {
-        self.groups_of(token).iter().filter_map(|group| group.crawl_delay).max().unwrap_or_default()
+        let name = self.addressed_as(token);
+        let agents = self.groups.iter().flat_map(|group| &group.agents).filter(|agent| agent.name == name);
+        agents.filter_map(|agent| agent.crawl_delay).max().unwrap_or_default()
     }
 
     /// The sitemaps that it names, as it writes them.
@@ -117,13 +141,21 @@ impl RobotsFile {
         &self.sitemaps
     }
 
-    /// The groups that address a crawler by its name, or where there are none, those that address all.
-    fn groups_of(&self, token: &str) -> Vec<&Group> {
-        let named = |name: &str| -> Vec<&Group> {
-            self.groups.iter().filter(|group| group.agents.iter().any(|agent| agent == name)).collect()
-        };
-        let own = named(token);
-        if own.is_empty() { named("*") } else { own }
+    /// The groups that address a crawler.
+    fn groups_of(&self, token: &str) -> impl Iterator<Item = &Group> {
+        let name = self.addressed_as(token);
+        self.groups.iter().filter(move |group| group.addresses(name))
+    }
+
+    /// By which name a crawler is addressed: its own, or where no group has that, the one of all.
+    fn addressed_as<'t>(&self, token: &'t str) -> &'t str {
+        if self.groups.iter().any(|group| group.addresses(token)) { token } else { "*" }
+    }
+}
+
+impl Group {
+    fn addresses(&self, name: &str) -> bool {
+        self.agents.iter().any(|agent| agent.name == name)
     }
 }
 
@@ -228,11 +260,24 @@ mod tests {
 
     #[test]
     fn the_pace_is_that_of_the_own_group_in_milliseconds_and_bounded() {
-        let file = "User-agent: a\nCrawl-delay: 2.4991\nUser-agent: *\nCrawl-Delay: 1e9\nUser-agent: c\nCrawl-delay: -1\nCrawl-delay: NaN\nDisallow: /";
+        let file = "User-agent: a\nCrawl-delay: 2.4991\nDisallow: /a\nUser-agent: *\nCrawl-Delay: 1e9\nDisallow: /x\n\
+             User-agent: c\nCrawl-delay: -1\nCrawl-delay: NaN\nDisallow: /";
         let file = RobotsFile::parse(file.as_bytes());
         assert_eq!(file.crawl_delay("a"), Duration::from_millis(2500));
         assert_eq!(file.crawl_delay("b"), MAX_CRAWL_DELAY);
         assert_eq!(file.crawl_delay("c"), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_pace_between_names_is_for_those_above_it_and_the_rules_below_are_for_all() {
+        let text = "User-agent: a\nUser-agent: b\nCrawl-delay: 5\n\nUser-agent: c\nHost: a.test\nUser-agent: d\n\
+             Crawl-delay: 3\nCrawl-delay: 4\nUser-agent: e\nDisallow: /x\nUser-agent: f\nDisallow: /y\nCrawl-delay: 7";
+        let file = RobotsFile::parse(text.as_bytes());
+        for (token, seconds) in [("a", 5), ("b", 5), ("c", 4), ("d", 4), ("e", 0), ("f", 7), ("g", 0)] {
+            assert_eq!(file.crawl_delay(token), Duration::from_secs(seconds), "{token}");
+            assert_eq!(allowed(text, token, "/x"), matches!(token, "f" | "g"), "{token}");
+            assert_eq!(allowed(text, token, "/y"), token != "f", "{token}");
+        }
     }
 
     #[test]

@@ -23,8 +23,10 @@ const EXACT_VALUES: usize = 32;
 const VARYING: usize = 3;
 /// There must be so many combinations for each value of a parameter.
 const COMBINATIONS_PER_VALUE: u64 = 10;
-/// Shorter values are no session's id.
+/// So many letters and digits in a row has a session's id at least.
 const SESSION_ID_LENGTH: usize = 16;
+/// So often a letter follows a digit among them, or a digit a letter.
+const SESSION_ID_TURNS: usize = 4;
 const SESSION_NAMES: [&str; 13] = [
     "phpsessid",
     "jsessionid",
@@ -150,10 +152,23 @@ fn session_of(url: &PageUrl) -> Option<(String, String)> {
         .find(|(name, value)| SESSION_NAMES.contains(&name.as_str()) && is_session_id(value))
 }
 
+/// Whether a value looks as if it were drawn by lot: it is a UUID, or at least [`SESSION_ID_LENGTH`] letters and digits in a
+/// row in it take turns at least [`SESSION_ID_TURNS`] times, as they do in hex, base 36 and base 64.
+///
+/// Words, numbers and dates that are joined by `-` or `_` are none, however long they are, as each of them is short, and
+/// neither are long words or long numbers. What is missed costs little: a lot that happens to look otherwise is one value
+/// less of the many that a trap has.
 fn is_session_id(value: &str) -> bool {
-    value.len() >= SESSION_ID_LENGTH
-        && value.bytes().any(|byte| byte.is_ascii_digit())
-        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.,!".contains(&byte))
+    if uuid::Uuid::try_parse(value).is_ok() {
+        return true;
+    }
+    let is_plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.,!".contains(&byte));
+    is_plain
+        && value.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|run| {
+            let turns =
+                run.as_bytes().windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit());
+            run.len() >= SESSION_ID_LENGTH && turns.count() >= SESSION_ID_TURNS
+        })
 }
 
 #[cfg(test)]
@@ -225,6 +240,37 @@ mod tests {
         assert_eq!(first_trap(one), None);
         let short = (0..1_000).map(|n| format!("https://shop.test/station?sid={n}"));
         assert_eq!(first_trap(short), None);
+    }
+
+    #[test]
+    fn what_looks_drawn_by_lot_is_the_id_of_a_session_and_words_and_numbers_are_none() {
+        for id in [
+            "9f8e7d6c5b4a39281706f5e4d3c2b1a0",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "lit3py55t21z5v55vlm25s55",
+            "0A1B2C3D4E5F60718293A4B5C6D7E8F9.node1",
+            "k7tq3m0c2v5h8r1b6n4d9s0f2g",
+            "dQw4w9WgXcQ3fT7p-aB1kLm9_Zx2",
+        ] {
+            assert!(is_session_id(id), "{id}");
+        }
+        for other in [
+            "building-a-crawler-in-rust-2026",
+            "keynote_2026_opening_of_day_1",
+            "rust2026-day1-talk3-room4-part2-v2",
+            "2026-11-27-morning-at-10h30-in-hall-3b",
+            "20261127T103000Z",
+            "1234567890123456789",
+            "thequickbrownfoxjumpsover2026",
+            "9f8e7d6c5b4a392",
+            "9f8e7d6c5b4a3928 1706f5e4d3c2b1a0",
+        ] {
+            assert!(!is_session_id(other), "{other}");
+        }
+        let talks = (0..1_000).map(|n| {
+            format!("https://conference.test/talk?session=building-a-crawler-in-rust-{n}-for-the-year-2026")
+        });
+        assert_eq!(first_trap(talks), None);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) fn read_limits(config: &mut Object<'_>, report: &mut Report) -> Limit
     read_politeness(limits, config, report)
 }
 
-/// Reads `politeness`: `concurrency`, `adaptive` and `per`. Its `robots` is read elsewhere.
+/// Reads `politeness`: `concurrency`, `adaptive` and `per`. Its `robots` and `agent` are read elsewhere.
 fn read_politeness(limits: Limits, config: &mut Object<'_>, report: &mut Report) -> Limits {
     let at = config.at("politeness");
     let Some(mut politeness) = config.value("politeness").and_then(|given| Object::read(given, &at, report))
@@ -59,7 +59,7 @@ fn read_politeness(limits: Limits, config: &mut Object<'_>, report: &mut Report)
             HostUnit::default()
         }),
     };
-    politeness.ignore(&["robots"]);
+    politeness.ignore(&["robots", "agent"]);
     politeness.warn_of_unknown("`politeness`", report);
     Limits {
         host_concurrency: concurrency.and_then(|pages| u32::try_from(pages).ok()),

@@ -40,6 +40,9 @@ pub struct Workflow {
     pub traps: Traps,
     /// Request headers sent with every request; `User-Agent` overrides the browser's own.
     pub headers: Headers,
+    /// As whom the crawl asks, beside the browser: begins with the name by which robots files address it. `None` is the browser
+    /// alone, or the `User-Agent` that is among the headers.
+    pub agent: Option<String>,
     /// When a navigation counts as done.
     pub wait_until: WaitUntil,
     /// What is not loaded with a page.

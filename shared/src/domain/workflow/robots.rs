@@ -1,10 +1,11 @@
-//! What a crawl does about the site's own rules for crawlers: whether robots.txt is obeyed, and which sitemaps it
+//! What a crawl does about the site's own rules for crawlers: whether robots.txt is obeyed, as whom, and which sitemaps it
 //! begins with.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::headers::Headers;
 use super::model::{Robots, Sitemaps};
 use super::problem::{Pointer, Report};
 use super::reader::{Object, shorten, wrong_type};
@@ -13,6 +14,7 @@ use crate::domain::page_url::PageUrl;
 
 /// More sitemaps than this belong into a sitemap index.
 const MAX_SITEMAPS: usize = 1000;
+const MAX_AGENT_BYTES: usize = 200;
 
 /// Reads `politeness.robots`, or `robots` beside it. A configuration that has `politeness` is a new one, and obeys
 /// unless it says otherwise; one of the old system does not know of robots.txt, and is warned.
@@ -53,6 +55,31 @@ fn robots(value: &Value, at: &Pointer, report: &mut Report) -> Option<Robots> {
         report.problem(at, "bad_value", message);
     }
     found
+}
+
+/// Reads `politeness.agent`: as whom the crawl asks. It begins with its product token (RFC 9309, section 2.2.1).
+pub(super) fn read_agent(config: &mut Object<'_>, headers: &Headers, report: &mut Report) -> Option<String> {
+    let at = config.at("politeness").key("agent");
+    let members = config.value("politeness");
+    let value = members.and_then(|members| members.get("agent")).filter(|value| !value.is_null())?;
+    let Value::String(text) = value else { return wrong_type(&at, "a string", value, report) };
+    let text = text.trim();
+    let passes_for_a_browser = text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("mozilla"));
+    let is_printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let is_named = text.starts_with(|first: char| first.is_ascii_alphabetic());
+    if !is_named || !is_printable || passes_for_a_browser || text.len() > MAX_AGENT_BYTES {
+        let message = format!(
+            "expected the crawler's name and what more it says, such as `ShopBot/1.0 (+https://shop.example/bot)`: \
+             printable ASCII of at most {MAX_AGENT_BYTES} characters, which goes behind the browser's own `User-Agent`"
+        );
+        report.problem(&at, "bad_value", message);
+        return None;
+    }
+    if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
+        report.problem(&at, "bad_value", "`User-Agent` under `headers` says it already: give one of the two");
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 /// Reads `sitemaps`: a list of URLs, or `"robots"` for those that the start URLs' robots files name.

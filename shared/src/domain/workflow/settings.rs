@@ -14,7 +14,7 @@ use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::proxy::read_proxy;
 use super::reader::{Object, shorten};
-use super::robots::{read_robots, read_sitemaps};
+use super::robots::{read_agent, read_robots, read_sitemaps};
 use super::scheduling::read_scheduling;
 use super::text;
 use super::traps::read_traps;
@@ -81,6 +81,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
     let share = read_scheduling(&mut config, report);
     let traps = read_traps(&mut config, report);
     let headers = read_headers(&mut config, report);
+    let agent = read_agent(&mut config, &headers, report);
     let wait_until = read_wait_until(&mut config, report);
     let block = read_block(&mut config, report);
     let isolation = read_isolation(&mut config, report);
@@ -100,6 +101,7 @@ pub(super) fn read(config: &Value, at: &Pointer, report: &mut Report) -> Option<
         share,
         traps,
         headers,
+        agent,
         wait_until,
         block,
         isolation,

@@ -5,7 +5,10 @@
 //! statement can write what it is given without asking for each row whether it may. It may be sent again after an
 //! ambiguous error: if it was written after all, no page is ours any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use deadpool_postgres::Object;
+use uuid::Uuid;
 
 use super::HotStore;
 use super::known_links::Recorded;
@@ -67,17 +70,24 @@ WITH page AS (
     SELECT * FROM unnest($27::uuid[], $28::uuid[], $29::text[], $30::bytea[], $31::text[], $32::int4[], $33::int4[],
         $34::uuid[], $35::text[], $59::bool[])
         AS u (id, execution_id, url, url_hash, host, depth, priority, parent_id, discovered_by, is_sitemap)
+), farther AS (
+    -- Pages that wait, and were reached by a longer way before: their links may be within the depth limit after all.
+    -- By url_queue_url_key. The depth of a sitemap is another thing than that of a page.
+    SELECT q.id, q.execution_id, q.url_hash, f.depth, f.priority
+    FROM found f JOIN url_queue q USING (execution_id, url_hash, is_sitemap)
+    WHERE q.depth > f.depth AND q.status IN ('pending', 'queued')
 ), nearer AS (
-    -- A page that waits, and was reached by a longer way before: its links may be within the depth limit after all.
-    -- By url_queue_url_key.
     UPDATE url_queue q SET depth = n.depth, priority = greatest(q.priority, n.priority)
     FROM (
-        -- One that is being claimed has no use for it any more: nobody is waited for, so that nobody can deadlock.
-        -- The depth of a sitemap is another thing than that of a page.
-        SELECT q.id, f.depth, f.priority FROM found f JOIN url_queue q USING (execution_id, url_hash, is_sitemap)
+        -- Nobody is waited for, so that nobody can deadlock: whoever holds pages may wait for hosts and lanes that are ours.
+        SELECT q.id, f.depth, f.priority FROM farther f JOIN url_queue q ON q.id = f.id
         WHERE q.depth > f.depth AND q.status IN ('pending', 'queued') FOR UPDATE OF q SKIP LOCKED
     ) n
     WHERE q.id = n.id
+    RETURNING q.id
+), missed AS (
+    -- Those that somebody holds just now. Their turn is after this statement, when nothing is ours any more.
+    SELECT execution_id, url_hash FROM farther WHERE id NOT IN (SELECT id FROM nearer)
 ), links AS (
     -- In the order of the unique key, so that two groups with new links in common cannot deadlock. Known ones are left
     -- out first: on a row that somebody is updating, `ON CONFLICT` waits for the end of that, and two groups whose
@@ -213,7 +223,15 @@ WITH page AS (
         durations = ARRAY(SELECT was + more FROM unnest(c.durations, excluded.durations)
             WITH ORDINALITY AS s (was, more, number) ORDER BY number)
 )
-SELECT all_pages_are_ours((SELECT count(*) FROM done), cardinality($2))";
+SELECT all_pages_are_ours((SELECT count(*) FROM done), cardinality($2)),
+    ARRAY(SELECT execution_id FROM missed ORDER BY execution_id, url_hash),
+    ARRAY(SELECT url_hash FROM missed ORDER BY execution_id, url_hash)";
+
+/// One page at a time: nothing is held while its row is waited for, so that nobody can deadlock. Dispatchers and whoever
+/// sweeps hold rows for moments. One that was claimed meanwhile has no use for it any more. By url_queue_url_key.
+const NEARER: &str = "
+UPDATE url_queue SET depth = $3, priority = greatest(priority, $4)
+WHERE execution_id = $1 AND url_hash = $2 AND depth > $3 AND status IN ('pending', 'queued')";
 
 /// By primary key.
 const STILL_OURS: &str = "
@@ -263,8 +281,33 @@ impl HotStore {
         self.known_links.retain_news(&mut links, key);
         columns.set_links(&links);
         let statement = client.prepare_cached(RECORD).await?;
-        client.query_one(&statement, &columns.parameters(&self.worker.0)).await?;
-        self.known_links.remember(links.iter().map(key));
+        let row = client.query_one(&statement, &columns.parameters(&self.worker.0)).await?;
+        let missed: HashSet<(Uuid, Vec<u8>)> =
+            row.get::<_, Vec<Uuid>>(1).into_iter().zip(row.get::<_, Vec<Vec<u8>>>(2)).collect();
+        let (missed, written): (Vec<_>, Vec<_>) =
+            links.into_iter().partition(|link| missed.contains(&(link.execution_id.0, link.hash.to_vec())));
+        self.known_links.remember(written.iter().map(key));
+        // The pages are recorded, whatever comes of this.
+        if let Err(error) = self.bring_nearer(&client, &missed).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                links = missed.len(),
+                "pages may keep the greater depth until they are found again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Gives pages the lesser depth that somebody held while they were found nearer. What is not written is not remembered
+    /// either: the next find brings it.
+    async fn bring_nearer(&self, client: &Object, links: &[Link<'_>]) -> Result<(), StoreError> {
+        for link in links {
+            let statement = client.prepare_cached(NEARER).await?;
+            let hash = link.hash.as_slice();
+            client.execute(&statement, &[&link.execution_id.0, &hash, &link.depth, &link.priority]).await?;
+            self.known_links.remember(std::iter::once(key(link)));
+        }
         Ok(())
     }
 

@@ -46,6 +46,7 @@ pub(crate) async fn navigate(job: BareJob, mut line: Line) -> Result<()> {
         session: Session {
             execution_id: ExecutionId::generate(),
             headers: job.headers.into_iter().collect(),
+            agent: None,
             block: Block::default(),
             isolation: Isolation::default(),
             proxy: None,

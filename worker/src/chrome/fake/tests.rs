@@ -12,6 +12,7 @@ fn session() -> Session {
     Session {
         execution_id: ExecutionId::generate(),
         headers: Headers::default(),
+        agent: None,
         block: Block::default(),
         isolation: Isolation::Execution,
         proxy: None,

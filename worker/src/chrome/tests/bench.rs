@@ -104,6 +104,7 @@ pub(super) fn session(headers: &[(&str, &str)]) -> Session {
     Session {
         execution_id: ExecutionId::generate(),
         headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        agent: None,
         block: Block::default(),
         isolation: Isolation::Execution,
         proxy: None,

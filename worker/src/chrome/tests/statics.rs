@@ -298,6 +298,25 @@ async fn a_service_worker_has_no_say() {
 }
 
 #[tokio::test]
+async fn the_name_of_a_crawl_goes_behind_the_user_agent_of_the_browser_in_tabs_and_static_lanes() {
+    let bench = Bench::start().await;
+    let plain = bench.texts(&session(&[]), "/static/headers", "li").await;
+    let own = plain.iter().find(|line| line.starts_with("user-agent: Mozilla/5.0")).unwrap();
+    let named = Session { agent: Some("ShopBot/1.0 (+https://shop.example/bot)".to_owned()), ..session(&[]) };
+    let expected = format!("{own} ShopBot/1.0 (+https://shop.example/bot)");
+    let in_tab = bench.texts(&named, "/static/headers", "li").await;
+    assert_eq!(in_tab.iter().filter(|line| **line == expected).count(), 1, "{in_tab:?}");
+    let Static::Read { results, .. } =
+        bench.read_static(&named, "/static/headers", vec![read_all("li")]).await
+    else {
+        panic!("it was not read")
+    };
+    let read = results[0].as_ref().unwrap().output.clone().unwrap();
+    let read: Vec<String> = serde_json::from_value(read).unwrap();
+    assert_eq!(read.iter().filter(|line| **line == expected).count(), 1, "{read:?}");
+}
+
+#[tokio::test]
 async fn the_headers_are_those_of_a_tab_but_for_what_tells_them_apart() {
     let bench = Bench::start().await;
     let session = session(&[

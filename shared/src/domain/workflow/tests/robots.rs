@@ -55,6 +55,28 @@ fn what_is_neither_obey_nor_ignore_is_a_problem_in_its_place() {
 }
 
 #[test]
+fn a_crawl_is_named_beside_the_browser() {
+    let named = |agent: Value| with(json!({"politeness": {"agent": agent}}));
+    let agent = "ShopBot/1.0 (+https://shop.example/bot)";
+    assert_eq!(parsed(&named(json!(agent))).agent.as_deref(), Some(agent));
+    assert_eq!(warnings(&named(json!(agent))), [""; 0]);
+    assert_eq!(parsed(&named(Value::Null)).agent, None);
+    for (agent, code) in [
+        (json!(""), "bad_value"),
+        (json!("(odd)"), "bad_value"),
+        (json!("Bot\r\nCookie: a=b"), "bad_value"),
+        (json!("Böt"), "bad_value"),
+        (json!("Mozilla/5.0 (compatible; ShopBot/1.0)"), "bad_value"),
+        (json!("b".repeat(201)), "bad_value"),
+        (json!(1), "wrong_type"),
+    ] {
+        assert_eq!(problems(&named(agent)), [format!("{code} /config/politeness/agent")]);
+    }
+    let both = with(json!({"politeness": {"agent": "ShopBot"}, "headers": {"user-agent": "Other/1.0"}}));
+    assert_eq!(problems(&both), ["bad_value /config/politeness/agent"]);
+}
+
+#[test]
 fn sitemaps_stand_in_for_start_urls() {
     let urls = json!(["https://shop.example/sitemap.xml", "https://shop.example/sitemap.xml#again"]);
     let workflow = parsed(&with(json!({"start_urls": null, "sitemaps": urls.clone()})));
