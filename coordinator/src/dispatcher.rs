@@ -1,6 +1,6 @@
 //! The dispatcher: due rows of the frontier become messages. The only place that sees both store and broker.
 //!
-//! It keeps the broker's queue short: a window of a few times the fleet's slots, shared between the executions. So
+//! It keeps the broker's queue short: a window of as many pages as the workers want, shared between the executions. So
 //! cancelling, priorities and politeness act at once. A row is made `queued` first and published then: what the broker
 //! does not confirm is `pending` again, and what a crash leaves unpublished the rescuer returns.
 
@@ -22,10 +22,8 @@ use crate::metrics::Metrics;
 use crate::shares::Shares;
 use crate::steps::Step;
 
-/// The window's size for each slot of the fleet.
-const WINDOW_PER_SLOT: i64 = 4;
-/// The window's least size, so that a fleet that is just starting finds work.
-const MIN_WINDOW: i64 = 16;
+/// The window's size where there are no workers, so that a fleet that is just starting finds work.
+const FIRST_WINDOW: i64 = 16;
 /// Of so many executions pages are published at once: no more than a publisher has patience for, as the broker's
 /// connection takes them one after the other.
 const MOST_PUBLISHING: usize = 3;
@@ -120,10 +118,10 @@ impl Dispatcher {
         if executions.is_empty() {
             return Ok(dispatched);
         }
-        let slots = self.store.live_slots(self.lease.worker_lost_after).await?;
+        let wanted = self.store.wanted_pages(self.lease.worker_lost_after).await?;
         dispatched.idle =
             executions.iter().filter(|execution| !execution.is_due && is_idle(execution)).count();
-        let mut shares = Shares::of((slots * WINDOW_PER_SLOT).max(MIN_WINDOW), executions);
+        let mut shares = Shares::of(if wanted == 0 { FIRST_WINDOW } else { wanted }, executions);
         let mut failed = None;
         // While the broker confirms the pages of one execution, those of the next one are reserved.
         let (mut publishing, mut published) = (FuturesUnordered::new(), Published::default());

@@ -215,3 +215,34 @@ async fn pages_that_hear_429_at_the_same_time_do_not_all_ask_for_how_long() {
     let asked = site.requests().len() - site.asked_for("/");
     assert_eq!(i64::try_from(asked).unwrap(), waiting + 1, "one of them asked once more");
 }
+
+#[tokio::test]
+async fn what_redirects_lead_to_counts_in_the_pace_of_its_host() {
+    let started: &'static Mutex<Vec<Instant>> = Box::leak(Box::default());
+    for render in ["full", "static"] {
+        let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+        started.lock().unwrap().clear();
+        let site = AnsweringSite::start(|origin, path| {
+            started.lock().unwrap().push(Instant::now());
+            match path.strip_prefix("/from/") {
+                Some(number) => redirect(&format!("{origin}/to/{number}")),
+                None if path == "/" => {
+                    let links = (0..8).map(|number| format!("<a href=/from/{number}>{number}</a>"));
+                    Html(format!("<h1>home</h1>{}", links.collect::<String>())).into_response()
+                }
+                None => Html("<h1>leaf</h1>").into_response(),
+            }
+        })
+        .await;
+        let settings = json!({"render": render, "rate_limit_delay": 400});
+        let running = crawl(&scratch, &database, &site.url("/"), &settings);
+        let _ = running.end(WITHIN).await.with_code(0).saying(&["9 completed"]);
+        let (asked, took) = {
+            let started = started.lock().unwrap();
+            (started.len(), *started.last().unwrap() - started[0])
+        };
+        assert!(asked >= 17, "{render}: each leads somewhere");
+        // Of 17 requests, less what the last pages led to: the next ones were on their way by then.
+        assert!(took >= Duration::from_millis(12 * 400), "{render}: {took:?}");
+    }
+}

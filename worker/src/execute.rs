@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crawlify_shared::crash::{self, CrashPoint};
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, HostContact, PageEnd, PageOutcome, Rendered};
+use crawlify_shared::domain::outcome::{ErrorClass, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::url_shape::shape;
@@ -134,6 +134,9 @@ pub(crate) async fn execute(
             }
         };
     visit.note_received(&mut outcome);
+    if let Some(host) = visit.asked_beside(&outcome) {
+        means.turns.count(&host).await;
+    }
     outcome.contact.started_in = visit.started_in.get().copied();
     outcome
 }
@@ -364,7 +367,7 @@ impl Visit<'_> {
     /// What becomes of a page that is a document with an HTTP error. Another host to which it was led is not the page's: that it
     /// wants to be left alone is nothing that this one has said.
     fn refused(&self, document: &Document) -> Option<PageOutcome> {
-        let (mut failure, mut contact) = http_failure(document)?;
+        let (mut failure, mut contact) = document.http_failure()?;
         let answered = PageUrl::parse(document.final_url.as_str());
         if !answered.is_ok_and(|url| self.is_on_its_host(&url)) {
             (contact.back_off, failure.is_elsewhere) = (None, true);
@@ -377,20 +380,15 @@ impl Visit<'_> {
         })
     }
 
+    /// The host that a redirect, or something that was done to the page, has led to.
+    fn asked_beside(&self, outcome: &PageOutcome) -> Option<String> {
+        let led_to = PageUrl::parse(outcome.final_url.as_deref()?).ok()?;
+        let host = led_to.unit_of_politeness(self.page.host_unit);
+        let may_have_a_pace = !self.page.host_delay.is_zero() || host != self.page.host;
+        (led_to != self.page.url && may_have_a_pace).then(|| host.to_owned())
+    }
+
     fn is_on_its_host(&self, url: &PageUrl) -> bool {
         url.unit_of_politeness(self.page.host_unit) == self.page.host
     }
-}
-
-/// A document that came with an HTTP error is not what the workflow was written for: the page fails, with its class.
-pub(crate) fn http_failure(document: &Document) -> Option<(Failure, HostContact)> {
-    let status = document.status.filter(|status| *status >= 400)?;
-    let class = match status {
-        429 => ErrorClass::Http429,
-        500.. => ErrorClass::Http5xx,
-        _ => ErrorClass::Http4xx,
-    };
-    let back_off = matches!(status, 429 | 503).then(|| document.retry_after.unwrap_or_default());
-    let failure = Failure::new(class, format!("the server answered with HTTP status {status}"));
-    Some((failure, HostContact { back_off, ..HostContact::default() }))
 }

@@ -3,7 +3,7 @@
 //! A page comes in holding a slot. One that goes static gives the slot up for a place, so that the next page can come.
 //! How many pages the worker takes follows from what it sees: only while there are static pages are there so many.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,11 @@ use tokio::time::Instant;
 
 /// Places for static pages for each slot: they wait for the network most of the time.
 const PLACES_PER_SLOT: usize = 8;
+/// Pages for so long are to wait in the broker's queue: longer than a dispatcher needs to find others, and no longer than
+/// needed, as whatever is dispatched later waits for all of them.
+const AHEAD: Duration = Duration::from_millis(250);
+/// Of the time of the last page so much counts in the average: a quarter of the last eight or so is of the last one.
+const WEIGHT: f64 = 0.125;
 /// After so long without a static page, places are no longer counted on.
 const STATIC_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,6 +35,8 @@ pub(crate) struct Lanes {
     capacity: watch::Sender<usize>,
     /// Whether there is a slot without a page. Written by the consumer.
     is_hungry: AtomicBool,
+    /// How long pages are executed, in microseconds: a moving average, 0 before the first one. Written by every page that ends.
+    page_us: AtomicU64,
 }
 
 /// A page's right to be executed.
@@ -52,6 +59,7 @@ impl Lanes {
             last_static: Mutex::new(None),
             capacity: watch::Sender::new(slots),
             is_hungry: AtomicBool::new(false),
+            page_us: AtomicU64::new(0),
         })
     }
 
@@ -63,6 +71,29 @@ impl Lanes {
     /// How many pages are executed at once, as things are, and when that changes.
     pub(crate) fn capacity(&self) -> watch::Receiver<usize> {
         self.capacity.subscribe()
+    }
+
+    /// Notes how long a page was executed, its wait for its host's turn left out.
+    pub(crate) fn note_page(&self, took: Duration) {
+        let took = took.as_micros() as f64;
+        // Of two that end at the same moment one may be lost.
+        let average = match self.page_us.load(Ordering::Relaxed) {
+            0 => took,
+            average => average as f64 * (1.0 - WEIGHT) + took * WEIGHT,
+        };
+        self.page_us.store((average as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// How many pages should be under way for this worker: those that it executes at once, and those of the next
+    /// quarter of a second, half as many as the first at least and three times as many, or 14, at most.
+    pub(crate) fn wants(&self) -> usize {
+        let capacity = *self.capacity.borrow();
+        let most = (3 * capacity).max(14);
+        let ahead = match self.page_us.load(Ordering::Relaxed) {
+            0 => most,
+            average => (capacity as f64 * AHEAD.as_micros() as f64 / average as f64) as usize,
+        };
+        capacity + ahead.clamp(capacity.div_ceil(2), most)
     }
 
     /// Notes whether there is a slot that waits for a page to come.
@@ -133,6 +164,28 @@ mod tests {
         pages.clear();
         waiting.go_static().await;
         assert!(lanes.enter().now_or_never().is_some());
+    }
+
+    #[test]
+    fn the_shorter_pages_are_the_more_are_wanted_ahead() {
+        let wants = |slots, page_ms| {
+            let lanes = Lanes::new(slots);
+            lanes.note_page(Duration::from_millis(page_ms));
+            lanes.wants()
+        };
+        assert_eq!([0, 10, 25, 100, 500, 10_000].map(|page_ms| wants(2, page_ms)), [16, 16, 16, 7, 3, 3]);
+        assert_eq!([0, 10, 100, 500, 10_000].map(|page_ms| wants(64, page_ms)), [256, 256, 224, 96, 96]);
+        assert_eq!(Lanes::new(64).wants(), 256, "as long as nobody knows");
+    }
+
+    #[test]
+    fn what_pages_take_is_an_average_that_follows_them() {
+        let lanes = Lanes::new(64);
+        (0..40).for_each(|_| lanes.note_page(Duration::from_millis(10)));
+        lanes.note_page(Duration::from_secs(1));
+        assert!((180..=185).contains(&lanes.wants()), "{}", lanes.wants());
+        (0..40).for_each(|_| lanes.note_page(Duration::from_secs(1)));
+        assert_eq!(lanes.wants(), 96);
     }
 
     #[tokio::test]

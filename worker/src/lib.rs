@@ -179,7 +179,7 @@ pub async fn start(
     let (recorder, recording) =
         Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), config.recorded, end.clone());
     let (leases, beating) =
-        Leases::new(heart.clone(), config.lease, config.name, lanes.capacity(), stop.clone(), end.clone());
+        Leases::new(heart.clone(), config.lease, config.name, Arc::clone(&lanes), stop.clone(), end.clone());
     last.spawn(claiming);
     last.spawn(recording);
     last.spawn(beating);

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::chrome::driver::{Document, DomOp, DomProgram, Input, StepResult, Tab, TabError};
-use crate::execute::http_failure;
 use crate::gather::Gathered;
 use crate::program::{ActRun, Run};
 
@@ -156,7 +155,7 @@ impl Nodes<'_> {
 /// The page is this document now. One that came with an HTTP error is not what the nodes were written for.
 fn arrive(document: &Document, gathered: &mut Gathered<'_>) -> Result<(), Stopped> {
     gathered.moved_to(document);
-    match http_failure(document) {
+    match document.http_failure() {
         None => Ok(()),
         Some((failure, contact)) => {
             let message = format!("it led to {}: {}", document.final_url, failure.message);

@@ -77,23 +77,24 @@ impl Store {
             .collect())
     }
 
-    /// How many pages the living workers can execute at once.
+    /// How many pages the living workers want under way: as many as they execute at once, and some more.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn live_slots(&self, worker_lost_after: Duration) -> Result<i64, StoreError> {
-        let slots = sqlx::query_scalar!(
-            r#"SELECT COALESCE(sum(slots), 0) AS "slots!" FROM workers
+    pub async fn wanted_pages(&self, worker_lost_after: Duration) -> Result<i64, StoreError> {
+        // One that has just come, or is of an older version, has not said it.
+        let pages = sqlx::query_scalar!(
+            r#"SELECT COALESCE(sum(COALESCE(wants, 4 * slots)), 0) AS "pages!" FROM workers
              WHERE status = 'ready' AND heartbeat_at > now() - $1::float8 * interval '1 second'"#,
             worker_lost_after.as_secs_f64(),
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(slots)
+        Ok(pages)
     }
 
     /// Makes up to `limit` due pages of an execution `queued`, for publishing: of each lane that is due the first by
-    /// priority, then age, lanes taking turns.
+    /// priority, then by when they might be tried, lanes taking turns.
     ///
     /// A page that was never dispatched is admitted here, against the execution's page limit. Of a host with a delay
     /// at most one page is taken, and none before its time: the longest delay that any running execution asks for holds
@@ -172,34 +173,34 @@ impl Store {
                         ELSE greatest(p.concurrency - pages_in_flight(p.host), 0) END AS places
                 FROM ready p
             ), picked AS (
-                -- Each lane by itself, so that the index gives the order and the limit ends the scan. Once the page limit is
-                -- reached, another index has what is left: of a million others that wait to be skipped none is looked at.
+                -- Each lane by itself, so that the index gives the order and the limit ends the scan. Pages that wait to be tried
+                -- again come last of their priority: they are not passed by at each look. Once the page limit is reached, another index has what is left: of a million others that wait to be skipped none is looked at.
                 SELECT q.* FROM turn t CROSS JOIN LATERAL (
-                    SELECT q.id, q.host, q.admitted, q.priority, q.created_at FROM url_queue q
+                    SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
                       AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
-                    ORDER BY q.priority DESC, q.created_at, q.id
+                    ORDER BY q.priority DESC, q.not_before, q.id
                     LIMIT least(t.turns, t.places)
                     FOR UPDATE SKIP LOCKED
                 ) q
                 UNION ALL
                 SELECT q.* FROM turn t CROSS JOIN LATERAL (
-                    SELECT q.id, q.host, q.admitted, q.priority, q.created_at FROM url_queue q
+                    SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.admitted
                       AND q.not_before <= now() AND (SELECT remaining <= 0 FROM execution)
-                    ORDER BY q.priority DESC, q.created_at, q.id
+                    ORDER BY q.priority DESC, q.not_before, q.id
                     LIMIT least(t.turns, t.places)
                     FOR UPDATE SKIP LOCKED
                 ) q
             ), in_turn AS (
                 -- The first of each lane, then the second of each, as many as are wanted.
                 SELECT p.* FROM (
-                    SELECT p.*, row_number() OVER (PARTITION BY p.host ORDER BY p.priority DESC, p.created_at, p.id) AS round
+                    SELECT p.*, row_number() OVER (PARTITION BY p.host ORDER BY p.priority DESC, p.not_before, p.id) AS round
                     FROM picked p
                 ) p
-                ORDER BY p.round, p.priority DESC, p.created_at, p.id LIMIT $2
+                ORDER BY p.round, p.priority DESC, p.not_before, p.id LIMIT $2
             ), numbered AS (
-                SELECT p.*, row_number() OVER (PARTITION BY p.admitted ORDER BY p.priority DESC, p.created_at, p.id)
+                SELECT p.*, row_number() OVER (PARTITION BY p.admitted ORDER BY p.priority DESC, p.not_before, p.id)
                     AS place_in_limit
                 FROM in_turn p
             ), chosen AS (

@@ -92,7 +92,7 @@ impl Store {
                 SET status = CASE WHEN q.worker_faults + o.fault >= $1 THEN 'failed' ELSE 'pending' END,
                     processed_at = CASE WHEN q.worker_faults + o.fault >= $1 THEN now() END,
                     worker_faults = q.worker_faults + o.fault, attempt = q.attempt - 1 + o.fault,
-                    epoch = q.epoch + 1, not_before = now(), locked_at = NULL, locked_by = NULL, locked_until = NULL,
+                    epoch = q.epoch + 1, locked_at = NULL, locked_by = NULL, locked_until = NULL,
                     error_class = CASE WHEN q.worker_faults + o.fault >= $1 THEN 'poison' ELSE 'worker_lost' END,
                     error = CASE WHEN q.worker_faults + o.fault >= $1
                         THEN 'quarantined: ' || (q.worker_faults + o.fault) || ' times its worker was lost, or held it longer than its lease'

@@ -42,7 +42,7 @@ impl Store {
                             AS is_retried
                         FROM url_queue
                         WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
-                        ORDER BY priority DESC, created_at, id LIMIT $1
+                        ORDER BY priority DESC, not_before, id LIMIT $1
                         FOR UPDATE SKIP LOCKED
                     ) AS page
                 WHERE (host.unreachable >= 10 AND host.unreachable_until > now() OR host.refused >= 12 AND host.backoff_until > now())
@@ -150,7 +150,7 @@ impl Store {
                 FROM workflow_executions AS execution CROSS JOIN LATERAL (
                     SELECT id FROM url_queue
                     WHERE execution_id = execution.id AND status = 'pending' AND NOT admitted
-                    ORDER BY host, priority DESC, created_at, id LIMIT $1
+                    ORDER BY host, priority DESC, not_before, id LIMIT $1
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 WHERE execution.status = 'running' AND execution.pages_admitted >= execution.max_pages
@@ -179,7 +179,7 @@ impl Store {
                 FROM cancelled CROSS JOIN LATERAL (
                     SELECT id FROM url_queue
                     WHERE execution_id = cancelled.id AND status = 'pending'
-                    ORDER BY host, priority DESC, created_at, id LIMIT $1
+                    ORDER BY host, priority DESC, not_before, id LIMIT $1
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $1
@@ -253,7 +253,7 @@ impl Store {
                 FROM roomy CROSS JOIN LATERAL (
                     SELECT id FROM url_queue
                     WHERE execution_id = roomy.id AND status = 'skipped' AND error_class = 'limit'
-                    ORDER BY priority DESC, created_at, id LIMIT roomy.room
+                    ORDER BY priority DESC, not_before, id LIMIT roomy.room
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $2

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crawlify_shared::broker::InProcessBroker;
 use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::CancelMode;
@@ -35,9 +37,9 @@ async fn pages_are_reserved_by_priority_then_by_age() {
     let crawl = crawl_of(5, None).await;
     crawl
         .change(
-            "UPDATE url_queue SET created_at = now() - interval '1 hour' WHERE url LIKE '%/3';
-             UPDATE url_queue SET created_at = now() - interval '2 hours' WHERE url LIKE '%/1';
-             UPDATE url_queue SET priority = 7, created_at = now() - interval '1 day' WHERE url LIKE '%/0';
+            "UPDATE url_queue SET not_before = now() - interval '1 hour' WHERE url LIKE '%/3';
+             UPDATE url_queue SET not_before = now() - interval '2 hours' WHERE url LIKE '%/1';
+             UPDATE url_queue SET priority = 7, not_before = now() - interval '1 day' WHERE url LIKE '%/0';
              UPDATE url_queue SET priority = 101 WHERE url LIKE '%/4'",
         )
         .await;
@@ -186,6 +188,29 @@ async fn only_a_lane_without_any_page_is_hardly_ever_looked_at() {
     assert_eq!(misses().await, 8, "a page may come back");
     crawl.change("UPDATE url_queue SET status = 'completed'").await;
     assert_eq!(misses().await, 9);
+}
+
+#[tokio::test]
+async fn pages_that_are_to_be_tried_again_come_after_those_that_were_there_before_and_those_given_back_do_not()
+ {
+    let crawl = crawl_of(5, None).await;
+    let worker = crawl.worker().await;
+    let mut pages = crawl.claim(&worker).await;
+    pages.sort_by_key(|page| page.url.as_str().to_owned());
+    let failure = Failure::new(ErrorClass::Http5xx, "the server answered with HTTP status 500");
+    let back = |page, next| FinishedPage { next, ..finished(page, &small_table(), &[]) };
+    let retried = [back(&pages[0], NextStatus::Retry(failure, Duration::from_millis(50)))];
+    worker.record(&retried).await.unwrap();
+    let released: Vec<_> = pages[1..].iter().map(|page| back(page, NextStatus::Released)).collect();
+    worker.record(&released).await.unwrap();
+    let order = "SELECT url FROM url_queue WHERE status = 'pending' ORDER BY priority DESC, not_before, id";
+    let mut order = crawl.texts(order).await;
+    assert_eq!(order.pop().as_deref(), Some(pages[0].url.as_str()));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let first = crawl.store.reserve_pages(crawl.execution, 4).await.unwrap();
+    assert!(first.iter().all(|page| page.page_id != pages[0].page_id));
+    let last = crawl.store.reserve_pages(crawl.execution, 4).await.unwrap();
+    assert_eq!(last.iter().map(|page| page.page_id).collect::<Vec<_>>(), [pages[0].page_id]);
 }
 
 /// Adds older executions, each with a page that waits for its time on a host of its own.

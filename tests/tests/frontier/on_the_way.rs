@@ -91,7 +91,25 @@ async fn pages_that_hear_429_in_a_row_leave_their_host_alone_for_the_longest_tha
         let rest = crawl.number(rest).await;
         assert!((expected - 3..=expected).contains(&rest), "{asked_for}: {rest} s");
     }
-    let level = "SELECT backoff_level::int8 FROM hosts WHERE host = 'a.test'";
-    assert_eq!(crawl.number(level).await, 1, "they count as one time");
+    let times = "SELECT refused::int8 FROM hosts WHERE host = 'a.test'";
+    assert_eq!(crawl.number(times).await, 1, "they count as one time");
     assert!(crawl.queue().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_beside_the_pace_makes_the_next_page_of_its_host_wait_for_longer() {
+    let crawl = Crawl::start(polite(DELAY), &["http://a.test/1", "http://a.test/2"]).await;
+    let free = crawl.another(NO_LIMITS, &["http://b.test/3"]).await;
+    let worker = crawl.worker().await;
+    let _ = (crawl.claim(&worker).await, crawl.store.reserve_pages(free, 10).await.unwrap());
+    let next = "SELECT (EXTRACT(EPOCH FROM greatest(next_start_at, now()) - now()) * 1000)::int8 FROM hosts WHERE host = 'a.test'";
+    let before = crawl.number(next).await;
+    for host in ["a.test", "b.test", "nobody.test"] {
+        worker.was_asked_beside(host).await.unwrap();
+    }
+    let later = crawl.number(next).await - before;
+    let delay = i64::try_from(DELAY.as_millis()).unwrap();
+    assert!((delay / 2..=delay * 11 / 10).contains(&later), "{later} ms");
+    let of_b = "SELECT count(*) FROM hosts WHERE host = 'b.test' AND next_start_at = '-infinity'";
+    assert_eq!(crawl.number(of_b).await, 1, "it has no pace");
 }

@@ -56,8 +56,8 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
         let class = if last { "poison" } else { "worker_lost" };
         assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} {class}")]);
         assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
-        assert_eq!(worker.heartbeat(1, false).await.unwrap().standing, Standing::WasLost);
-        assert_eq!(worker.heartbeat(1, false).await.unwrap().standing, Standing::Alive);
+        assert_eq!(worker.heartbeat(1, 4, false).await.unwrap().standing, Standing::WasLost);
+        assert_eq!(worker.heartbeat(1, 4, false).await.unwrap().standing, Standing::Alive);
         crawl.change("DELETE FROM workers").await;
     }
     assert_eq!(
@@ -129,7 +129,7 @@ async fn the_pages_of_healthy_and_draining_workers_are_left_alone() {
     let kept = healthy.claim(&requests[..1], LEASE, false).await.unwrap().remove(0);
     lost.claim(&requests[1..], LEASE, false).await.unwrap();
     crawl.change(SILENCE).await;
-    healthy.heartbeat(1, true).await.unwrap();
+    healthy.heartbeat(1, 4, true).await.unwrap();
     assert_eq!((rescue(&crawl).await.pages_returned, rescue(&crawl).await.pages_returned), (1, 0));
     assert_eq!(healthy.record(&[finished(&kept, &small_table(), &[])]).await.unwrap(), [kept.page_id]);
 }
@@ -152,7 +152,7 @@ async fn the_pages_of_a_worker_that_said_goodbye_are_free_at_once() {
     worker.retire().await.unwrap();
     assert_eq!(rescue(&crawl).await, Rescued { pages_returned: 1, ..Rescued::default() });
     assert_eq!(crawl.number("SELECT worker_faults::int8 FROM url_queue").await, 0, "it was not lost");
-    assert_eq!(crawl.store.live_slots(LOST_AFTER).await.unwrap(), 0);
+    assert_eq!(crawl.store.wanted_pages(LOST_AFTER).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -288,6 +288,6 @@ async fn one_that_was_given_up_claims_nothing_before_it_is_heard_again() {
     crawl.change("UPDATE workers SET status = 'lost'").await;
     assert!(worker.claim(&requests, LEASE, false).await.unwrap().is_empty());
     assert_eq!(rescue(&crawl).await, Rescued::default(), "no page is charged for what nobody executed");
-    worker.heartbeat(2, false).await.unwrap();
+    worker.heartbeat(2, 8, false).await.unwrap();
     assert_eq!(worker.claim(&requests, LEASE, false).await.unwrap().len(), 2);
 }

@@ -333,7 +333,7 @@ impl<'c> World<'c> {
     }
 
     async fn heartbeat(&self, worker: usize) {
-        let beat = self.workers[worker].heartbeat(4, false).await.unwrap();
+        let beat = self.workers[worker].heartbeat(4, 16, false).await.unwrap();
         if beat.abandoned.contains(&self.execution) {
             let group = self.take_in_hand(worker, 0, usize::MAX);
             self.record(group.into_iter().map(|held| self.end(held, End::Released)).collect()).await;

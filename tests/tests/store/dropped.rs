@@ -104,7 +104,7 @@ fn calls_of_workers<'c>(worker: &'c HotStore, crawl: &'c Crawl) -> Vec<(&'static
                 drop(worker.claim(&requests, LEASE, true).await);
             }),
         ),
-        ("heartbeat", Box::pin(async move { drop(worker.heartbeat(4, false).await) })),
+        ("heartbeat", Box::pin(async move { drop(worker.heartbeat(4, 16, false).await) })),
         ("announce", Box::pin(async move { drop(worker.announce("test", 4).await) })),
         ("config", Box::pin(async move { drop(worker.workflow_config(crawl.execution).await) })),
         ("robots", Box::pin(async move { drop(worker.reserve_robots_fetch("http://a.test", WITHIN).await) })),
@@ -138,7 +138,7 @@ async fn whatever_call_is_dropped_wherever_it_waits_leaves_no_transaction_behind
         for (name, call) in calls {
             drop_after(polls, call).await;
             store.ping().await.unwrap();
-            worker.heartbeat(4, false).await.unwrap();
+            worker.heartbeat(4, 16, false).await.unwrap();
             wait_for("statements have ended", WITHIN, async || crawl.number(AT_WORK).await == 0).await;
             let left = crawl.number(IN_TRANSACTION).await;
             assert_eq!(left, 0, "{name}, dropped after {polls} polls, left a transaction open");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
-use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, HostContact};
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{
     Block, Field, Headers, Isolation, Proxy, Read, ScrollTo, Selector, Target, WaitFor, WaitUntil,
@@ -167,6 +167,21 @@ pub struct Document {
     pub answered_in: Option<Duration>,
     /// How many bytes its body has, where that is known; 0 where it is not.
     pub bytes: u64,
+}
+
+impl Document {
+    /// A document that came with an HTTP error is not what the workflow was written for: the page fails, with its class.
+    pub(crate) fn http_failure(&self) -> Option<(Failure, HostContact)> {
+        let status = self.status.filter(|status| *status >= 400)?;
+        let class = match status {
+            429 => ErrorClass::Http429,
+            500.. => ErrorClass::Http5xx,
+            _ => ErrorClass::Http4xx,
+        };
+        let back_off = matches!(status, 429 | 503).then(|| self.retry_after.unwrap_or_default());
+        let failure = Failure::new(class, format!("the server answered with HTTP status {status}"));
+        Some((failure, HostContact { back_off, ..HostContact::default() }))
+    }
 }
 
 /// A page that was read without being rendered, or why it could not be.

@@ -4,6 +4,7 @@
 //! also says of which executions pages in hand are to be given up.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
@@ -14,6 +15,8 @@ use crawlify_shared::telemetry::Reminder;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::lanes::Lanes;
 
 /// The longest pause after a heartbeat that failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -40,13 +43,14 @@ impl Leases {
         store: HotStore,
         times: LeaseTimes,
         name: String,
-        mut capacity: watch::Receiver<usize>,
+        lanes: Arc<Lanes>,
         draining: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (set, lease) = watch::channel(Lease::default());
         let (set_abandoned, abandoned) = watch::channel(Vec::new());
         let beat = async move {
+            let mut capacity = lanes.capacity();
             // When the last heartbeat that succeeded was sent: the database counts from then, or later.
             let mut last_success: Option<Instant> = None;
             let mut reminder = Reminder::default();
@@ -64,7 +68,8 @@ impl Leases {
                 let deadline = not_after_fence(begun + times.heartbeat_every);
                 let announced = last_success.is_some();
                 let slots = *capacity.borrow_and_update();
-                let beat = beat(&store, &name, slots, draining.is_cancelled(), announced, deadline);
+                let wants = lanes.wants();
+                let beat = beat(&store, &name, (slots, wants), draining.is_cancelled(), announced, deadline);
                 // The pages have ended by the stop: nobody needs the heartbeat of a database that does not answer.
                 let Some(heartbeat) = stop.run_until_cancelled(beat).await else { break };
                 let next = match heartbeat {
@@ -169,14 +174,14 @@ fn tell_abandoned(told: &watch::Sender<Vec<ExecutionId>>, now: Vec<ExecutionId>)
 async fn beat(
     store: &HotStore,
     name: &str,
-    slots: usize,
+    (slots, wants): (usize, usize),
     draining: bool,
     announced: bool,
     deadline: Instant,
 ) -> Result<Heartbeat, String> {
     let beat = async {
         if announced {
-            store.heartbeat(slots, draining).await
+            store.heartbeat(slots, wants, draining).await
         } else {
             let alive = Heartbeat { standing: Standing::Alive, abandoned: Vec::new() };
             store.announce(name, slots).await.map(|()| alive)

@@ -88,6 +88,14 @@ impl HostTurns {
         self.note(page, asked_at, had)
     }
 
+    /// Counts a request that did not wait for its turn, as nobody can hold up where a redirect leads: whoever comes next on that
+    /// host waits for longer.
+    pub(crate) async fn count(&self, host: &str) {
+        if let Err(error) = self.store.was_asked_beside(host).await {
+            tracing::debug!(host, %error, "a request beside the pace was not counted");
+        }
+    }
+
     /// Waits for the host's next turn, to ask it for how long it wants to be left alone.
     ///
     /// # Errors

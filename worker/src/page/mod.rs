@@ -56,6 +56,9 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     let Executed { mut outcome, table, leave } =
         execute_within_lease(&page, leave, &mut slot, &mut sitemap_turn, &worker).await;
     drop(slot);
+    if let Some(waited) = outcome.contact.started_in {
+        worker.lanes.note_page(begun.elapsed().saturating_sub(waited));
+    }
     let count = |reason| worker.metrics.observe_skipped_link(reason);
     let skipped = worker.skips.select(page.execution_id, &mut outcome.discovered, count);
     crash::reach(CrashPoint::AfterNodesBeforeRecord);

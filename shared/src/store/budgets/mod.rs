@@ -174,7 +174,7 @@ impl Store {
                 FROM spent CROSS JOIN LATERAL (
                     SELECT id FROM url_queue
                     WHERE execution_id = spent.id AND status = 'pending'
-                    ORDER BY host, priority DESC, created_at, id LIMIT $1
+                    ORDER BY host, priority DESC, not_before, id LIMIT $1
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $1
@@ -352,12 +352,12 @@ async fn skip_ahead(
             FROM lane CROSS JOIN LATERAL (
                 SELECT id, url FROM url_queue
                 WHERE execution_id = $1 AND host = lane.host AND status = 'pending' AND NOT admitted
-                ORDER BY priority DESC, created_at, id LIMIT $3::bigint / (SELECT count(*) FROM lane)
+                ORDER BY priority DESC, not_before, id LIMIT $3::bigint / (SELECT count(*) FROM lane)
             ) AS page
             UNION ALL (
                 SELECT id, url FROM url_queue
                 WHERE execution_id = $1 AND status = 'skipped' AND error_class = 'limit'
-                ORDER BY priority DESC, created_at, id LIMIT $3)
+                ORDER BY priority DESC, not_before, id LIMIT $3)
         ), spent AS (
             SELECT prefix, max FROM execution_budgets
             WHERE execution_id = $1 AND kind = 'path_prefix' AND used >= max

@@ -41,7 +41,7 @@ WITH wanted AS (
     ORDER BY q.id FOR UPDATE OF q
 ), returned AS (
     UPDATE url_queue q
-    SET status = 'pending', queued_at = NULL, not_before = greatest(w.until, now()), epoch = q.epoch + 1
+    SET status = 'pending', queued_at = NULL, not_before = greatest(w.until, q.not_before), epoch = q.epoch + 1
     FROM wanted w
     WHERE q.id = w.id AND q.epoch = w.epoch AND w.goes_back AND q.status IN ('pending', 'queued')
 ), claimed AS (

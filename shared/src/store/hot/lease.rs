@@ -44,19 +44,24 @@ impl HotStore {
         Ok(())
     }
 
-    /// Says that the worker is alive, and how many pages it takes at once now.
+    /// Says that the worker is alive, how many pages it takes at once now, and how many it wants under way.
     ///
     /// # Errors
     /// As every statement of the store. A worker that meets them for too long must stop its pages.
-    pub async fn heartbeat(&self, slots: usize, draining: bool) -> Result<Heartbeat, StoreError> {
-        let slots = i32::try_from(slots).unwrap_or(i32::MAX);
+    pub async fn heartbeat(
+        &self,
+        slots: usize,
+        wants: usize,
+        draining: bool,
+    ) -> Result<Heartbeat, StoreError> {
+        let [slots, wants] = [slots, wants].map(|pages| i32::try_from(pages).unwrap_or(i32::MAX));
         let status = if draining { "draining" } else { "ready" };
         let client = self.client().await?;
         // Reads workflow_executions_cancelled_idx, as far back as a page may be held, and url_queue_open_idx.
         let statement = client
             .prepare_cached(
                 "WITH beat AS (
-                    UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3
+                    UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3, wants = $4
                     FROM (SELECT id, status FROM workers WHERE id = $1 FOR UPDATE) before
                     WHERE w.id = before.id
                     RETURNING before.status
@@ -70,7 +75,7 @@ impl HotStore {
                  FROM beat",
             )
             .await?;
-        let row = client.query_opt(&statement, &[&self.worker.0, &status, &slots]).await?;
+        let row = client.query_opt(&statement, &[&self.worker.0, &status, &slots, &wants]).await?;
         let Some(row) = row else {
             return Ok(Heartbeat { standing: Standing::Unknown, abandoned: Vec::new() });
         };

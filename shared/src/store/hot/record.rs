@@ -40,7 +40,8 @@ WITH page AS (
         attempt = CASE WHEN p.released THEN q.attempt - 1 ELSE q.attempt END,
         -- A page that goes back must not be claimed by a message of its earlier dispatch.
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
-        not_before = CASE WHEN p.status = 'pending' THEN now() + p.retry_in_ms * interval '1 millisecond'
+        -- One that goes back unharmed keeps its place in its lane.
+        not_before = CASE WHEN p.status = 'pending' AND p.retry_in_ms > 0 THEN now() + p.retry_in_ms * interval '1 millisecond'
             ELSE q.not_before END,
         charged = q.charged + (p.fault = 'page')::int,
         site_faults = q.site_faults + (p.fault = 'site')::int,

@@ -22,7 +22,23 @@ WITH paced AS (
 )
 SELECT start_at FROM paced";
 
+/// By primary key. The host's next start is one delay later.
+const ASKED_BESIDE: &str = "
+UPDATE hosts SET next_start_at = greatest(next_start_at, now()) + delay_ms * 1.03 * interval '1 millisecond'
+WHERE host = $1 AND delay_ms > 0";
+
 impl HotStore {
+    /// Notes that a host was asked once beside its pace, if it has one: its next page starts one delay later.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn was_asked_beside(&self, host: &str) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(ASKED_BESIDE).await?;
+        client.execute(&statement, &[&host]).await?;
+        Ok(())
+    }
+
     /// Reserves the next start on the page's host, and says when it is. The page's lease goes on for
     /// `lease` after that.
     ///

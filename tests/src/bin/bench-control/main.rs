@@ -158,7 +158,7 @@ async fn work(
     hot.announce("bench", 64).await.expect("the server answers");
     loop {
         if announced.elapsed() > Duration::from_secs(5) {
-            hot.heartbeat(64, false).await.expect("the server answers");
+            hot.heartbeat(64, 256, false).await.expect("the server answers");
             announced = Instant::now();
         }
         let first = tokio::select! {

@@ -95,7 +95,7 @@ impl<'a> Side<'a> {
         for _ in 0..count {
             let begun = Instant::now();
             fleet.store.running_executions(Some(*execution)).await?;
-            fleet.store.live_slots(Duration::from_secs(15)).await?;
+            fleet.store.wanted_pages(Duration::from_secs(15)).await?;
             let pages = fleet.store.reserve_pages(*execution, ROOM).await?;
             times.push(begun.elapsed().as_secs_f64() * 1e3);
             ensure!(!pages.is_empty(), "a step found no page");

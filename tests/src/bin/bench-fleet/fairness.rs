@@ -16,21 +16,31 @@ const SMALL: Limits = Limits { max_pages: Some(20), ..NO_LIMITS };
 const LARGE: Limits = Limits { max_pages: Some(100_000), ..NO_LIMITS };
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// How many milliseconds a page takes.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    takes: u64,
+}
+
+/// Pages of the large execution that are over before the small one starts beside it.
+fn head_start(takes: u64) -> i64 {
+    if takes == 0 { 5_000 } else { 500 }
+}
 
 /// Measures it.
 ///
 /// # Errors
 /// The fleet does not start, or the small execution never ends.
-pub(crate) async fn measure(_options: &Options, verdicts: &mut Verdicts) -> Result<()> {
-    let fleet = Fleet::start(4, 16, false).await?;
+pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Result<()> {
+    let fleet = Fleet::start_with(4, 16, &[], &["--takes", &options.takes.to_string()]).await?;
     let alone = small(&fleet).await?;
     let large = fleet.execute(&[page_address("large.test", 1)], LARGE).await?;
-    while pages(&fleet, large).await? < 5_000 {
+    while pages(&fleet, large).await? < head_start(options.takes) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let beside = small(&fleet).await?;
     ensure!(pages(&fleet, large).await? < 100_000, "the large execution had ended");
+    verdicts.figure("a page takes, ms", options.takes.to_string());
     verdicts.figure("20 pages alone, s", format!("{:.2}", alone.as_secs_f64()));
     let limit = 2.0 * alone.as_secs_f64() + 5.0;
     verdicts.at_most("20 pages beside 100,000, s", beside.as_secs_f64(), limit);

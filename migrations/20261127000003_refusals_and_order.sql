@@ -1,3 +1,5 @@
+-- The pace of hosts that refuse pages, and the order of pages that wait.
+--
 -- A host that says that it is asked too fast is asked at a slower pace, which becomes faster again while it serves pages;
 -- and pages that it refuses so have attempts of their own.
 
@@ -14,4 +16,17 @@ ALTER TABLE hosts
 -- Levels were of another kind.
 UPDATE hosts SET backoff_level = 0 WHERE backoff_level > 0;
 
+ALTER TABLE workers
+    -- How many pages it wants under way, those in its slots included, so that no slot ever waits: more where pages are short.
+    ADD COLUMN wants integer;
+
 CREATE INDEX hosts_refusing_idx ON hosts (backoff_until) WHERE refused >= 12;
+
+-- The order within a lane: by priority, then by when a page may be tried. One that waits to be tried again comes after all that
+-- need not wait, and is not passed by at each look of a dispatcher.
+DROP INDEX url_queue_pending_idx;
+CREATE INDEX url_queue_pending_idx ON url_queue (execution_id, host, priority DESC, not_before, id)
+    WHERE status = 'pending';
+DROP INDEX url_queue_admitted_idx;
+CREATE INDEX url_queue_admitted_idx ON url_queue (execution_id, host, priority DESC, not_before, id)
+    WHERE status = 'pending' AND admitted;
