@@ -13,6 +13,7 @@ mod robots;
 mod sitemaps;
 mod skips;
 mod storing;
+mod suspects;
 mod unreachable;
 
 use std::sync::Arc;
