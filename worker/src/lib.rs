@@ -196,7 +196,7 @@ pub async fn start(
         recorder,
         programs: Programs::new(store.clone()),
         host_turns: HostTurns::new(store.clone(), lease, Arc::clone(&metrics)),
-        robots: Robots::new(store.clone(), Arc::clone(&http)),
+        robots: Robots::new(store.clone(), Arc::clone(&http), last.clone()),
         sitemaps: Sitemaps::new(http),
         leases,
         traps: Traps::new(),
