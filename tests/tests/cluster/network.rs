@@ -141,6 +141,7 @@ async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawl
         Outage::Silence => network.speak_again(),
     }
     let ended = program.end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
 
     let recorded = Recorded::open(database.url()).await;
     let (status, ends) = recorded.statuses().await;
