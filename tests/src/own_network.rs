@@ -11,6 +11,9 @@ use crate::privileged::privileged;
 /// Says that a process is within.
 const WITHIN: &str = "CRAWLIFY_TEST_OWN_NETWORK";
 
+/// The interface into which packets vanish.
+const CABLE: &str = "cable";
+
 /// The network that this process lives in.
 #[derive(Debug)]
 pub struct OwnNetwork {
@@ -63,6 +66,31 @@ impl OwnNetwork {
     /// It was not away.
     pub fn give_back(&self) {
         self.change("add");
+    }
+
+    /// From now on whatever is sent to its hosts vanishes without a word: nobody answers, and nobody says that there is no way.
+    ///
+    /// # Panics
+    /// It was away already.
+    pub fn fall_silent(&self) {
+        // What goes into this cable comes out in front of nobody. It asks for no hardware addresses, as that is answered for.
+        ip(&["link", "add", CABLE, "type", "veth", "peer", "name", "cable-end"]);
+        ip(&["link", "set", CABLE, "arp", "off", "up"]);
+        ip(&["link", "set", "cable-end", "up"]);
+        ip(&["address", "add", "10.255.255.1/32", "dev", CABLE]);
+        for host in &self.hosts {
+            ip(&["route", "add", &format!("{host}/32"), "dev", CABLE]);
+        }
+        self.take_away();
+    }
+
+    /// Its hosts answer again.
+    ///
+    /// # Panics
+    /// They were not silent.
+    pub fn speak_again(&self) {
+        self.give_back();
+        ip(&["link", "del", CABLE]);
     }
 
     fn change(&self, what: &str) {

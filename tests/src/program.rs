@@ -14,6 +14,11 @@ use crate::processes::{self, Process};
 use crate::scratch::Scratch;
 use crate::wait::{wait_for, wait_for_value};
 
+/// How often a program that is to end is asked for its children.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long they may outlive it, on a busy machine: they see that it has gone.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+
 /// A running program. Dropping it kills it; its children die with it, as they must.
 #[derive(Debug)]
 pub struct Program {
@@ -120,21 +125,39 @@ impl Program {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
-    /// Waits for its end.
+    /// Waits for its end, however it ends, and holds it to leaving no process behind (I12).
+    ///
+    /// # Panics
+    /// It has not ended in time, or one of its children goes on.
+    pub async fn end(self, within: Duration) -> Ended {
+        let (ended, family) = self.end_with_family(within).await;
+        processes::wait_until_gone(&family, GONE_WITHIN).await;
+        ended
+    }
+
+    /// Waits for its end, and gives the children that it was seen with: for those who look themselves what is left of them.
     ///
     /// # Panics
     /// It has not ended in time.
-    pub async fn end(mut self, within: Duration) -> Ended {
+    pub async fn end_with_family(mut self, within: Duration) -> (Ended, Vec<Process>) {
         let mut status = None;
+        let (mut family, mut looked): (Vec<Process>, Option<Instant>) = (Vec::new(), None);
         let what = format!("the program ends; it printed:\n{}", self.stderr());
         wait_for(&what, within, async || {
             status = self.child.try_wait().expect("it is our child");
+            if status.is_none() && looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY) {
+                family.extend(self.children());
+                looked = Some(Instant::now());
+            }
             status.is_some()
         })
         .await;
+        // Most were seen each time.
+        family.sort_unstable_by_key(|process| process.pid);
+        family.dedup();
         let took = self.started.elapsed();
         let code = code(status.expect("waited for"));
-        Ended { code, stdout: self.stdout.all(), stderr: self.stderr.all(), took }
+        (Ended { code, stdout: self.stdout.all(), stderr: self.stderr.all(), took }, family)
     }
 }
 

@@ -68,6 +68,7 @@ async fn a_shop_that_must_be_searched_clicked_and_scrolled_gives_what_it_has() {
     let mut command = crawlify(CRAWLIFY, &scratch);
     command.arg("run").arg(&file).arg("-o").arg(&items).arg("--database-url").arg(database.url().expose());
     let _ = Program::start(command).end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
 
     let recorded = Recorded::open(database.url()).await;
     let asked: Vec<String> = site.requests().into_iter().map(|(path, _)| path).collect();

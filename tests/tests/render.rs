@@ -30,6 +30,7 @@ async fn a_static_crawl_gives_every_product_right_without_a_tab() {
     let mut command = demo(&scratch, &database);
     command.args(["--render", "static", "-o"]).arg(&items);
     let ended = Program::start(command).end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
     let pages = Shop::new().pages();
     let said = [&format!("{pages} completed"), &format!("render: {pages} pages static · 0 full"), "more\n"];
     let _ = ended.saying(&said.map(|text| text as &str));
@@ -62,6 +63,7 @@ async fn what_is_blocked_on_the_command_line_is_not_asked_for() {
             .args(block);
         command.arg("--database-url").arg(database.url().expose());
         let _ = Program::start(command).end(WITHIN).await.with_code(0);
+        assert_eq!(scratch.leftovers(), [""; 0]);
         let mut asked: Vec<String> = site.log().into_iter().map(|(_, path)| path).collect();
         asked.sort();
         assert_eq!(asked, [parts, &["/parts"]].concat());
@@ -85,6 +87,7 @@ async fn an_automatic_crawl_reads_pages_that_give_the_same_both_ways() {
     command.arg("run").arg(&file).args(["--start-url", &lured.url(), "--max-pages", "300", "-o"]).arg(&items);
     command.arg("--database-url").arg(database.url().expose());
     let ended = Program::start(command).end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
     let _ = ended.saying(&["300 completed", "gave the same both ways"]);
 
     let base = lured.url();
@@ -133,6 +136,7 @@ async fn a_page_that_a_script_changes_is_found_out_and_stays_in_its_tab() {
     ]);
     command.arg("--database-url").arg(database.url().expose());
     let ended = Program::start(command).end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
     let _ = ended.saying(&["60 completed", "is not visible in the response"]);
     let recorded = Recorded::open(database.url()).await;
     let summary = summary(&database, &recorded).await;

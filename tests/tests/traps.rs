@@ -35,6 +35,7 @@ async fn each_trap_of_a_site_is_left_with_its_reason_and_the_shop_beside_them_is
     let mut command = crawlify(CRAWLIFY, &scratch);
     command.arg("run").arg(&file).arg("--database-url").arg(database.url().expose());
     let ended = Program::start(command).end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
     let ended = ended.saying(&["every page has ended", "not visited", "in traps"]);
 
     let recorded = Recorded::open(database.url()).await;

@@ -51,7 +51,6 @@ use metrics::Metrics;
 use page::claims::Claims;
 use page::company::Company;
 use page::host_turns::HostTurns;
-use page::overdue::GRACE;
 use page::programs::Programs;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
@@ -187,7 +186,7 @@ pub async fn start(
     last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
     let shared = Arc::new(Shared {
         lanes,
-        company: Company::new(store.clone(), config.lease.page_deadline + GRACE),
+        company: Company::new(store.clone(), config.lease.page_deadline),
         renders,
         lease: config.lease,
         broker,
@@ -197,7 +196,7 @@ pub async fn start(
         recorder,
         programs: Programs::new(store.clone()),
         host_turns: HostTurns::new(store.clone(), lease, Arc::clone(&metrics)),
-        robots: Robots::new(store.clone(), Arc::clone(&http)),
+        robots: Robots::new(store.clone(), Arc::clone(&http), last.clone()),
         sitemaps: Sitemaps::new(http),
         leases,
         traps: Traps::new(),

@@ -15,7 +15,8 @@ const EXECUTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
 /// sent once more, and the store knows it.
 const URLS: NonZeroUsize = NonZeroUsize::new(10_000).expect("it is not zero");
 
-type Hash = [u8; 16];
+/// What stands for a URL.
+pub(crate) type Hash = [u8; 16];
 
 /// What this worker has reported of its executions.
 #[derive(Debug)]

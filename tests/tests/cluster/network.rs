@@ -1,5 +1,5 @@
-//! A worker whose network is taken away in the middle of a crawl, and given back, while its database stays: no page and no
-//! host pays for that.
+//! A worker whose network is taken away in the middle of a crawl, or falls silent, and is given back, while its database stays: no
+//! page and no host pays for that, where the worker can tell.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Uri;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderName, Uri};
 use axum::response::Html;
 use crawlify_cli::private_postgres::{Options, PrivatePostgres};
 use harness::own_network::OwnNetwork;
@@ -28,25 +29,95 @@ const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0
 const PORT: u16 = 8080;
 /// Of each host.
 const PAGES: usize = 60;
-/// Longer than the pauses before the first tries, and than what was found out about the network is believed.
+/// Longer than the pauses before the first tries, than one try of a silent host, and than what was found out about the network is
+/// believed.
 const AWAY: Duration = Duration::from_secs(20);
+
+/// What befalls the network.
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    /// There is no way to its hosts, and the kernel says so.
+    NoWay,
+    /// Packets vanish without a word.
+    Silence,
+}
+
+/// A crawl that went through an outage and has ended.
+struct Crawled {
+    recorded: Recorded,
+    postgres: PrivatePostgres,
+    _database: TestDatabase,
+    stderr: String,
+}
 
 #[test]
 fn a_network_that_is_away_for_a_while_costs_no_page_and_no_host_anything() {
     let name = "cluster::network::a_network_that_is_away_for_a_while_costs_no_page_and_no_host_anything";
     let Some(network) = OwnNetwork::enter(name, &HOSTS) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(crawl(network));
+    run(nobody_pays(network, Outage::NoWay));
 }
 
-async fn crawl(network: OwnNetwork) {
+#[test]
+fn a_network_that_swallows_packets_for_a_while_costs_no_page_and_no_host_anything() {
+    let name =
+        "cluster::network::a_network_that_swallows_packets_for_a_while_costs_no_page_and_no_host_anything";
+    let Some(network) = OwnNetwork::enter(name, &HOSTS) else { return };
+    run(nobody_pays(network, Outage::Silence));
+}
+
+#[test]
+fn a_silent_network_of_a_single_host_is_taken_for_the_host_and_its_pages_outlast_it() {
+    let name =
+        "cluster::network::a_silent_network_of_a_single_host_is_taken_for_the_host_and_its_pages_outlast_it";
+    let Some(network) = OwnNetwork::enter(name, &HOSTS[..1]) else { return };
+    run(async {
+        let crawled = crawl(network, &HOSTS[..1], Outage::Silence).await;
+        // Nobody else could be asked: it counts as the site's fault, of which a page may have four.
+        assert!(crawled.number("SELECT sum(site_faults) FROM url_queue WHERE execution_id = $1").await > 0);
+        assert!(
+            crawled.number("SELECT max(site_faults)::int8 FROM url_queue WHERE execution_id = $1").await < 4
+        );
+        let others = "SELECT sum(charged + proxy_faults + browser_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
+        assert_eq!(crawled.number(others).await, 0);
+        crawled.end().await;
+    });
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+/// A worker that knows two hosts sees that it is none of them.
+async fn nobody_pays(network: OwnNetwork, outage: Outage) {
+    let crawled = crawl(network, &HOSTS, outage).await;
+    let waited = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND proxy_faults > 0";
+    assert!(crawled.number(waited).await > 0, "no page met a network that was away");
+    let charged = "SELECT sum(charged + site_faults + browser_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
+    assert_eq!(crawled.number(charged).await, 0, "{}", crawled.stderr);
+    crawled.end().await;
+}
+
+impl Crawled {
+    async fn number(&self, query: &'static str) -> i64 {
+        self.recorded.number(query).await
+    }
+
+    async fn end(self) {
+        self.postgres.stop().await;
+    }
+}
+
+/// Crawls these hosts, through an outage in the middle: every page is completed, and no host is held for gone.
+async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawled {
     let asked = Arc::new(AtomicUsize::new(0));
-    let _servers = serve(&asked).await;
+    let _servers = serve(hosts, &asked).await;
     let (scratch, postgres) = (Scratch::create(), PrivatePostgres::start(&Options::default()).await.unwrap());
     let database = TestDatabase::on(&postgres.url()).await;
     let file = scratch.path("hosts.json");
+    let start_urls: Vec<_> = hosts.iter().map(|host| page(*host, 1)).collect();
     let workflow = json!({"name": "Hosts", "config": {
-        "start_urls": HOSTS.map(|host| page(host, 1)), "max_depth": 100, "rate_limit_delay": 100,
+        "start_urls": start_urls, "max_depth": 100, "rate_limit_delay": 100,
         "url_discovery": [{"id": "links", "type": "extract_links", "params": {"selector": "a"}}],
         "data_extraction": [
             {"id": "title", "type": "extract", "params": {"selector": "h1", "type": "text"}, "output_key": "title"}
@@ -54,33 +125,37 @@ async fn crawl(network: OwnNetwork) {
     }});
     std::fs::write(&file, workflow.to_string()).unwrap();
     let mut command = crawlify(CRAWLIFY, &scratch);
-    command.arg("run").arg(&file).arg("--database-url").arg(database.url().expose());
+    command.arg("run").arg(&file).arg("--database-url").arg(database.url().expose()).args(["--slots", "2"]);
     let program = Program::start(command);
     wait_for("the crawl is at work", WITHIN, async || asked.load(Ordering::Relaxed) > PAGES / 2).await;
-    network.take_away();
+    match outage {
+        Outage::NoWay => network.take_away(),
+        Outage::Silence => network.fall_silent(),
+    }
     tokio::time::sleep(AWAY).await;
+    let pages = hosts.len() * PAGES;
     let meanwhile = asked.load(Ordering::Relaxed);
-    assert!(meanwhile < 2 * PAGES, "the crawl was over before");
-    network.give_back();
+    assert!(meanwhile < pages, "the crawl was over before");
+    match outage {
+        Outage::NoWay => network.give_back(),
+        Outage::Silence => network.speak_again(),
+    }
     let ended = program.end(WITHIN).await.with_code(0);
+    assert_eq!(scratch.leftovers(), [""; 0]);
 
     let recorded = Recorded::open(database.url()).await;
-    let (status, pages) = recorded.statuses().await;
+    let (status, ends) = recorded.statuses().await;
     assert_eq!(status, "completed", "{}", ended.stderr);
-    assert_eq!(pages.into_iter().collect::<Vec<_>>(), [("completed".to_owned(), 2 * PAGES as i64)]);
-    let waited = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND proxy_faults > 0";
-    assert!(recorded.number(waited).await > 0, "no page met a network that was away");
-    let charged = "SELECT sum(charged + site_faults + browser_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
-    assert_eq!(recorded.number(charged).await, 0);
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), [("completed".to_owned(), pages as i64)]);
     let blamed = "SELECT count(*) FROM hosts WHERE unreachable > 0 AND $1::uuid IS NOT NULL";
     assert_eq!(recorded.number(blamed).await, 0);
-    postgres.stop().await;
+    Crawled { recorded, postgres, _database: database, stderr: ended.stderr }
 }
 
-async fn serve(asked: &Arc<AtomicUsize>) -> JoinSet<()> {
+async fn serve(hosts: &[Ipv4Addr], asked: &Arc<AtomicUsize>) -> JoinSet<()> {
     let mut servers = JoinSet::new();
-    for host in HOSTS {
-        let listener = TcpListener::bind((host, PORT)).await.unwrap();
+    for host in hosts {
+        let listener = TcpListener::bind((*host, PORT)).await.unwrap();
         let asked = Arc::clone(asked);
         let answer = move |uri: Uri| {
             if uri.path() != "/favicon.ico" {
@@ -96,12 +171,12 @@ async fn serve(asked: &Arc<AtomicUsize>) -> JoinSet<()> {
     servers
 }
 
-/// A page that links to two more of its host.
-fn answer(uri: &Uri) -> Html<String> {
+/// A page that links to two more of its host. Each is asked for on a connection of its own, which must come about.
+fn answer(uri: &Uri) -> ([(HeaderName, &'static str); 1], Html<String>) {
     let number: usize = uri.path().trim_matches('/').parse().unwrap_or(0);
     let links = [2 * number, 2 * number + 1].into_iter().filter(|link| (1..=PAGES).contains(link));
     let links: String = links.map(|link| format!("<a href=/{link}/>{link}</a>")).collect();
-    Html(format!("<title>{number}</title><h1>{number}</h1>{links}"))
+    ([(CONNECTION, "close")], Html(format!("<title>{number}</title><h1>{number}</h1>{links}")))
 }
 
 fn page(host: Ipv4Addr, number: usize) -> String {

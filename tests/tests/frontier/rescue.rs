@@ -108,6 +108,34 @@ async fn a_suspect_that_waits_to_be_alone_is_not_charged_for_the_loss_of_its_wor
 }
 
 #[tokio::test]
+async fn the_lease_of_a_suspect_begins_when_it_is_alone_and_that_of_no_other_page() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    crawl.change("UPDATE url_queue SET worker_faults = 2, attempt = 2 WHERE url = 'http://shop.test/'").await;
+    let worker = crawl.worker().await;
+    let pages = crawl.claim(&worker).await;
+    let suspect = pages.iter().find(|page| page.faults.is_suspect()).unwrap();
+    let left =
+        "SELECT round(EXTRACT(EPOCH FROM locked_until - now()))::int8::text FROM url_queue ORDER BY url";
+    // It has waited for the slowest page, until right before the end of its lease.
+    crawl
+        .change(
+            "UPDATE url_queue SET locked_at = locked_at - interval '55 seconds',
+                locked_until = locked_until - interval '55 seconds'",
+        )
+        .await;
+    worker.begin_alone(suspect).await.unwrap();
+    let left = crawl.texts(left).await;
+    let left: Vec<i64> = left.iter().map(|seconds| seconds.parse().unwrap()).collect();
+    let whole = i64::try_from(LEASE.as_secs()).unwrap();
+    assert!((whole - 3..=whole).contains(&left[0]), "{left:?}");
+    assert!(left[1] <= 5, "{left:?}");
+    // What another worker was given meanwhile is not the first one's to keep.
+    crawl.change("UPDATE url_queue SET epoch = epoch + 1, locked_until = now() - interval '1 second'").await;
+    worker.begin_alone(suspect).await.unwrap();
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE locked_until > now()").await, 0);
+}
+
+#[tokio::test]
 async fn nobody_is_lost_while_a_database_that_has_just_started_may_not_have_heard_of_them() {
     let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
     let worker = crawl.worker().await;

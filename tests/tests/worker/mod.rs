@@ -13,8 +13,10 @@ mod robots;
 mod sitemaps;
 mod skips;
 mod storing;
+mod suspects;
 mod unreachable;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ use harness::wait::wait_for;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 const CAPACITY: usize = 500;
 const WITHIN: Duration = Duration::from_secs(30);
@@ -98,7 +101,7 @@ impl Running {
     }
 
     /// Stops everything. Whatever happened, no delivery, tab or lease is left, the counters are right, and the invariants hold
-    /// of what has ended.
+    /// of what has ended; and no page was loaded more often than it was claimed.
     async fn stop(self) -> Crawl {
         self.stop_worker.cancel();
         self.stop_coordinator.cancel();
@@ -112,6 +115,7 @@ impl Running {
         assert_eq!(self.crawl.number(held).await, 0);
         self.crawl.assert_counters_are_a_recount().await;
         invariants::assert_ended_are_sound(&self.crawl.pool).await;
+        assert_loaded_once_a_claim(&self.crawl, &self.driver).await;
         self.crawl
     }
 
@@ -130,6 +134,24 @@ impl Running {
     async fn loaded(&self, count: usize) {
         wait_for("pages loaded", WITHIN, async || self.driver.loads().len() >= count).await;
     }
+}
+
+/// I13, asked of the fake browser. A page was claimed once, and once more for each time that it went back, which its epoch counts.
+async fn assert_loaded_once_a_claim(crawl: &Crawl, driver: &FakeDriver) {
+    let mut asked = BTreeMap::new();
+    for (session, url) in driver.loads() {
+        *asked.entry(format!("{} {}", session.execution_id.0, url.as_str())).or_insert(0_u64) += 1;
+    }
+    let rows: Vec<(Uuid, String, i32)> = sqlx::query_as("SELECT execution_id, url, epoch FROM url_queue")
+        .fetch_all(&crawl.pool)
+        .await
+        .unwrap();
+    let claims = rows.into_iter().map(|(execution, url, epoch)| {
+        (format!("{execution} {url}"), u64::try_from(epoch).expect("epochs rise from 0") + 1)
+    });
+    // Others may have been loaded elsewhere, or read as they came.
+    let claims: BTreeMap<String, u64> = claims.filter(|(page, _)| asked.contains_key(page)).collect();
+    invariants::assert_none(&invariants::around::requests(&asked, &claims, 0));
 }
 
 const ENDED: &str = "SELECT count(*) FROM workflow_executions WHERE status <> 'running'";

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::response::IntoResponse;
+use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::store::skips::SkipCount;
 use crawlify_shared::telemetry;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
@@ -351,6 +352,24 @@ async fn where_a_host_has_a_pace_the_request_for_its_file_takes_a_turn() {
     let crawl = running.stop().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
     assert_eq!(crawl.number("SELECT epoch::int8 FROM url_queue").await, 1, "the page came in the next turn");
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_given_up_with_its_page_keeps_nobody_else_from_the_file() {
+    let site = AnsweringSite::slow(Duration::from_secs(60), |_, _| text("")).await;
+    let starts = [site.url("/")];
+    let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
+    wait_for("it is being fetched", WITHIN, async || site.asked_for("/robots.txt") == 1).await;
+    let crawl = &running.crawl;
+    let reserved = "SELECT count(*) FROM robots_files WHERE fetching_until > now()";
+    assert_eq!(crawl.number(reserved).await, 1);
+    crawl.store.cancel_execution(crawl.execution, CancelMode::Now, None).await.unwrap();
+    // Much sooner than the reservation ends by itself.
+    let soon = Duration::from_secs(10);
+    wait_for("the reservation was given back", soon, async || crawl.number(reserved).await == 0).await;
+    running.wait("the page ended", "SELECT count(*) FROM url_queue WHERE status = 'cancelled'").await;
+    let crawl = running.stop().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ cancelled 0 cancelled"]);
 }
 
 #[tokio::test]

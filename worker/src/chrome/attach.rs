@@ -98,6 +98,13 @@ impl AttachedTab {
     }
 }
 
+impl BrowserContext {
+    /// Whether more goes through it than its pages may load, as the guard has counted since this was so the last time.
+    pub(super) fn loads_beyond_its_pages(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.has_passed_its_pages())
+    }
+}
+
 impl Opener {
     /// Begins to listen to what becomes of targets; [`Opener::watch`] makes the browser tell.
     pub(super) fn new(connection: Connection, egress: Option<Arc<Egress>>) -> Self {

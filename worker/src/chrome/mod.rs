@@ -31,6 +31,7 @@ mod pending;
 mod profile;
 mod run;
 mod sent_headers;
+mod shared_workers;
 mod static_lane;
 mod supervisor;
 mod tab;

@@ -19,7 +19,8 @@ use super::connection::{Connection, Listener};
 use super::page_state::PageState;
 use crate::egress::{Gate, Traffic};
 
-/// What is of one page alone. Service workers and shared workers are not: their loads would be every page's of the site.
+/// What is of one page alone. Service workers and shared workers are not: their loads would be every page's of the site
+/// (`shared_workers`).
 const PARTS: [&str; 2] = ["worker", "iframe"];
 
 /// What a page has too much of, with the bound.
@@ -82,7 +83,10 @@ impl PageLoad {
     /// A page begins.
     pub(super) fn begin(&self) {
         let mut count = self.lock();
-        count.began = self.gate.as_ref().map(|gate| gate.traffic());
+        count.began = self.gate.as_ref().map(|gate| {
+            gate.page_begins();
+            gate.traffic()
+        });
         (count.requests, count.bytes) = (0, 0);
     }
 

@@ -185,6 +185,9 @@ impl StaticTab {
     }
 
     async fn read(&self, session: &Session, page: Page<'_>, deadline: Instant) -> Result<Static, CallError> {
+        if let Some(gate) = &self.tab.gate {
+            gate.page_begins();
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         let mut headers: Vec<_> = session
             .headers

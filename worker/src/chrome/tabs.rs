@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::attach::{AttachedTab, BrowserContext, Opener};
 use super::connection::{CallError, Connection};
 use super::driver::{DomProgram, Session, Static};
+use super::shared_workers::end_greedy;
 use super::static_lane::{Page, StaticLane};
 use crate::egress::Egress;
 
@@ -234,7 +235,7 @@ impl Tabs {
     }
 
     /// Closes pages that were opened by pages and do not say by which, such as those of links with `rel=noopener`. One must
-    /// have been there the last time too: it may be one of ours that is just being opened.
+    /// have been there the last time too: it may be one of ours that is just being opened. Ends workers of sites that load too much.
     ///
     /// # Errors
     /// The browser does not answer.
@@ -244,6 +245,9 @@ impl Tabs {
         let contexts =
             connection.call(None, &GetBrowserContextsParams {}, deadline).await?.browser_context_ids;
         let targets = connection.call(None, &GetTargetsParams::default(), deadline).await?.target_infos;
+        let made: Vec<_> =
+            self.contexts().values().filter_map(|context| context.made.get().cloned()).collect();
+        end_greedy(&self.opener, &made, &targets);
         let pages = targets.into_iter().filter(|target| {
             target.r#type == "page"
                 && target.browser_context_id.as_ref().is_some_and(|id| contexts.contains(id))

@@ -19,6 +19,8 @@ use super::uplink::Uplink;
 
 /// How long one address may take to answer.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a host may take to answer that is asked once more.
+const ONCE_MORE_PATIENCE: Duration = Duration::from_secs(3);
 /// So many addresses of one name are tried.
 const ADDRESSES_TRIED: usize = 6;
 
@@ -104,7 +106,8 @@ impl Dialler {
         if is_admitted { Ok(addresses) } else { Err(Reason::NotAllowed) }
     }
 
-    /// The first of the addresses that answers, or what came of the last one.
+    /// The first of the addresses that answers, or what came of the last one. A host that is silent while others answer is
+    /// asked once more.
     async fn dial(&self, destination: &Destination, addresses: &[SocketAddr]) -> Result<TcpStream, Reason> {
         let host = destination.host.to_string();
         let mut reason = Reason::Unreachable;
@@ -126,10 +129,24 @@ impl Dialler {
             };
         }
         let is_silent = matches!(reason, Reason::TimedOut | Reason::Unreachable);
-        if is_silent && self.uplink.connects(&host).await == Some(false) {
-            reason = Reason::NoNetwork;
+        if !is_silent {
+            return Err(reason);
         }
-        Err(reason)
+        match self.uplink.connects(&host).await {
+            Some(false) => Err(Reason::NoNetwork),
+            // It may be there since a moment ago, and have been away while this host was asked.
+            Some(true) => self.dial_once_more(&host, addresses).await.ok_or(reason),
+            None => Err(reason),
+        }
+    }
+
+    async fn dial_once_more(&self, host: &str, addresses: &[SocketAddr]) -> Option<TcpStream> {
+        let address = addresses.first()?;
+        let asked = tokio::time::timeout(ONCE_MORE_PATIENCE, TcpStream::connect(address)).await;
+        let stream = asked.ok()?.ok()?;
+        let _ = stream.set_nodelay(true);
+        self.uplink.heard(host, *address);
+        Some(stream)
     }
 }
 

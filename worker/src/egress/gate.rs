@@ -16,6 +16,7 @@ use super::dial::{Dialled, Dialler};
 use super::exchange;
 use super::policy::Destination;
 use super::reason::{Reason, Refusals};
+use super::surplus::Surplus;
 use super::traffic::{Counters, Metrics, Outcome, Traffic};
 
 /// A port that a browser context is told to go through.
@@ -61,6 +62,8 @@ pub(super) struct Core {
     shared: Arc<Shared>,
     way: Way,
     counters: Counters,
+    /// Written by tabs that begin pages, read by whoever looks after the browser.
+    surplus: Surplus,
     /// Written by connections, read by tabs whose page did not come.
     pub(super) refusals: Refusals,
     /// How many documents were cut off. Written by connections, awaited by tabs.
@@ -83,6 +86,7 @@ impl Gate {
             shared,
             way,
             counters: Counters::default(),
+            surplus: Surplus::default(),
             refusals: Refusals::default(),
             cuts: watch::Sender::new(0),
         });
@@ -133,6 +137,17 @@ impl Gate {
         let (now, bounds) = (self.traffic(), self.page_bounds());
         let requests = now.requests + now.records_sent - since.requests - since.records_sent;
         now.bytes_received - since.bytes_received > bounds.bytes || requests > bounds.requests
+    }
+
+    /// Notes that a page begins, which may load its part.
+    pub(crate) fn page_begins(&self) {
+        self.core.surplus.page_begins();
+    }
+
+    /// Whether more has gone through than the pages that began may load, and some pages' worth. What is told once is not told
+    /// again: the count begins anew.
+    pub(crate) fn has_passed_its_pages(&self) -> bool {
+        self.core.surplus.is_too_much(self.traffic(), self.page_bounds())
     }
 
     /// What its connections share.

@@ -131,6 +131,7 @@ async fn any(asked: impl Iterator<Item = impl Future<Output = bool>>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpSocket};
 
     use crate::egress::tests::{Server, ask, client, gate, get, guard, hello};
@@ -202,6 +203,32 @@ mod tests {
         let (_, gate) = super::super::tests::gate(&other, None);
         gate.core().dialler().uplink.heard("127.0.0.5", also_silent);
         assert_eq!(said_of(&gate, &to_silent).await.as_deref(), Some("no_network"));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_was_silent_while_the_network_was_away_is_asked_once_more_when_it_is_back() {
+        let server = Server::at("127.0.0.2:0", hello).await;
+        let (listener, queued, silent) = silent_port("127.0.0.6:0").await;
+        let egress = guard(&["127.0.0.0/8"], &[]);
+        let (_, gate) = gate(&egress, None);
+        assert_eq!(said_of(&gate, &format!("http://{}/", server.address)).await, None);
+        let comes_back = async {
+            // After the last packet of the first try, and before that is given up.
+            tokio::time::sleep(Duration::from_millis(8_500)).await;
+            drop(queued);
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 1 << 10];
+                if stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    stream.write_all(&hello("")).await.unwrap();
+                }
+            }
+        };
+        let url = format!("http://{silent}/");
+        let said = tokio::select! {
+            said = said_of(&gate, &url) => said,
+            () = comes_back => panic!("the listener ended"),
+        };
+        assert_eq!(said, None, "it has answered");
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::HotStore;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore};
 
+use super::overdue::GRACE;
+
 /// What the pages of one worker share. The lock is fair: while a suspect waits, no further page comes in.
 #[derive(Debug)]
 pub(crate) struct Company {
@@ -34,7 +36,9 @@ pub(crate) enum Leave {
 }
 
 impl Company {
-    pub(crate) fn new(store: HotStore, patience: Duration) -> Self {
+    /// Of a worker whose pages have so long each.
+    pub(crate) fn new(store: HotStore, page_deadline: Duration) -> Self {
+        let patience = page_deadline + GRACE;
         Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience, store }
     }
 
@@ -75,9 +79,10 @@ impl Company {
 
 #[cfg(test)]
 mod tests {
-    use crawlify_shared::config::SecretUrl;
+    use crawlify_shared::config::{LeaseTimes, SecretUrl};
     use crawlify_shared::domain::id::WorkerId;
     use futures_util::FutureExt;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -85,7 +90,7 @@ mod tests {
     fn company() -> Company {
         let nowhere = SecretUrl::new("postgres://127.0.0.1:1/none");
         let store = HotStore::connect(&nowhere, WorkerId::generate()).unwrap();
-        Company::new(store, Duration::from_secs(60))
+        Company::new(store, LeaseTimes::default().page_deadline)
     }
 
     #[tokio::test]
@@ -106,9 +111,40 @@ mod tests {
         assert!(matches!(late.await, Leave::Beside { .. }));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_waits_for_pages_that_take_their_whole_time_and_no_further_one_comes_before_it() {
+        let company = company();
+        let others = [company.join().await, company.join().await];
+        let suspect = company.join().await;
+        let slow = async {
+            let [first, second] = others;
+            tokio::time::sleep(Duration::from_secs(45)).await;
+            drop(first);
+            let whole = LeaseTimes::default().page_deadline - Duration::from_secs(45);
+            tokio::time::sleep(whole).await;
+            drop(second);
+        };
+        let late = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            company.join().await;
+            Instant::now()
+        };
+        let alone = async {
+            let alone = company.leave_to_one(suspect).await.expect("it has its turn");
+            assert!(matches!(alone, Leave::Alone { .. }));
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Instant::now()
+        };
+        let begun = Instant::now();
+        let ((), late, ended) = tokio::join!(slow, late, alone);
+        let expected = LeaseTimes::default().page_deadline + Duration::from_secs(20);
+        assert!((expected..expected + Duration::from_secs(1)).contains(&(ended - begun)));
+        assert!(late >= ended);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_suspect_does_not_wait_for_ever() {
-        let company = Company { patience: Duration::from_millis(20), ..company() };
+        let company = company();
         let _other = company.join().await;
         let suspect = company.join().await;
         let goes_back = company.leave_to_one(suspect).await.unwrap_err();

@@ -4,6 +4,7 @@
 
 pub(crate) mod claims;
 pub(crate) mod company;
+mod ending;
 pub(crate) mod host_turns;
 pub(crate) mod overdue;
 pub(crate) mod programs;
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use crawlify_shared::broker::Delivery;
 use crawlify_shared::crash::{self, CrashPoint};
-use crawlify_shared::domain::fault::{FaultDomain, Verdict};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::domain::workflow::Workflow;
@@ -34,6 +34,7 @@ use crate::robots::Robots;
 use crate::sitemap::Turn;
 use claims::Claim;
 use company::Leave;
+use ending::Settled;
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
@@ -53,17 +54,18 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // A sitemap names more links than can be held for many at once: it keeps its turn until it is recorded.
     let mut sitemap_turn = None;
     let begun = Instant::now();
-    let Executed { mut outcome, table, leave } =
+    let Executed { outcome, table, leave } =
         execute_within_lease(&page, leave, &mut slot, &mut sitemap_turn, &worker).await;
     drop(slot);
     if let Some(waited) = outcome.contact.started_in {
         worker.lanes.note_page(begun.elapsed().saturating_sub(waited));
     }
-    let count = |reason| worker.metrics.observe_skipped_link(reason);
-    let skipped = worker.skips.select(page.execution_id, &mut outcome.discovered, count);
+    let Settled { outcome, next, reported } = ending::settle(&page, outcome, |outcome| {
+        let count = |reason| worker.metrics.observe_skipped_link(reason);
+        worker.skips.select(page.execution_id, &mut outcome.discovered, count)
+    });
     crash::reach(CrashPoint::AfterNodesBeforeRecord);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
-    let next = next_status(&page, &outcome);
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
     let begun = Instant::now();
     let (execution, has_completed) = (page.execution_id, next == NextStatus::Completed);
@@ -76,7 +78,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     match recorded {
         Recorded::Settled => {
             if has_completed {
-                worker.skips.were_written(execution, skipped);
+                worker.skips.were_written(execution, reported);
             }
             acknowledge(delivery).await;
         }
@@ -142,11 +144,18 @@ async fn execute_within_lease(
         Executed { outcome, table: Arc::clone(&program.table), leave: Some(leave) }
     };
     tokio::select! {
-        done = work => done,
+        done = unless_panicked(work) => done,
         () = worker.abandon.cancelled() => Executed::released(),
         () = worker.leases.lost() => Executed::released(),
         () = worker.leases.abandoned(page.execution_id) => Executed::released(),
     }
+}
+
+/// A panic of what stands around the attempt is a fault of ours as well. Nothing of the page goes on by then, so that nobody
+/// needs to be kept away from it.
+async fn unless_panicked(work: impl Future<Output = Executed>) -> Executed {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.unwrap_or_else(|_panic| Executed { outcome: ending::panicked(), table: nothing(), leave: None })
 }
 
 /// What the page comes to, and what is judged of that. A panic in either is a fault of ours that fails this page alone.
@@ -161,10 +170,7 @@ async fn attempt(
         outcome
     });
     let ended = tokio::time::timeout_at(deadline, judged.catch_unwind()).await?;
-    Ok(ended.unwrap_or_else(|_panic| {
-        let panicked = "a fault in the worker: the execution panicked";
-        PageOutcome::failed(Failure::new(ErrorClass::Internal, panicked))
-    }))
+    Ok(ended.unwrap_or_else(|_panic| ending::panicked()))
 }
 
 /// How long after its turn a page of a host with such a delay has ended at the latest.
@@ -234,32 +240,6 @@ fn nothing() -> Arc<NodeTable> {
     Arc::new(NodeTable { nodes: Vec::new() })
 }
 
-/// What becomes of the page's row: a failure that may pass is tried again, later each time.
-fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
-    match &outcome.end {
-        PageEnd::Completed => NextStatus::Completed,
-        PageEnd::Released => NextStatus::Released,
-        PageEnd::Failed(failure) => match page.faults.judge(failure) {
-            Verdict::Retry(pause) => {
-                NextStatus::Retry(failure.clone(), pause.mul_f64(rand::random_range(0.5..1.5)))
-            }
-            Verdict::GiveUp => NextStatus::Failed(failure.clone()),
-            Verdict::Quarantine => NextStatus::Failed(quarantined(page, failure)),
-        },
-        PageEnd::Skipped(failure) => NextStatus::Skipped(failure.clone()),
-    }
-}
-
-/// What is said of a page that took down one browser too many.
-fn quarantined(page: &ClaimedPage, failure: &Failure) -> Failure {
-    let browsers = page.faults.and(FaultDomain::Browser).browser;
-    let message = format!(
-        "quarantined: {browsers} browsers were lost with the page in hand, the last one: {}",
-        failure.message
-    );
-    Failure::new(ErrorClass::Poison, message)
-}
-
 /// An acknowledgement that fails costs nothing: the message comes again, and its claim finds nothing.
 async fn acknowledge(delivery: Delivery) {
     let page_id = delivery.message.page_id;
@@ -270,6 +250,9 @@ async fn acknowledge(delivery: Delivery) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use crawlify_shared::config::LeaseTimes;
 
     use super::host_turns::HostTurns;
@@ -287,6 +270,16 @@ mod tests {
         assert_eq!(failure.class, ErrorClass::Internal);
         let never = attempt(std::future::pending(), |_| {}, Instant::now()).await;
         assert!(never.is_err(), "the deadline holds for both");
+    }
+
+    #[tokio::test]
+    async fn a_fault_of_what_stands_around_an_attempt_fails_that_page_alone() {
+        let broken = poll_fn(|_| -> Poll<Executed> { panic!("a fault of whoever reads the workflow") });
+        let executed = unless_panicked(broken).await;
+        let PageEnd::Failed(failure) = &executed.outcome.end else { panic!("{:?}", executed.outcome.end) };
+        assert_eq!(failure.class, ErrorClass::Internal);
+        let executed = unless_panicked(async { Executed::released() }).await;
+        assert_eq!(executed.outcome.end, PageEnd::Released);
     }
 
     fn ends_after(host_delay: Duration) -> Duration {

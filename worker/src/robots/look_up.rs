@@ -9,6 +9,8 @@ use crawlify_shared::domain::outcome::Failure;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::{FetchedRobots, HotStore};
 use crawlify_shared::telemetry::chain;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use super::agent::Agent;
 use super::fetch::fetch;
@@ -20,6 +22,8 @@ const FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes, and shorter
 /// than a page waits for the file.
 const FETCHED_WITHIN: Duration = Duration::from_secs(22);
+/// How long the store may take to hear that a fetch was given up.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// How often the store is asked while another worker fetches.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The pause after a failure of the store.
@@ -40,6 +44,16 @@ pub(super) struct LookUp {
     /// The unit of politeness that the origin belongs to.
     pub(super) host: String,
     pub(super) agent: Agent,
+    /// Whoever awaits what is still to be done after the look-up was dropped.
+    pub(super) tasks: TaskTracker,
+}
+
+/// The right to fetch a file. Dropped with the fetch half done, as the page behind it is given up, it is given back at once: others
+/// need not wait for its end.
+#[derive(Debug)]
+struct Reserved<'a> {
+    look_up: &'a LookUp,
+    is_used: bool,
 }
 
 /// Nothing is known of an origin.
@@ -84,6 +98,15 @@ impl LookUp {
         if !self.store.reserve_robots_fetch(&self.origin, FETCHED_WITHIN).await? {
             return Ok(None);
         }
+        let mut reserved = Reserved { look_up: self, is_used: false };
+        let fetched = self.fetch().await;
+        // Also where it failed: a store that does not take it is no reason to ask the site again at once.
+        reserved.is_used = true;
+        fetched.map(Some)
+    }
+
+    /// Fetches the file and stores it, for which it must be reserved.
+    async fn fetch(&self) -> Result<Known, NotKnown> {
         let fetched = match fetch(&self.outlet, &self.origin, &self.agent).await {
             Ok(fetched) => fetched,
             Err(failure) => {
@@ -105,6 +128,25 @@ impl LookUp {
         if rand::random_ratio(1, CLEAN_UP_EVERY) {
             self.store.forget_robots_files().await?;
         }
-        Ok(Some(Known::of(stored, true)))
+        Ok(Known::of(stored, true))
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.is_used {
+            return;
+        }
+        // Best effort: without a runtime, or a store that answers, the reservation ends by itself.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (store, origin) = (self.look_up.store.clone(), self.look_up.origin.clone());
+        let give_back = async move {
+            let given_back =
+                tokio::time::timeout(GIVEN_BACK_WITHIN, store.release_robots_fetch(&origin)).await;
+            if !matches!(given_back, Ok(Ok(()))) {
+                tracing::debug!(origin, "a robots file that nobody fetches stays reserved for a while");
+            }
+        };
+        self.look_up.tasks.spawn_on(give_back, &runtime);
     }
 }

@@ -23,6 +23,7 @@ use crawlify_shared::telemetry::chain;
 use futures_util::FutureExt;
 use moka::future::Cache;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use agent::Agent;
 use known::{Known, Standing, UntilStale};
@@ -44,6 +45,8 @@ const LINKS_WITHIN: Duration = Duration::from_millis(200);
 pub(crate) struct Robots {
     store: HotStore,
     http: Arc<Http>,
+    /// Awaited at the end, before the store is closed.
+    tasks: TaskTracker,
     /// By origin. Pages that need the same file at once wait for one fetch.
     known: Cache<String, Arc<Known>>,
 }
@@ -54,8 +57,8 @@ impl Robots {
         HostTurns::longest(host_delay) + PATIENCE
     }
 
-    /// Makes a worker's robots files; none is known yet.
-    pub(crate) fn new(store: HotStore, http: Arc<Http>) -> Self {
+    /// Makes a worker's robots files; none is known yet. What is still to be done after a page was dropped is one of the tasks.
+    pub(crate) fn new(store: HotStore, http: Arc<Http>, tasks: TaskTracker) -> Self {
         let known = Cache::builder()
             .max_capacity(KEPT_BYTES)
             .weigher(|origin: &String, known: &Arc<Known>| {
@@ -63,7 +66,7 @@ impl Robots {
             })
             .expire_after(UntilStale)
             .build();
-        Self { store, http, known }
+        Self { store, http, tasks, known }
     }
 
     /// Whether a page may be loaded: `None` if so, or else its end.
@@ -205,6 +208,7 @@ impl Robots {
                 origin: origin.clone(),
                 host: page.host.clone(),
                 agent: agent.clone(),
+                tasks: self.tasks.clone(),
             };
             let entry = self.known.entry_by_ref(&origin).or_try_insert_with(look_up.run().boxed());
             let error = match tokio::time::timeout_at(until, entry).await {

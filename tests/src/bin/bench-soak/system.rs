@@ -107,7 +107,7 @@ impl SystemUnderTest {
     pub(crate) async fn stop(self) -> Result<LeftBehind> {
         let children = processes::below(self.pid());
         self.program.signal(Signal::INT);
-        let ended = self.program.end(STOP_WITHIN).await;
+        let (ended, _) = self.program.end_with_family(STOP_WITHIN).await;
         ensure!(ended.code == 0, "it ended with {}:\n{}", ended.code, ended.stderr);
         let stopped = Instant::now();
         let left = || children.iter().filter(|child| child.is_alive()).cloned().collect::<Vec<_>>();

@@ -152,6 +152,33 @@ async fn what_all_pages_of_a_site_share_is_charged_to_none() {
 }
 
 #[tokio::test]
+async fn what_all_pages_of_a_site_share_is_ended_where_it_loads_more_than_pages_may() {
+    for path in ["/loads/service", "/loads/shared"] {
+        let allowed = EgressOptions::allowing(&["127.0.0.1"]).unwrap();
+        let egress = Egress::start(EgressOptions { page_requests: 50, ..allowed }).unwrap();
+        let ping_every = Duration::from_millis(500);
+        let bench = Bench::with(ChromeOptions { egress: Some(egress), ping_every, ..options() }).await;
+        let execution = bench.session.execution_id;
+        let mut tab = bench.open().await;
+        bench.load(&mut tab, path).await.unwrap();
+        let mut received = 0;
+        let deadline = soon();
+        // Until nothing comes any more, after far more than the page alone.
+        loop {
+            assert!(Instant::now() < deadline, "{path} goes on and on: {received} bytes");
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            match bench.driver.take_received(execution) {
+                Some(0) if received > 20_000 => break,
+                more => received += more.unwrap_or_default(),
+            }
+        }
+        assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["begun"]), "no page pays for it");
+        bench.load(&mut tab, "/plain").await.unwrap();
+        tab.release().await;
+    }
+}
+
+#[tokio::test]
 async fn what_a_page_does_while_nobody_looks_at_it_ends_as_soon() {
     let bench = bench().await;
     let execution = bench.session.execution_id;
