@@ -52,6 +52,8 @@ const SETTINGS: [(&str, &str); 4] = [
 
 /// How long a connection that is given back may take to answer, and a new one to be there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long connections may take to end; one that has fallen silent does not.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Whether a connection still answers: sqlx itself asks, but waits for ever, with the connection's place in the pool, where the
 /// server has fallen silent.
@@ -135,8 +137,10 @@ impl Store {
         Ok(connection)
     }
 
-    /// Ends every connection and waits for them.
+    /// Ends every connection and waits for them, but not for those whose server has fallen silent.
     pub async fn close(&self) {
-        self.pool.close().await;
+        if tokio::time::timeout(CLOSED_WITHIN, self.pool.close()).await.is_err() {
+            tracing::info!("connections to the database do not end, and are left to it");
+        }
     }
 }

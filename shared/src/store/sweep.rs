@@ -45,8 +45,10 @@ impl Store {
                         ORDER BY priority DESC, not_before, id LIMIT $1
                         FOR UPDATE SKIP LOCKED
                     ) AS page
-                WHERE (host.unreachable >= 10 AND host.unreachable_until > now() OR host.refused >= 12 AND host.backoff_until > now())
-                  AND execution.status = 'running' AND NOT execution.per_domain
+                WHERE execution.status = 'running'
+                  -- Of a domain, one server may be gone while the others are well; one that serves is not refused in a row.
+                  AND (host.unreachable >= 10 AND host.unreachable_until > now() AND NOT execution.per_domain
+                      OR host.refused >= 12 AND host.backoff_until > now())
                 LIMIT $1
             ), failing AS (
                 SELECT id, execution_id, host, greatest(unreachable, refused) AS times, is_retried, refuses FROM gone

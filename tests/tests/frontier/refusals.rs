@@ -5,6 +5,7 @@ use std::time::Duration;
 use crawlify_shared::domain::fault::HOST_REFUSES_AFTER;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
+use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::hot::HotStore;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
@@ -150,8 +151,11 @@ async fn what_a_host_said_long_ago_slows_nobody_down() {
 
 #[tokio::test]
 async fn the_pages_of_a_host_that_refuses_every_page_fail_untried_and_a_retry_asks_again() {
-    for (class, name) in [(ErrorClass::Http429, "http_429"), (ErrorClass::Http5xx, "http_5xx")] {
-        let (crawl, worker) = start(NO_LIMITS, 40).await;
+    for (class, name, host_unit) in [
+        (ErrorClass::Http429, "http_429", HostUnit::Host),
+        (ErrorClass::Http5xx, "http_5xx", HostUnit::Domain),
+    ] {
+        let (crawl, worker) = start(Limits { host_unit, ..NO_LIMITS }, 40).await;
         refuse(&crawl, &worker, class, HOST_REFUSES_AFTER - 1).await;
         assert_eq!(crawl.number(PAUSE).await, 300);
         assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
