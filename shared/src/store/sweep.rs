@@ -255,7 +255,7 @@ impl Store {
                 FROM roomy CROSS JOIN LATERAL (
                     SELECT id FROM url_queue
                     WHERE execution_id = roomy.id AND status = 'skipped' AND error_class = 'limit'
-                    ORDER BY priority DESC, not_before, id LIMIT roomy.room
+                    ORDER BY priority DESC, created_at, id LIMIT roomy.room
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $2

@@ -171,3 +171,33 @@ async fn the_pages_of_a_host_that_refuses_every_page_fail_untried_and_a_retry_as
         assert_eq!(crawl.number(TIMES).await, 0);
     }
 }
+
+#[tokio::test]
+async fn a_page_that_is_always_refused_holds_its_host_up_no_longer_each_time() {
+    let (crawl, worker) = start(NO_LIMITS, 2).await;
+    let mut page = claim_one(&crawl, &worker).await;
+    for _ in 0..6 {
+        worker.record(&[refused(&page, ErrorClass::Http429)]).await.unwrap();
+        assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 1));
+        crawl.change(PAUSE_IS_OVER).await;
+        crawl
+            .change("UPDATE url_queue SET not_before = now() - interval '1 hour' WHERE rate_limit_faults > 0")
+            .await;
+        page = crawl.claim(&worker).await.remove(0);
+    }
+    assert_eq!(crawl.number(LEVEL).await, 6, "nor does it make it slower for ever");
+}
+
+#[tokio::test]
+async fn pages_that_were_in_hand_before_a_refusal_do_not_undo_it() {
+    let (crawl, worker) = start(NO_LIMITS, 30).await;
+    let pages = crawl.claim(&worker).await;
+    worker.record(&[refused(&pages[0], ErrorClass::Http429)]).await.unwrap();
+    for page in &pages[1..20] {
+        worker.record(&[finished(page, &small_table(), &[])]).await.unwrap();
+    }
+    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 4));
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    worker.record(&[refused(&pages[20], ErrorClass::Http429)]).await.unwrap();
+    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 4), "it counts as the same time");
+}

@@ -357,7 +357,7 @@ async fn skip_ahead(
             UNION ALL (
                 SELECT id, url FROM url_queue
                 WHERE execution_id = $1 AND status = 'skipped' AND error_class = 'limit'
-                ORDER BY priority DESC, not_before, id LIMIT $3)
+                ORDER BY priority DESC, created_at, id LIMIT $3)
         ), spent AS (
             SELECT prefix, max FROM execution_budgets
             WHERE execution_id = $1 AND kind = 'path_prefix' AND used >= max

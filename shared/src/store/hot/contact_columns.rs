@@ -26,6 +26,9 @@ pub(super) struct ContactColumns<'a> {
     is_too_fast: Vec<bool>,
     /// Whether the host did not refuse the page, whatever became of it.
     is_served: Vec<bool>,
+    /// Whether the page was not refused before.
+    is_first: Vec<bool>,
+    claimed_at: Vec<DateTime<Utc>>,
     /// The hosts that were found, or have served a page.
     well: HashSet<&'a str>,
 }
@@ -55,8 +58,12 @@ impl<'a> ContactColumns<'a> {
         self.was_found.push(found == Some(true));
         self.missing.push((found == Some(false)).then(|| page.url.as_url().origin().ascii_serialization()));
         self.is_news.push(is_news);
-        self.is_too_fast.push(contact.back_off.is_some_and(|said| !said.is_zero() || is_rate_limited(end)));
+        // One that was refused again and again is refused for itself.
+        let says_too_fast = |said: Duration| !said.is_zero() || is_rate_limited(end);
+        self.is_too_fast.push(page.faults.rate_limit < 3 && contact.back_off.is_some_and(says_too_fast));
         self.is_served.push(is_served);
+        self.is_first.push(page.faults.rate_limit == 0 && page.faults.site == 0);
+        self.claimed_at.push(page.claimed_at);
     }
 
     /// In the order of the statement's numbers.
@@ -65,8 +72,16 @@ impl<'a> ContactColumns<'a> {
     }
 
     /// Those that stand at the statement's end.
-    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [&self.was_found, &self.missing, &self.is_news, &self.is_too_fast, &self.is_served]
+    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+        [
+            &self.was_found,
+            &self.missing,
+            &self.is_news,
+            &self.is_too_fast,
+            &self.is_served,
+            &self.is_first,
+            &self.claimed_at,
+        ]
     }
 }
 

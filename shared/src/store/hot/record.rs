@@ -132,10 +132,11 @@ WITH page AS (
     SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
         max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
         array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing, bool_or(c.is_news) AS is_news,
-        bool_or(c.is_too_fast) AS is_too_fast, count(*) FILTER (WHERE c.is_served) AS served
+        bool_or(c.is_too_fast) AS is_too_fast, bool_or(c.is_first) AS is_first, count(*) FILTER (WHERE c.is_served) AS served,
+        max(c.claimed_at) FILTER (WHERE c.is_served) AS served_at, max(c.claimed_at) FILTER (WHERE c.back_off_ms IS NOT NULL) AS refused_at
     FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
-        $75::bool[], $76::bool[])
-        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, is_served)
+        $75::bool[], $76::bool[], $77::bool[], $78::timestamptz[])
+        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, is_served, is_first, claimed_at)
     GROUP BY c.host
 ), host AS (
     -- That a host was found, or has served a page, is news only of one that was not, or had refused one, before.
@@ -169,19 +170,23 @@ WITH page AS (
             -- Left alone for longer each time in a row, 1 s to 5 min, and at least as long as it asked for. Pages that were in
             -- workers' hands when that began count as one time. Each time that it says that it is asked too fast it is asked half
             -- as fast from then on, every 250 ms at first and every 8 s in the end; four pages that it serves double its pace.
-            SELECT CASE WHEN NOT (e.is_new AND c.is_too_fast) THEN e.level WHEN e.level = 0 AND old.delay_ms < 125 THEN 4
+            SELECT CASE WHEN NOT (e.is_new AND c.is_too_fast) THEN e.level WHEN e.level = 0
+                        THEN greatest(1, ceil(log(2.0, 250.0 / greatest(old.delay_ms, 16))))::int
                     WHEN e.level > 0 AND old.delay_ms >= 8000 THEN e.level ELSE least(e.level + 1, 9) END AS level,
                 CASE WHEN e.is_new AND c.is_too_fast OR e.level = 0 THEN 0 ELSE e.served % 4 END AS served,
-                CASE WHEN e.is_new THEN least(e.refused + 1, 1000) ELSE e.refused END AS refused,
-                now() + CASE WHEN e.is_new THEN greatest(c.back_off_ms, least(1000 * (1 << least(e.refused, 9)), 300000))
-                    ELSE c.back_off_ms END * interval '1 millisecond' AS until
+                -- A page that was refused before says nothing new of the host: few that never work do not stop it.
+                CASE WHEN e.is_new AND c.is_first THEN least(e.refused + 1, 1000) ELSE e.refused END AS refused,
+                now() + CASE WHEN e.is_new AND c.is_first THEN greatest(c.back_off_ms, least(1000 * (1 << least(e.refused, 9)), 300000))
+                    WHEN e.is_new THEN greatest(c.back_off_ms, 1000) ELSE c.back_off_ms END * interval '1 millisecond' AS until
             FROM (
-                SELECT c.back_off_ms IS NOT NULL AND old.backoff_until <= now() AS is_new, old.served + c.served AS served,
+                SELECT c.back_off_ms IS NOT NULL AND c.refused_at >= old.backoff_until AS is_new, old.served + s.served AS served,
                     -- What is long past counts no more.
-                    CASE WHEN c.served > 0 OR old.backoff_until < now() - interval '10 minutes' THEN 0
+                    CASE WHEN s.served > 0 OR old.backoff_until < now() - interval '10 minutes' THEN 0
                         ELSE old.refused END AS refused,
                     CASE WHEN old.backoff_until < now() - interval '10 minutes' THEN 0
-                        ELSE greatest(old.backoff_level - (old.served + c.served) / 4, 0) END AS level
+                        ELSE greatest(old.backoff_level - (old.served + s.served) / 4, 0) END AS level
+                -- Those that were in workers' hands before the host refused one say nothing of what it does since.
+                FROM (SELECT CASE WHEN c.served_at >= old.backoff_until THEN c.served ELSE 0 END AS served) AS s
             ) AS e
         ) b
         CROSS JOIN LATERAL (
