@@ -3,6 +3,9 @@
 -- A host that says that it is asked too fast is asked at a slower pace, which becomes faster again while it serves pages;
 -- and pages that it refuses so have attempts of their own.
 
+-- Indexes of very many pages take longer than a statement may otherwise.
+SET LOCAL statement_timeout = 0;
+
 ALTER TABLE url_queue
     -- How often the page was refused with 429.
     ADD COLUMN rate_limit_faults smallint NOT NULL DEFAULT 0;
