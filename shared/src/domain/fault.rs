@@ -13,7 +13,7 @@ pub enum FaultDomain {
     Page,
     /// The site: its name, its servers, its answers.
     Site,
-    /// Our pace: the site wants to be asked more slowly.
+    /// Our pace: the site wants to be asked more slowly, or not for now.
     RateLimit,
     /// The way to the site: the workflow's own proxy, or the worker's network.
     Proxy,
@@ -30,8 +30,11 @@ pub const SITE_TRIES: i16 = 4;
 /// How often a page is tried whose site answers that it is asked too fast. It is well by that, and only wants to be asked more
 /// slowly, which it is after each such answer.
 pub const RATE_LIMIT_TRIES: i16 = 15;
+/// How often a page is tried whose site answers with 503: that may mean the pace, or an outage of a minute or two, or this page
+/// alone.
+pub const UNAVAILABLE_TRIES: i16 = 8;
 /// So often in a row a host refused pages, with 429 or 503, when its pages fail without being tried. It was left alone for a
-/// quarter of an hour by then, or for as long as it wanted. The statements of the store say this number themselves;
+/// quarter of an hour by then, or for as long as it wanted (where that is long: for six hours). The statements of the store say this number themselves;
 /// `frontier::refusals` holds them to it.
 pub const HOST_REFUSES_AFTER: i16 = 12;
 /// So often in a row a host could not be reached when it is left alone for the first time. The statements of the store say
@@ -137,6 +140,9 @@ impl Faults {
         let (failures, tries, end) = match domain {
             FaultDomain::Page => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
             FaultDomain::Site => (faults.site, SITE_TRIES, Verdict::GiveUp),
+            FaultDomain::RateLimit if failure.is_unavailable => {
+                (faults.rate_limit, UNAVAILABLE_TRIES, Verdict::GiveUp)
+            }
             FaultDomain::RateLimit => (faults.rate_limit, RATE_LIMIT_TRIES, Verdict::GiveUp),
             FaultDomain::Proxy => (faults.proxy, PROXY_TRIES, Verdict::GiveUp),
             FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
@@ -151,14 +157,18 @@ mod tests {
     use super::*;
 
     /// What becomes of a page that fails like this again and again.
-    fn fails(class: ErrorClass, mut faults: Faults) -> (usize, Verdict, Duration) {
+    fn fails(class: ErrorClass, faults: Faults) -> (usize, Verdict, Duration) {
+        fails_with(&Failure::new(class, ""), faults)
+    }
+
+    fn fails_with(failure: &Failure, mut faults: Faults) -> (usize, Verdict, Duration) {
         let mut waited = Duration::ZERO;
         for attempt in 1.. {
-            match faults.judge(&Failure::new(class, "")) {
+            match faults.judge(failure) {
                 Verdict::Retry(pause) => waited += pause,
                 end => return (attempt, end, waited),
             }
-            faults = faults.and(class.domain());
+            faults = faults.and(failure.domain());
         }
         unreachable!()
     }
@@ -179,6 +189,16 @@ mod tests {
             2,
             "its site's failures cost none of its own attempts"
         );
+    }
+
+    #[test]
+    fn a_site_that_is_unavailable_is_waited_for_longer_than_one_that_fails() {
+        let unavailable = Failure::of_status(503);
+        let (tries, end, waited) = fails_with(&unavailable, Faults { site: 3, ..Faults::default() });
+        assert_eq!((tries, end, waited), (8, Verdict::GiveUp, Duration::from_secs(123)));
+        assert_eq!(fails_with(&Failure::of_status(500), Faults::default()).0, 4);
+        let elsewhere = Failure { is_elsewhere: true, ..unavailable };
+        assert_eq!(fails_with(&elsewhere, Faults::default()).0, 4, "nobody asks that one more slowly");
     }
 
     #[test]

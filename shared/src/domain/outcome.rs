@@ -176,18 +176,33 @@ pub struct Failure {
     pub message: String,
     /// Whether it was met at another host than the page's own, which had answered and sent the page there.
     pub is_elsewhere: bool,
+    /// Whether the server answered that it cannot serve anybody for now (503).
+    pub is_unavailable: bool,
 }
 
 impl Failure {
     /// Makes a failure.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), is_elsewhere: false }
+        Self { class, message: message.into(), is_elsewhere: false, is_unavailable: false }
     }
 
-    /// Whose fault it is. That another host, to which the page was led, wants to be asked more slowly makes nobody ask it so.
+    /// That a server answered with such a status, of 400 or more.
+    pub fn of_status(status: u16) -> Self {
+        let class = match status {
+            429 => ErrorClass::Http429,
+            500.. => ErrorClass::Http5xx,
+            _ => ErrorClass::Http4xx,
+        };
+        let message = format!("the server answered with HTTP status {status}");
+        Self { is_unavailable: status == 503, ..Self::new(class, message) }
+    }
+
+    /// Whose fault it is. Many servers say with 503 that they are asked too fast. That another host, to which the page was led,
+    /// wants to be asked more slowly makes nobody ask it so.
     pub fn domain(&self) -> FaultDomain {
         match self.class.domain() {
             FaultDomain::RateLimit if self.is_elsewhere => FaultDomain::Site,
+            FaultDomain::Site if self.is_unavailable && !self.is_elsewhere => FaultDomain::RateLimit,
             domain => domain,
         }
     }

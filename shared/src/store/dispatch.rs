@@ -128,11 +128,9 @@ impl Store {
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached, or refused the last one, has changed.
                     least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
-                    -- A host that said that it is asked too fast is asked half as fast for each step, every 32 ms to 8 s where
-                    -- nobody asks for a pace.
-                    CASE WHEN h.backoff_level > 0 AND h.backoff_until > now() - interval '10 minutes'
-                        THEN least(greatest(asked_for.delay_ms, 16)::int8 << h.backoff_level, greatest(asked_for.delay_ms, 8000))::int
-                        ELSE asked_for.delay_ms END AS delay_ms
+                    -- What a host said that was asked too fast counts until nobody has asked it anything for long.
+                    CASE WHEN greatest(h.backoff_until, h.next_start_at) > now() - interval '10 minutes'
+                        THEN host_pace_ms(asked_for.delay_ms, h.backoff_level) ELSE asked_for.delay_ms END AS delay_ms
                 FROM execution, due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
                     SELECT h.unreachable >= 3 AND h.unreachable_until > now() - interval '1 minute' AND NOT per_domain
                         OR h.refused > 0 AND h.backoff_until > now() - interval '1 minute' AS holds

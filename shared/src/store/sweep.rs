@@ -61,7 +61,7 @@ impl Store {
             ), refused AS (
                 UPDATE url_queue q
                 SET status = 'failed', processed_at = now(),
-                    error_class = (SELECT CASE WHEN h.backoff_level > 0 THEN 'http_429' ELSE 'http_5xx' END FROM hosts h WHERE h.host = q.host),
+                    error_class = (SELECT COALESCE(h.refused_with, 'http_5xx') FROM hosts h WHERE h.host = q.host),
                     error = 'its host answered again and again that it wants to be left alone: no other page of it is tried'
                 WHERE id = ANY (ARRAY(SELECT id FROM failing WHERE refuses))
             ), counted AS (

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crawlify_shared::domain::fault::HOST_REFUSES_AFTER;
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
+use crawlify_shared::domain::outcome::{Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
 use crawlify_shared::domain::workflow::Limits;
@@ -32,9 +32,9 @@ async fn start(limits: Limits, pages: usize) -> (Crawl, HotStore) {
     (crawl, worker)
 }
 
-/// The page, answered with 429 or, without a word of when to come back, with 503.
-fn refused(page: &ClaimedPage, class: ErrorClass) -> FinishedPage {
-    let failure = Failure::new(class, "the server wants to be left alone");
+/// The page, answered with such a status and without a word of when to come back.
+fn refused(page: &ClaimedPage, status: u16) -> FinishedPage {
+    let failure = Failure::of_status(status);
     let mut outcome = PageOutcome::failed(failure.clone());
     outcome.contact.back_off = Some(Duration::ZERO);
     let next = NextStatus::Retry(failure, Duration::from_secs(3_600));
@@ -58,10 +58,10 @@ async fn claim_one(crawl: &Crawl, worker: &HotStore) -> ClaimedPage {
 }
 
 /// Has so many pages refused one after the other, each after the pause of the one before it.
-async fn refuse(crawl: &Crawl, worker: &HotStore, class: ErrorClass, times: i16) {
+async fn refuse(crawl: &Crawl, worker: &HotStore, status: u16, times: i16) {
     for _ in 0..times {
         let page = claim_one(crawl, worker).await;
-        worker.record(&[refused(&page, class)]).await.unwrap();
+        worker.record(&[refused(&page, status)]).await.unwrap();
     }
 }
 
@@ -71,6 +71,13 @@ async fn serve(crawl: &Crawl, worker: &HotStore) {
     worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
 }
 
+/// Has so many pages served one after the other.
+async fn serve_many(crawl: &Crawl, worker: &HotStore, pages: usize) {
+    for _ in 0..pages {
+        serve(crawl, worker).await;
+    }
+}
+
 #[tokio::test]
 async fn after_a_pause_one_page_sees_whether_the_host_serves_again() {
     let (crawl, worker) = start(NO_LIMITS, 40).await;
@@ -78,10 +85,9 @@ async fn after_a_pause_one_page_sees_whether_the_host_serves_again() {
     assert_eq!(pages.len(), 40);
     // All that were in workers' hands count as one time, and those that were not loaded go back.
     let (first, rest) = pages.split_at(3);
-    worker
-        .record(&first.iter().map(|page| refused(page, ErrorClass::Http5xx)).collect::<Vec<_>>())
-        .await
-        .unwrap();
+    for page in first {
+        worker.record(&[refused(page, 503)]).await.unwrap();
+    }
     worker.record(&rest.iter().map(released).collect::<Vec<_>>()).await.unwrap();
     assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 1));
     assert!(crawl.queue().await.is_empty());
@@ -90,13 +96,10 @@ async fn after_a_pause_one_page_sees_whether_the_host_serves_again() {
     assert_eq!(probe.len(), 1);
     crawl.change(PAUSE_IS_OVER).await;
     assert!(crawl.queue().await.is_empty(), "until it has ended");
-    worker.record(&[refused(&probe[0], ErrorClass::Http5xx)]).await.unwrap();
-    assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (2, 2));
-    serve(&crawl, &worker).await;
-    assert_eq!(crawl.number(TIMES).await, 0);
+    worker.record(&[finished(&probe[0], &small_table(), &[])]).await.unwrap();
+    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (0, 0));
     crawl.change(PAUSE_IS_OVER).await;
-    assert_eq!(crawl.queue().await.len(), 35, "it never said that it is asked too fast");
-    assert_eq!((crawl.number(LEVEL).await, crawl.number(DELAY).await), (0, 0));
+    assert_eq!(crawl.queue().await.len(), 36, "one 503 is no word of the pace");
 }
 
 #[tokio::test]
@@ -104,28 +107,87 @@ async fn a_host_that_is_asked_too_fast_is_asked_half_as_fast_until_it_serves_fou
     for (delay, slower, faster) in [
         (
             0,
-            &[256, 512, 1_024, 2_048, 4_096, 8_000, 8_000][..],
-            &[4_096, 2_048, 1_024, 512, 256, 128, 64, 32, 0][..],
+            &[256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 120_000, 120_000][..],
+            &[65_536, 32_768, 16_384, 8_192, 4_096, 2_048, 1_024, 512, 256, 128, 64, 32][..],
         ),
-        (3_000, &[6_000, 8_000, 8_000][..], &[6_000, 3_000][..]),
+        (
+            3_000,
+            &[6_000, 12_000, 24_000, 48_000, 96_000, 120_000, 120_000][..],
+            &[96_000, 48_000, 24_000, 12_000, 6_000][..],
+        ),
+        // A pace of its own that is slower than any that we would choose.
+        (600_000, &[600_000, 600_000][..], &[][..]),
     ] {
         let limits = Limits { rate_limit_delay: Duration::from_millis(delay), ..NO_LIMITS };
-        let (crawl, worker) = start(limits, 60).await;
-        refuse(&crawl, &worker, ErrorClass::Http429, 1).await;
+        let (crawl, worker) = start(limits, 100).await;
+        refuse(&crawl, &worker, 429, 1).await;
         for expected in slower {
             let page = claim_one(&crawl, &worker).await;
             assert_eq!(crawl.number(DELAY).await, *expected);
-            worker.record(&[refused(&page, ErrorClass::Http429)]).await.unwrap();
+            worker.record(&[refused(&page, 429)]).await.unwrap();
         }
         for expected in faster {
-            for _ in 0..4 {
-                serve(&crawl, &worker).await;
-            }
+            serve_many(&crawl, &worker, 4).await;
             let page = claim_one(&crawl, &worker).await;
             assert_eq!(crawl.number(DELAY).await, *expected);
             worker.record(&[released(&page)]).await.unwrap();
         }
-        assert_eq!(crawl.number(LEVEL).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn near_the_pace_at_which_a_host_refused_pages_it_becomes_faster_slowly() {
+    let (crawl, worker) = start(NO_LIMITS, 120).await;
+    refuse(&crawl, &worker, 429, 1).await;
+    serve_many(&crawl, &worker, 4).await;
+    assert_eq!(crawl.number(LEVEL).await, 12, "every 128 ms");
+    // It refuses that, and bears every 256 ms. A step for each page would ask too much again at once.
+    refuse(&crawl, &worker, 429, 1).await;
+    for level in [16, 15, 14, 13] {
+        assert_eq!(crawl.number(LEVEL).await, level);
+        serve_many(&crawl, &worker, 8).await;
+    }
+    // It has changed, and bears twice as much: that it bears still more is seen soon.
+    serve_many(&crawl, &worker, 5 * 8).await;
+    assert_eq!(crawl.number(LEVEL).await, 7);
+    serve_many(&crawl, &worker, 7).await;
+    assert_eq!(crawl.number(LEVEL).await, 0);
+}
+
+#[tokio::test]
+async fn a_host_is_left_alone_for_as_long_as_its_pace_is_when_it_refuses_that() {
+    let limits = Limits { rate_limit_delay: Duration::from_secs(20), ..NO_LIMITS };
+    let (crawl, worker) = start(limits, 10).await;
+    refuse(&crawl, &worker, 429, 1).await;
+    serve(&crawl, &worker).await;
+    refuse(&crawl, &worker, 429, 1).await;
+    assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 80), "twice 40 s");
+}
+
+#[tokio::test]
+async fn many_a_503_without_a_word_means_the_pace_and_few_do_not() {
+    let (crawl, worker) = start(NO_LIMITS, 200).await;
+    // One page in twelve is broken.
+    for _ in 0..5 {
+        refuse(&crawl, &worker, 503, 1).await;
+        serve_many(&crawl, &worker, 11).await;
+    }
+    assert_eq!(crawl.number(LEVEL).await, 0);
+    // Of those that are under way together most are refused.
+    crawl.change(PAUSE_IS_OVER).await;
+    let pages = crawl.claim(&worker).await;
+    let ends: Vec<_> = (0..30)
+        .map(|place| match place % 3 {
+            0 => finished(&pages[place], &small_table(), &[]),
+            _ => refused(&pages[place], 503),
+        })
+        .collect();
+    worker.record(&ends).await.unwrap();
+    worker.record(&pages[30..].iter().map(released).collect::<Vec<_>>()).await.unwrap();
+    for expected in [256, 512, 1_024, 2_048, 4_096, 8_192, 8_192] {
+        let page = claim_one(&crawl, &worker).await;
+        assert_eq!(crawl.number(DELAY).await, expected);
+        worker.record(&[refused(&page, 503)]).await.unwrap();
     }
 }
 
@@ -133,16 +195,16 @@ async fn a_host_that_is_asked_too_fast_is_asked_half_as_fast_until_it_serves_fou
 async fn a_503_that_says_when_to_come_back_means_the_pace() {
     let (crawl, worker) = start(NO_LIMITS, 2).await;
     let page = crawl.claim(&worker).await.remove(0);
-    let mut busy = refused(&page, ErrorClass::Http5xx);
+    let mut busy = refused(&page, 503);
     busy.outcome.contact.back_off = Some(Duration::from_secs(30));
     worker.record(&[busy]).await.unwrap();
-    assert_eq!((crawl.number(LEVEL).await, crawl.number(PAUSE).await), (4, 30));
+    assert_eq!((crawl.number(LEVEL).await, crawl.number(PAUSE).await), (16, 30));
 }
 
 #[tokio::test]
 async fn what_a_host_said_long_ago_slows_nobody_down() {
     let (crawl, worker) = start(NO_LIMITS, 40).await;
-    refuse(&crawl, &worker, ErrorClass::Http429, 3).await;
+    refuse(&crawl, &worker, 429, 3).await;
     crawl.change(PAUSE_IS_OVER).await;
     crawl.change("UPDATE hosts SET backoff_until = now() - interval '11 minutes'").await;
     assert_eq!(crawl.queue().await.len(), 37);
@@ -150,11 +212,22 @@ async fn what_a_host_said_long_ago_slows_nobody_down() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_asked_rarely_is_remembered_for_as_long_as_it_is_asked() {
+    let (crawl, worker) = start(NO_LIMITS, 40).await;
+    refuse(&crawl, &worker, 429, 10).await;
+    crawl.change(PAUSE_IS_OVER).await;
+    crawl
+        .change("UPDATE hosts SET backoff_until = now() - interval '11 minutes', next_start_at = now() - interval '2 minutes'")
+        .await;
+    let page = crawl.claim(&worker).await.remove(0);
+    assert_eq!(crawl.number(DELAY).await, 120_000);
+    worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+    assert_eq!(crawl.number(LEVEL).await, 51);
+}
+
+#[tokio::test]
 async fn the_pages_of_a_host_that_refuses_every_page_fail_untried_and_a_retry_asks_again() {
-    for (class, name, host_unit) in [
-        (ErrorClass::Http429, "http_429", HostUnit::Host),
-        (ErrorClass::Http5xx, "http_5xx", HostUnit::Domain),
-    ] {
+    for (class, name, host_unit) in [(429, "http_429", HostUnit::Host), (503, "http_5xx", HostUnit::Domain)] {
         let (crawl, worker) = start(Limits { host_unit, ..NO_LIMITS }, 40).await;
         refuse(&crawl, &worker, class, HOST_REFUSES_AFTER - 1).await;
         assert_eq!(crawl.number(PAUSE).await, 300);
@@ -173,31 +246,52 @@ async fn the_pages_of_a_host_that_refuses_every_page_fail_untried_and_a_retry_as
 }
 
 #[tokio::test]
+async fn a_host_that_wants_pauses_of_hours_is_given_up_after_some_of_them() {
+    let (crawl, worker) = start(NO_LIMITS, 40).await;
+    for (since, times) in [
+        ("UPDATE hosts SET refused_since = NULL", 1),
+        ("UPDATE hosts SET refused_since = now() - interval '3 hours'", 2),
+        ("UPDATE hosts SET refused_since = now() - interval '7 hours'", HOST_REFUSES_AFTER),
+    ] {
+        let page = claim_one(&crawl, &worker).await;
+        crawl.change(since).await;
+        let mut busy = refused(&page, 503);
+        busy.outcome.contact.back_off = Some(Duration::from_secs(3 * 3_600));
+        worker.record(&[busy]).await.unwrap();
+        assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (times.into(), 3 * 3_600));
+    }
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 40);
+    let ends = "SELECT DISTINCT concat_ws(' ', status, error_class) FROM url_queue";
+    assert_eq!(crawl.texts(ends).await, ["failed http_5xx"], "as it said, whatever its pace");
+}
+
+#[tokio::test]
 async fn a_page_that_is_always_refused_holds_its_host_up_no_longer_each_time() {
     let (crawl, worker) = start(NO_LIMITS, 2).await;
     let mut page = claim_one(&crawl, &worker).await;
     for _ in 0..6 {
-        worker.record(&[refused(&page, ErrorClass::Http429)]).await.unwrap();
-        assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 1));
+        worker.record(&[refused(&page, 429)]).await.unwrap();
+        assert_eq!(crawl.number(TIMES).await, 1);
+        assert!(crawl.number(PAUSE).await <= 2, "no longer than its pace");
         crawl.change(PAUSE_IS_OVER).await;
         crawl
             .change("UPDATE url_queue SET not_before = now() - interval '1 hour' WHERE rate_limit_faults > 0")
             .await;
         page = crawl.claim(&worker).await.remove(0);
     }
-    assert_eq!(crawl.number(LEVEL).await, 6, "nor does it make it slower for ever");
+    assert_eq!(crawl.number(LEVEL).await, 24, "nor does it make it slower for ever");
 }
 
 #[tokio::test]
 async fn pages_that_were_in_hand_before_a_refusal_do_not_undo_it() {
     let (crawl, worker) = start(NO_LIMITS, 30).await;
     let pages = crawl.claim(&worker).await;
-    worker.record(&[refused(&pages[0], ErrorClass::Http429)]).await.unwrap();
+    worker.record(&[refused(&pages[0], 429)]).await.unwrap();
     for page in &pages[1..20] {
         worker.record(&[finished(page, &small_table(), &[])]).await.unwrap();
     }
-    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 4));
+    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 16));
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    worker.record(&[refused(&pages[20], ErrorClass::Http429)]).await.unwrap();
-    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 4), "it counts as the same time");
+    worker.record(&[refused(&pages[20], 429)]).await.unwrap();
+    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 16), "it counts as the same time");
 }

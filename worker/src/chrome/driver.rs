@@ -173,14 +173,8 @@ impl Document {
     /// A document that came with an HTTP error is not what the workflow was written for: the page fails, with its class.
     pub(crate) fn http_failure(&self) -> Option<(Failure, HostContact)> {
         let status = self.status.filter(|status| *status >= 400)?;
-        let class = match status {
-            429 => ErrorClass::Http429,
-            500.. => ErrorClass::Http5xx,
-            _ => ErrorClass::Http4xx,
-        };
         let back_off = matches!(status, 429 | 503).then(|| self.retry_after.unwrap_or_default());
-        let failure = Failure::new(class, format!("the server answered with HTTP status {status}"));
-        Some((failure, HostContact { back_off, ..HostContact::default() }))
+        Some((Failure::of_status(status), HostContact { back_off, ..HostContact::default() }))
     }
 }
 

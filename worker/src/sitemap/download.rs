@@ -50,12 +50,7 @@ pub(super) async fn download(
     let response = outlet.send(request).await.map_err(Failure::from)?;
     let status = response.status().as_u16();
     if !response.status().is_success() {
-        let class = match status {
-            429 => ErrorClass::Http429,
-            500.. => ErrorClass::Http5xx,
-            _ => ErrorClass::Http4xx,
-        };
-        let failure = Failure::new(class, format!("the server answered with HTTP status {status}"));
+        let failure = Failure::of_status(status);
         return Err(Absent { failure, back_off: http::back_off(&response) });
     }
     let final_url = response.url().clone();

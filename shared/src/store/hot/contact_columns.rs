@@ -29,6 +29,10 @@ pub(super) struct ContactColumns<'a> {
     /// Whether the page was not refused before.
     is_first: Vec<bool>,
     claimed_at: Vec<DateTime<Utc>>,
+    /// Whether the host answered with 503 and not a word of its pace, to a page that it had not refused before.
+    is_bare: Vec<bool>,
+    /// The class of a page that the host refused.
+    refused_with: Vec<Option<&'static str>>,
     /// The hosts that were found, or have served a page.
     well: HashSet<&'a str>,
 }
@@ -60,10 +64,13 @@ impl<'a> ContactColumns<'a> {
         self.is_news.push(is_news);
         // One that was refused again and again is refused for itself.
         let says_too_fast = |said: Duration| !said.is_zero() || is_rate_limited(end);
+        let is_first = page.faults.rate_limit == 0 && page.faults.site == 0;
         self.is_too_fast.push(page.faults.rate_limit < 3 && contact.back_off.is_some_and(says_too_fast));
         self.is_served.push(is_served);
-        self.is_first.push(page.faults.rate_limit == 0 && page.faults.site == 0);
+        self.is_first.push(is_first);
         self.claimed_at.push(page.claimed_at);
+        self.is_bare.push(is_first && contact.back_off.is_some_and(|said| !says_too_fast(said)));
+        self.refused_with.push(contact.back_off.and_then(|_| class(end)));
     }
 
     /// In the order of the statement's numbers.
@@ -72,7 +79,7 @@ impl<'a> ContactColumns<'a> {
     }
 
     /// Those that stand at the statement's end.
-    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 9] {
         [
             &self.was_found,
             &self.missing,
@@ -81,12 +88,21 @@ impl<'a> ContactColumns<'a> {
             &self.is_served,
             &self.is_first,
             &self.claimed_at,
+            &self.is_bare,
+            &self.refused_with,
         ]
     }
 }
 
 fn is_rate_limited(end: &PageEnd) -> bool {
     matches!(end, PageEnd::Failed(failure) if failure.class == ErrorClass::Http429)
+}
+
+fn class(end: &PageEnd) -> Option<&'static str> {
+    match end {
+        PageEnd::Failed(failure) => Some(failure.class.as_str()),
+        _ => None,
+    }
 }
 
 /// Whether a page found its host, as far as its end tells.

@@ -133,15 +133,17 @@ WITH page AS (
         max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
         array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing, bool_or(c.is_news) AS is_news,
         bool_or(c.is_too_fast) AS is_too_fast, bool_or(c.is_first) AS is_first, count(*) FILTER (WHERE c.is_served) AS served,
+        count(*) FILTER (WHERE c.is_bare) AS bare, max(c.refused_with) AS refused_with,
         max(c.claimed_at) FILTER (WHERE c.is_served) AS served_at, max(c.claimed_at) FILTER (WHERE c.back_off_ms IS NOT NULL) AS refused_at
     FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
-        $75::bool[], $76::bool[], $77::bool[], $78::timestamptz[])
-        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, is_served, is_first, claimed_at)
+        $75::bool[], $76::bool[], $77::bool[], $78::timestamptz[], $79::bool[], $80::text[])
+        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, is_served, is_first, claimed_at,
+            is_bare, refused_with)
     GROUP BY c.host
 ), host AS (
     -- That a host was found, or has served a page, is news only of one that was not, or had refused one, before.
     SELECT h.* FROM contact c JOIN hosts h USING (host)
-    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.backoff_level > 0
+    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.backoff_level > 0 OR h.credit < 8
     ORDER BY h.host FOR UPDATE OF h
 ), hosts_asked AS (
     UPDATE hosts h
@@ -149,7 +151,9 @@ WITH page AS (
         min_interval_ms = least(old.min_interval_ms, p.min_interval_ms),
         latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN old.latency_ms
             WHEN old.latency_ms = 0 THEN c.answered_in_ms ELSE (old.latency_ms * 7 + c.answered_in_ms) / 8 END,
-        backoff_level = b.level, refused = b.refused, served = b.served, backoff_until = greatest(old.backoff_until, b.until),
+        backoff_level = b.level, refused = b.refused, served = b.served, credit = b.credit, refused_level = b.refused_level,
+        refused_since = b.since, refused_with = COALESCE(c.refused_with, old.refused_with),
+        backoff_until = greatest(old.backoff_until, b.until),
         next_start_at = greatest(old.next_start_at, b.until),
         unreachable = u.times,
         unreachable_until = CASE WHEN c.was_found THEN '-infinity'
@@ -167,27 +171,49 @@ WITH page AS (
                   FROM unnest(old.recent_starts || c.starts) AS at) s
         ) p
         CROSS JOIN LATERAL (
-            -- Left alone for longer each time in a row, 1 s to 5 min, and at least as long as it asked for. Pages that were in
-            -- workers' hands when that began count as one time. Each time that it says that it is asked too fast it is asked half
-            -- as fast from then on, every 250 ms at first and every 8 s in the end; four pages that it serves double its pace.
-            SELECT CASE WHEN NOT (e.is_new AND c.is_too_fast) THEN e.level WHEN e.level = 0
-                        THEN greatest(1, ceil(log(2.0, 250.0 / greatest(old.delay_ms, 16))))::int
-                    WHEN e.level > 0 AND old.delay_ms >= 8000 THEN e.level ELSE least(e.level + 1, 9) END AS level,
-                CASE WHEN e.is_new AND c.is_too_fast OR e.level = 0 THEN 0 ELSE e.served % 4 END AS served,
-                -- A page that was refused before says nothing new of the host: few that never work do not stop it.
-                CASE WHEN e.is_new AND c.is_first THEN least(e.refused + 1, 1000) ELSE e.refused END AS refused,
-                now() + CASE WHEN e.is_new AND c.is_first THEN greatest(c.back_off_ms, least(1000 * (1 << least(e.refused, 9)), 300000))
-                    WHEN e.is_new THEN greatest(c.back_off_ms, 1000) ELSE c.back_off_ms END * interval '1 millisecond' AS until
-            FROM (
-                SELECT c.back_off_ms IS NOT NULL AND c.refused_at >= old.backoff_until AS is_new, old.served + s.served AS served,
-                    -- What is long past counts no more.
-                    CASE WHEN s.served > 0 OR old.backoff_until < now() - interval '10 minutes' THEN 0
-                        ELSE old.refused END AS refused,
-                    CASE WHEN old.backoff_until < now() - interval '10 minutes' THEN 0
-                        ELSE greatest(old.backoff_level - (old.served + s.served) / 4, 0) END AS level
-                -- Those that were in workers' hands before the host refused one say nothing of what it does since.
-                FROM (SELECT CASE WHEN c.served_at >= old.backoff_until THEN c.served ELSE 0 END AS served) AS s
-            ) AS e
+            -- Those that were in workers' hands before the host refused one say nothing of what it does since, and what is
+            -- long past counts no more.
+            SELECT c.back_off_ms IS NOT NULL AND c.refused_at >= old.backoff_until AS is_refused,
+                CASE WHEN c.served_at >= old.backoff_until THEN c.served ELSE 0 END AS served,
+                greatest(old.backoff_until, old.next_start_at) < now() - interval '10 minutes' AS is_past
+        ) s
+        CROSS JOIN LATERAL (
+            -- What it has served makes it faster: by a step a page at first, by one for eight of them near the pace at which it
+            -- refused some.
+            SELECT CASE WHEN s.is_past THEN 0
+                    WHEN old.backoff_level > old.refused_level + 4 THEN greatest(old.backoff_level - s.served, old.refused_level + 4)
+                    WHEN old.backoff_level < old.refused_level - 4 THEN greatest(old.backoff_level - s.served, 0)
+                    ELSE greatest(old.backoff_level - (old.served + s.served) / 8, 0) END AS level,
+                CASE WHEN NOT s.is_past AND abs(old.backoff_level - old.refused_level) <= 4 THEN (old.served + s.served) % 8
+                    ELSE 0 END AS served,
+                CASE WHEN s.is_past OR s.served > 0 THEN 0 ELSE old.refused END AS refused,
+                least(CASE WHEN s.is_past THEN 8 ELSE old.credit + s.served END, 8)
+                    - CASE WHEN s.is_refused THEN 8 * c.bare ELSE 0 END AS credit
+        ) e
+        CROSS JOIN LATERAL (
+            -- Each time that it says that it is asked too fast it is asked half as fast from then on: every 250 ms at first,
+            -- every 2 min in the end. A bare 503 says so only where there are many, and makes it no slower than every 8 s.
+            SELECT s.is_refused AND (c.is_too_fast OR e.credit < 0) AS is_too_fast,
+                old.delay_ms >= CASE WHEN c.is_too_fast THEN 120000 ELSE 8000 END AS is_slowest
+        ) r
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN NOT r.is_too_fast THEN e.level
+                    WHEN e.level = 0 THEN greatest(4, ceil(4 * log(2.0, 250.0 / greatest(old.delay_ms, 16))))::int
+                    WHEN r.is_slowest THEN e.level ELSE least(e.level + 4, 60) END AS level,
+                CASE WHEN r.is_too_fast OR e.level = 0 THEN 0 ELSE e.served END AS served,
+                CASE WHEN r.is_too_fast AND e.refused = 0 THEN e.level ELSE old.refused_level END AS refused_level,
+                greatest(e.credit, 0) AS credit,
+                -- A page that was refused before says nothing new of the host: few that never work do not stop it. One that
+                -- wants long pauses is asked again for some hours only.
+                CASE WHEN NOT (s.is_refused AND c.is_first) THEN e.refused
+                    WHEN e.refused > 0 AND old.refused_since < now() - interval '6 hours' THEN greatest(e.refused + 1, 12)
+                    ELSE least(e.refused + 1, 1000) END AS refused,
+                CASE WHEN e.refused > 0 THEN old.refused_since WHEN s.is_refused AND c.is_first THEN now() END AS since,
+                -- Left alone for longer each time in a row, 1 s to 5 min, at least as long as it asked for, and for its pace.
+                now() + CASE WHEN s.is_refused THEN greatest(c.back_off_ms, 1000,
+                    CASE WHEN c.is_first THEN least(1000 * (1 << least(e.refused, 9)), 300000) END,
+                    CASE WHEN r.is_too_fast AND e.level > 0 THEN least(2 * old.delay_ms, 120000) END)
+                    ELSE c.back_off_ms END * interval '1 millisecond' AS until
         ) b
         CROSS JOIN LATERAL (
             -- The same here; and what is long past counts no more.
