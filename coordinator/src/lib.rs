@@ -3,6 +3,7 @@
 //! Knows nothing about workers: their only common ground is rows and messages.
 
 pub mod api;
+pub mod broker_link;
 pub mod dispatcher;
 pub mod finisher;
 pub mod keys;
@@ -28,6 +29,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use broker_link::BrokerLink;
 use dispatcher::Dispatcher;
 use finisher::Finisher;
 use keys::ApiKeys;
@@ -123,6 +125,7 @@ pub struct Listening {
     /// Where the REST API listens.
     pub address: Option<SocketAddr>,
     store: Store,
+    broker: Arc<dyn Broker>,
     metrics: Metrics,
     frontier_changed: Arc<Notify>,
     stop: CancellationToken,
@@ -140,8 +143,8 @@ pub async fn start(
     registry: Registry,
     stop: CancellationToken,
 ) -> Result<Coordinator, StartError> {
-    let listening = listen(config.listen.clone(), store, registry, Missing::nothing(), stop).await?;
-    Ok(listening.begin(&config, broker))
+    let listening = listen(config.listen.clone(), store, broker, registry, Missing::nothing(), stop).await?;
+    Ok(listening.begin(&config))
 }
 
 /// Starts the REST API alone, which serves nothing but probes while something is `missing`.
@@ -151,6 +154,7 @@ pub async fn start(
 pub async fn listen(
     wanted: Option<Listen>,
     store: Store,
+    broker: Arc<dyn Broker>,
     registry: Registry,
     missing: Missing,
     stop: CancellationToken,
@@ -172,16 +176,24 @@ pub async fn listen(
             metrics: registry.clone(),
             keys,
             missing,
+            broker_link: link_to(Arc::clone(&broker)),
         };
         tasks.spawn(api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone()));
     }
-    Ok(Listening { address, store, metrics, frontier_changed, stop, tasks })
+    Ok(Listening { address, store, broker, metrics, frontier_changed, stop, tasks })
+}
+
+fn link_to(broker: Arc<dyn Broker>) -> BrokerLink {
+    BrokerLink::asked_by(move || {
+        let broker = Arc::clone(&broker);
+        async move { broker.is_connected().await }
+    })
 }
 
 impl Listening {
     /// Starts the loops. The servers must be there, and the database migrated.
-    pub fn begin(self, config: &Config, broker: Arc<dyn Broker>) -> Coordinator {
-        let Self { address, store, metrics, frontier_changed, stop, tasks } = self;
+    pub fn begin(self, config: &Config) -> Coordinator {
+        let Self { address, store, broker, metrics, frontier_changed, stop, tasks } = self;
         let drained = Arc::new(Notify::new());
         let dispatcher = Dispatcher::new(
             store.clone(),

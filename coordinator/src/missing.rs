@@ -1,5 +1,6 @@
 //! The servers that a coordinator has not reached since its start. The role crosses them out; while one is left the API says
-//! which, instead of serving, and no loop runs. A server that goes away later is not missing: everybody can wait for that.
+//! which, instead of serving, and no loop runs. A server that goes away later is not missing: everybody can
+//! wait for that, and probes look for themselves (`api/health.rs`).
 
 use tokio::sync::watch;
 

@@ -53,9 +53,15 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         Config { listen: Some(listen), lease: LeaseTimes::default(), only: None, broker_forgets: false };
     // Also ends when a server refuses us.
     let stop = stop.child_token();
-    let (missing, registry) = (servers.missing.clone(), telemetry::registry());
-    let listening =
-        crate::listen(config.listen.clone(), servers.store.clone(), registry, missing, stop.clone()).await;
+    let listening = crate::listen(
+        config.listen.clone(),
+        servers.store.clone(),
+        servers.broker.clone(),
+        telemetry::registry(),
+        servers.missing.clone(),
+        stop.clone(),
+    )
+    .await;
     let ended = match listening {
         Ok(listening) => wait_and_work(listening, &config, &servers, &stop).await,
         Err(error @ StartError::Listen { .. }) => Err(anyhow::Error::new(error)
@@ -78,7 +84,7 @@ async fn wait_and_work(
     }
     match stop.run_until_cancelled(servers.reached()).await {
         Some(Ok(())) => {
-            let coordinator = listening.begin(config, servers.broker.clone());
+            let coordinator = listening.begin(config);
             if let Some(address) = coordinator.address {
                 tracing::info!(%address, "the coordinator is ready");
             }

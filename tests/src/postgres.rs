@@ -12,8 +12,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use crate::servers;
+use crate::wait::wait_for;
 
 const TEMPLATE: &str = "crawlify_template";
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// An empty database with the current schema. It is dropped when this value is, at best effort.
 #[derive(Debug)]
@@ -82,6 +84,27 @@ impl Drop for TestDatabase {
     }
 }
 
+/// Makes a superuser on a private server of the caller's, which asks it for its password from then on, and nobody else for one.
+///
+/// # Errors
+/// The server does not answer, its rules cannot be written, or the password does not open it.
+pub async fn ask_for_password(server: &SecretUrl, role: &str, password: &str) -> Result<()> {
+    execute(server, &format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{password}'")).await?;
+    let options = PgConnectOptions::from_str(server.expose())?;
+    let mut connection = options.connect().await?;
+    let rules: String = sqlx::query_scalar("SHOW hba_file").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    // The first rule that fits is the one that counts.
+    let others = std::fs::read_to_string(&rules)?;
+    std::fs::write(&rules, format!("local all {role} scram-sha-256\n{others}"))?;
+    execute(server, "SELECT pg_reload_conf()").await?;
+    let as_role = options.username(role);
+    let wrong = as_role.clone().password("not the password");
+    wait_for("Postgres asks for the password", WITHIN, async || wrong.connect().await.is_err()).await;
+    as_role.password(password).connect().await?.close().await?;
+    Ok(())
+}
+
 /// Starts the shared server, with a migrated template.
 pub(crate) async fn start_with_template() -> Result<PrivatePostgres> {
     let postgres = PrivatePostgres::start(&Options::default()).await.context("cannot start Postgres")?;
@@ -100,7 +123,7 @@ async fn execute(server: &SecretUrl, statement: &str) -> Result<()> {
         connection.close().await?;
         Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(60), work).await.context("Postgres does not answer")?
+    tokio::time::timeout(WITHIN, work).await.context("Postgres does not answer")?
 }
 
 /// The address of another database of the same server.

@@ -29,7 +29,7 @@ async fn a_minute_of_kills_loses_no_page_and_repeats_none() {
         workflow,
         coordinators: 2,
         workers: 3,
-        slots: 1,
+        slots: 2,
         at_once: 2,
     };
     let report = run(&options, &|line| println!("{line}")).await.unwrap();

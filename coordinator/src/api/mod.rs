@@ -32,6 +32,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::broker_link::BrokerLink;
 use crate::keys::ApiKeys;
 use crate::missing::Missing;
 pub use extract::{MAX_BODY_BYTES, MAX_WORKFLOW_BYTES};
@@ -53,6 +54,8 @@ pub struct ApiState {
     pub keys: ApiKeys,
     /// What is waited for: until then nothing is served.
     pub missing: Missing,
+    /// Asked by probes and scrapes.
+    pub broker_link: BrokerLink,
 }
 
 /// Builds the router: every route, then what surrounds them all.

@@ -121,6 +121,7 @@ async fn a_healthy_system_says_so_with_the_old_keys() {
     let health = api.get("/health").await;
     assert_keys(&health, &["status", "version", "time"]);
     assert_eq!(health["status"], "healthy");
+    assert_eq!(health["broker"], "connected");
     api.expect(StatusCode::OK, Method::GET, "/readyz", None).await;
     api.expect(StatusCode::OK, Method::GET, "/livez", None).await;
 }

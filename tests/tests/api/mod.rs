@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_coordinator::api::{ApiState, HEAD_WITHIN, router, serve};
+use crawlify_coordinator::broker_link::BrokerLink;
 use crawlify_coordinator::keys::ApiKeys;
 use crawlify_coordinator::missing::Missing;
 use crawlify_shared::config::SecretUrl;
@@ -67,6 +68,7 @@ impl Api {
             metrics: telemetry::registry(),
             keys,
             missing: Missing::nothing(),
+            broker_link: BrokerLink::asked_by(|| std::future::ready(true)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -30,6 +30,7 @@ fn state() -> ApiState {
         metrics: telemetry::registry(),
         keys: ApiKeys::default(),
         missing: Missing::nothing(),
+        broker_link: BrokerLink::asked_by(|| std::future::ready(true)),
     }
 }
 
@@ -207,6 +208,21 @@ async fn without_a_database_we_live_but_are_neither_healthy_nor_ready() {
     assert_eq!(body["status"], "unhealthy");
     assert_eq!(body["version"], "1.2.3");
     assert!(body["time"].is_string());
+}
+
+#[tokio::test]
+async fn whether_the_broker_is_there_is_told_by_health_and_by_the_metrics() {
+    for (is_there, word, gauge) in [(true, "connected", 1), (false, "away", 0)] {
+        let broker_link = BrokerLink::asked_by(move || std::future::ready(is_there));
+        let router = router(ApiState { broker_link, ..state() });
+        let get = |path: &str| request("GET", path).body(Body::empty()).unwrap();
+        let (_, body) = send(router.clone(), get("/health")).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["broker"], word);
+        let (_, body) = send(router, get("/metrics")).await;
+        let text = String::from_utf8(body).unwrap();
+        assert!(text.contains(&format!("\ncrawlify_broker_connected {gauge}\n")), "{text}");
+    }
 }
 
 #[tokio::test]
