@@ -84,8 +84,13 @@ impl Crawl {
 
     /// Dispatches every page that is due, as far as the store goes, and however lately the dispatcher looked.
     pub async fn queue(&self) -> Vec<ClaimRequest> {
+        self.queue_at_most(10_000).await
+    }
+
+    /// Dispatches so many pages at most of those that are due.
+    pub async fn queue_at_most(&self, limit: i64) -> Vec<ClaimRequest> {
         self.look_at_all_lanes().await;
-        let pages = self.store.reserve_pages(self.execution, 10_000).await.expect("pages are reserved");
+        let pages = self.store.reserve_pages(self.execution, limit).await.expect("pages are reserved");
         pages.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch }).collect()
     }
 

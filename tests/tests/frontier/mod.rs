@@ -6,6 +6,7 @@ mod control;
 mod dispatch;
 mod finish;
 mod lanes;
+mod limiters;
 mod many_workers;
 mod on_the_way;
 mod paces;

@@ -184,16 +184,16 @@ WITH page AS (
                     WHEN old.backoff_level > old.refused_level + 4 THEN greatest(old.backoff_level - s.served, old.refused_level + 4)
                     WHEN old.backoff_level < old.refused_level - 4 THEN greatest(old.backoff_level - s.served, 0)
                     ELSE greatest(old.backoff_level - (old.served + s.served) / 8, 0) END AS level,
-                CASE WHEN NOT s.is_past AND abs(old.backoff_level - old.refused_level) <= 4 THEN (old.served + s.served) % 8
-                    ELSE 0 END AS served,
+                CASE WHEN NOT (s.is_past OR s.is_refused) AND abs(old.backoff_level - old.refused_level) <= 4
+                    THEN (old.served + s.served) % 8 ELSE 0 END AS served,
                 CASE WHEN s.is_past OR s.served > 0 THEN 0 ELSE old.refused END AS refused,
-                least(CASE WHEN s.is_past THEN 8 ELSE old.credit + s.served END, 8)
-                    - CASE WHEN s.is_refused THEN 8 * c.bare ELSE 0 END AS credit
+                -- Those that were in workers' hands tell as much of this.
+                greatest(least(CASE WHEN s.is_past THEN 8 ELSE old.credit + c.served END, 8) - 8 * c.bare, -100) AS credit
         ) e
         CROSS JOIN LATERAL (
             -- Each time that it says that it is asked too fast it is asked half as fast from then on: every 250 ms at first,
             -- every 2 min in the end. A bare 503 says so only where there are many, and makes it no slower than every 8 s.
-            SELECT s.is_refused AND (c.is_too_fast OR e.credit < 0) AS is_too_fast,
+            SELECT s.is_refused AND c.is_too_fast OR e.credit < 0 AND c.bare > 0 AND (s.is_refused OR e.level = 0) AS is_too_fast,
                 old.delay_ms >= CASE WHEN c.is_too_fast THEN 120000 ELSE 8000 END AS is_slowest
         ) r
         CROSS JOIN LATERAL (
@@ -202,7 +202,7 @@ WITH page AS (
                     WHEN r.is_slowest THEN e.level ELSE least(e.level + 4, 60) END AS level,
                 CASE WHEN r.is_too_fast OR e.level = 0 THEN 0 ELSE e.served END AS served,
                 CASE WHEN r.is_too_fast AND e.refused = 0 THEN e.level ELSE old.refused_level END AS refused_level,
-                greatest(e.credit, 0) AS credit,
+                CASE WHEN r.is_too_fast THEN greatest(e.credit, 0) ELSE e.credit END AS credit,
                 -- A page that was refused before says nothing new of the host: few that never work do not stop it. One that
                 -- wants long pauses is asked again for some hours only.
                 CASE WHEN NOT (s.is_refused AND c.is_first) THEN e.refused
