@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::store::hot::HotStore;
 use lru::LruCache;
 use tokio::time::Instant;
@@ -180,6 +181,11 @@ impl HostTurns {
             self.metrics.observe_interval(now - at, delay.min(page.host_delay));
         }
     }
+}
+
+/// Whether an address is of the host of a page, as far as politeness goes.
+pub(crate) fn is_of_its_host(page: &ClaimedPage, url: &str) -> bool {
+    PageUrl::parse(url).is_ok_and(|url| url.unit_of_politeness(page.host_unit) == page.host)
 }
 
 impl Rests {
