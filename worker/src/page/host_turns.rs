@@ -100,16 +100,18 @@ impl HostTurns {
     /// The turn is too far away.
     pub(crate) async fn wait_to_ask(&self, page: &ClaimedPage) -> Result<(), TooFar> {
         let asked_at = Instant::now();
-        let has_pace = !page.host_delay.is_zero();
-        // First, so that the question does not wait for what holds back the others.
-        let turn = if has_pace { self.reserve(page).await } else { None };
-        if let Err(error) = self.store.hold_back(&page.host, HELD_BACK).await {
-            tracing::debug!(host = page.host, %error, "others do not know yet that a host has refused a page");
-        }
-        if !has_pace {
+        let hold_back = async {
+            if let Err(error) = self.store.hold_back(&page.host, HELD_BACK).await {
+                tracing::debug!(host = page.host, %error, "others do not know yet that a host has refused a page");
+            }
+        };
+        if page.host_delay.is_zero() {
+            hold_back.await;
             return Ok(());
         }
-        let had = self.wait_from(page, turn, asked_at).await;
+        // Its turn first, so that the question does not wait for what holds back the others; it may come before they are told.
+        let turn = self.reserve(page).await;
+        let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, asked_at));
         self.note(page, asked_at, had)
     }
 
