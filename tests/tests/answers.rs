@@ -252,3 +252,125 @@ async fn what_redirects_lead_to_counts_in_the_pace_of_its_host() {
         assert!(took >= Duration::from_millis(12 * 400), "{render}: {took:?}");
     }
 }
+
+#[tokio::test]
+async fn while_a_host_is_asked_for_how_long_nobody_else_asks_it() {
+    // Before the refusal is recorded, and until then alone.
+    let held_back = "SELECT count(*) FROM hosts
+        WHERE next_start_at > now() AND delay_ms > 0 AND delay_seen_at > now() AND refused = 0";
+    let counted = "SELECT count(*) FROM hosts WHERE refused = 1 AND backoff_level > 0";
+    for delay in [0, 500] {
+        let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+        // The question takes as long as the page did.
+        let site = AnsweringSite::slow(Duration::from_secs(5), |_, _| {
+            (StatusCode::TOO_MANY_REQUESTS, "not so fast").into_response()
+        })
+        .await;
+        let settings = json!({"render": "full", "rate_limit_delay": delay});
+        let _running = crawl(&scratch, &database, &site.url("/"), &settings);
+        let pool = PgPool::connect(database.url().expose()).await.unwrap();
+        for (what, query) in [("nobody else asks it", held_back), ("the refusal counts", counted)] {
+            wait_for(what, WITHIN, async || {
+                sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await.unwrap_or_default() == 1
+            })
+            .await;
+        }
+        assert!(site.asked_for("/") >= 2, "the page, and the question");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_asked_rarely_is_not_asked_for_how_long() {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    let site = AnsweringSite::start(|_, _| come_later(429, "<h1>not so fast</h1>")).await;
+    let settings = json!({"render": "full", "rate_limit_delay": 1000, "politeness": {"robots": "ignore"}});
+    let _running = crawl(&scratch, &database, &site.url("/"), &settings);
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let waiting = "SELECT count(*) FROM url_queue WHERE status = 'pending' AND rate_limit_faults = 1";
+    wait_for("the page was refused", WITHIN, async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap_or_default() == 1
+    })
+    .await;
+    assert_eq!(site.asked_for("/"), 1);
+}
+
+#[tokio::test]
+async fn only_a_refusal_of_the_host_itself_makes_its_rest_longer() {
+    let other = AnsweringSite::at("127.0.0.2", |_, _| come_later(429, "<h1>other</h1>")).await;
+    // It serves again by then; it has another trouble; it sends whoever asks to another host.
+    let answers: [fn(&str) -> Response; 3] =
+        [|_| Html("<h1>home</h1>").into_response(), |_| come_later(500, "<h1>broken</h1>"), redirect];
+    for (place, answer) in answers.into_iter().enumerate() {
+        for isolation in ["execution", "page"] {
+            let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+            let (asked, elsewhere) = (Mutex::new(0), other.url("/"));
+            let site = AnsweringSite::start(move |_, _| {
+                let mut asked = asked.lock().unwrap();
+                *asked += 1;
+                match *asked {
+                    1 => (StatusCode::TOO_MANY_REQUESTS, "not so fast").into_response(),
+                    2 => answer(&elsewhere),
+                    _ => Html("<h1>home</h1>").into_response(),
+                }
+            })
+            .await;
+            let settings = json!({"render": "full", "isolation": isolation});
+            let running = crawl(&scratch, &database, &site.url("/"), &settings);
+            // Two minutes would be too long.
+            let _ = running.end(WITHIN).await.with_code(0).saying(&["1 completed"]);
+            assert_eq!(site.asked_for("/"), 3, "{isolation}, {place}: the page, the question, the page");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_request_that_a_page_leads_to_costs_a_delay_and_a_new_name_costs_none() {
+    for (render, start, beside) in [
+        ("full", "/renames", 0),
+        ("full", "/chain/3", 3),
+        ("full", "/script", 2),
+        ("static", "/leaf", 0),
+        // Nobody tells how many there were.
+        ("static", "/chain/3", 1),
+    ] {
+        let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+        let site = AnsweringSite::start(|_, path| match path {
+            "/renames" => {
+                Html("<h1>home</h1><script>history.replaceState(0, '', '/other')</script>").into_response()
+            }
+            "/script" => Html("<script>location = '/chain/1'</script>").into_response(),
+            "/chain/3" => redirect("/chain/2"),
+            "/chain/2" => redirect("/chain/1"),
+            "/chain/1" => redirect("/leaf"),
+            _ => Html("<h1>leaf</h1>").into_response(),
+        })
+        .await;
+        // So long that the next start is far away when the page has ended.
+        let settings =
+            json!({"render": render, "rate_limit_delay": 20_000, "politeness": {"robots": "ignore"}});
+        let running = crawl(&scratch, &database, &site.url(start), &settings);
+        let _ = running.end(WITHIN).await.with_code(0).saying(&["1 completed"]);
+        let pool = PgPool::connect(database.url().expose()).await.unwrap();
+        let delays = "SELECT round(EXTRACT(EPOCH FROM next_start_at - recent_starts[1]) / 20.6)::int8
+            FROM hosts WHERE host = '127.0.0.1'";
+        let delays: i64 = sqlx::query_scalar(delays).fetch_one(&pool).await.unwrap();
+        assert_eq!(delays, 1 + beside, "{render} {start}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_not_there_starts_like_any_other_where_it_is_to_be_loaded_both_ways() {
+    let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
+    let site = AnsweringSite::start(|_, path| match path {
+        "/" => Html("<h1>home</h1><a href=/gone/1>1</a><a href=/gone/2>2</a>").into_response(),
+        _ => (StatusCode::NOT_FOUND, "gone").into_response(),
+    })
+    .await;
+    let settings = json!({"render": "auto", "rate_limit_delay": 300, "politeness": {"robots": "ignore"}});
+    let running = crawl(&scratch, &database, &site.url("/"), &settings);
+    let _ = running.end(WITHIN).await.saying(&["1 completed", "2 failed"]);
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let starts = "SELECT cardinality(recent_starts)::int8 FROM hosts WHERE host = '127.0.0.1'";
+    let starts: i64 = sqlx::query_scalar(starts).fetch_one(&pool).await.unwrap();
+    assert_eq!(starts, 3);
+}

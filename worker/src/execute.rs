@@ -4,6 +4,7 @@
 //! about stores and brokers.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crawlify_shared::crash::{self, CrashPoint};
@@ -11,19 +12,20 @@ use crawlify_shared::domain::outcome::{ErrorClass, PageEnd, PageOutcome, Rendere
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::url_shape::shape;
-use crawlify_shared::domain::workflow::{Isolation, Render};
+use crawlify_shared::domain::workflow::Render;
 use tokio::time::Instant;
 
-use crate::chrome::driver::{Document, DomProgram, Driver, Session, Static, Tab, TabError};
+use crate::chrome::driver::{Document, Driver, Session, Static, Tab, TabError};
 use crate::gather::Gathered;
-use crate::http::{self, Http};
+use crate::http::Http;
 use crate::lanes::Slot;
 use crate::metrics::{Metrics, Step};
 use crate::nodes::{Nodes, Stopped};
-use crate::page::host_turns::{HostTurns, TooFar};
+use crate::page::host_turns::{HostTurns, TooFar, is_of_its_host};
 use crate::page::overdue::{GRACE, unless_overdue};
 use crate::program::{PageRun, Plan, Program, Run};
 use crate::render::{Course, Renders, compare};
+use crate::when_to_return::Question;
 
 /// How long a tab may take to be free.
 const FREE_WITHIN: Duration = Duration::from_secs(15);
@@ -34,7 +36,7 @@ const AFTER_NOT_OPENED: Duration = Duration::from_secs(1);
 /// A host that is asked more rarely is not asked twice for the sake of speed.
 pub(crate) const UNHURRIED: Duration = Duration::from_secs(1);
 /// How long a page may take to be read without being rendered, before it is loaded in a tab.
-const READ_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// What pages are executed with.
 #[derive(Clone, Copy, Debug)]
@@ -87,56 +89,20 @@ pub(crate) async fn execute(
         isolation: workflow.isolation,
         proxy: workflow.proxy.clone(),
     };
-    let started_in = OnceLock::new();
-    let visit = Visit { page, program, plan: program.plan(page.depth), session, means, limits, started_in };
-    let shape = shape(&page.url);
-    let is_unhurried = visit.plan.render == Render::Auto && page.host_delay >= UNHURRIED;
-    let render = if is_unhurried { Render::Full } else { visit.plan.render };
-    let mut outcome =
-        match means.renders.course(page.execution_id, &workflow.phases, &visit.plan.phases, render, &shape) {
-            Course::Full => visit.load(slot, Some(limits.start_at)).await,
-            Course::Static => {
-                slot.go_static().await;
-                let read = visit.read(Some(limits.start_at), false).await;
-                if let Some(read) = judged(&read) {
-                    means.renders.was_read(page.execution_id, &visit.plan.phases, &shape, read.map(|_| ()));
-                }
-                match read {
-                    Ok(outcome) => outcome,
-                    Err(NotRead::TooFar) => released(),
-                    Err(_) => visit.load(slot, None).await,
-                }
-            }
-            Course::Both => {
-                // Read first: what the page's scripts leave behind must not help.
-                let read = visit.read(Some(limits.start_at), true).await;
-                if matches!(read, Err(NotRead::TooFar)) {
-                    return released();
-                }
-                // That a page is not there, and that its host wants to be left alone, is said to everybody.
-                if let Ok(outcome) = &read
-                    && let PageEnd::Failed(failure) = &outcome.end
-                    && (outcome.contact.back_off.is_some() || !failure.class.is_transient())
-                {
-                    return read.unwrap_or_else(|_| released());
-                }
-                let mut outcome = visit.load(slot, None).await;
-                // What was loaded is what counts; a page that was not is no measure for anything.
-                if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
-                    // A phase that the workflow wants static is so, whatever a tab would have given.
-                    let is_on_trial = |phase: &usize| workflow.phases[*phase].render == Render::Auto;
-                    let on_trial: Vec<_> = visit.plan.phases.iter().copied().filter(is_on_trial).collect();
-                    let verdicts = compare(program, &on_trial, &outcome, read);
-                    means.renders.were_compared(page.execution_id, &shape, verdicts);
-                }
-                outcome.bytes += read.as_ref().map_or(0, |read| read.bytes);
-                outcome
-            }
-        };
+    let visit = Visit {
+        page,
+        program,
+        plan: program.plan(page.depth),
+        session,
+        means,
+        limits,
+        started_in: OnceLock::new(),
+        beside: AtomicU32::new(0),
+    };
+    let mut outcome = visit.take_course(slot).await;
+    // Whatever the page came to.
     visit.note_received(&mut outcome);
-    if let Some(host) = visit.asked_beside(&outcome) {
-        means.turns.count(&host).await;
-    }
+    visit.count_beside(&outcome).await;
     outcome.contact.started_in = visit.started_in.get().copied();
     outcome
 }
@@ -175,9 +141,60 @@ struct Visit<'a> {
     limits: Limits,
     /// How long after its claim the host was asked for the page, first.
     started_in: OnceLock<Duration>,
+    /// How many requests had no turn of their own.
+    beside: AtomicU32,
 }
 
 impl Visit<'_> {
+    /// Reads the page, or loads it, or both, as is known of pages of its shape.
+    async fn take_course(&self, slot: &mut Slot) -> PageOutcome {
+        let (page, plan, means) = (self.page, self.plan, self.means);
+        let phases = &self.program.workflow.phases;
+        let shape = shape(&page.url);
+        let is_unhurried = plan.render == Render::Auto && page.host_delay >= UNHURRIED;
+        let render = if is_unhurried { Render::Full } else { plan.render };
+        match means.renders.course(page.execution_id, phases, &plan.phases, render, &shape) {
+            Course::Full => self.load(slot, Some(self.limits.start_at)).await,
+            Course::Static => {
+                slot.go_static().await;
+                let read = self.read(Some(self.limits.start_at), false).await;
+                if let Some(read) = judged(&read) {
+                    means.renders.was_read(page.execution_id, &plan.phases, &shape, read.map(|_| ()));
+                }
+                match read {
+                    Ok(outcome) => outcome,
+                    Err(NotRead::TooFar) => released(),
+                    Err(_) => self.load(slot, None).await,
+                }
+            }
+            Course::Both => {
+                // Read first: what the page's scripts leave behind must not help.
+                let read = self.read(Some(self.limits.start_at), true).await;
+                if matches!(read, Err(NotRead::TooFar)) {
+                    return released();
+                }
+                // That a page is not there, and that its host wants to be left alone, is said to everybody.
+                if let Ok(outcome) = &read
+                    && let PageEnd::Failed(failure) = &outcome.end
+                    && (outcome.contact.back_off.is_some() || !failure.class.is_transient())
+                {
+                    return read.unwrap_or_else(|_| released());
+                }
+                let mut outcome = self.load(slot, None).await;
+                // What was loaded is what counts; a page that was not is no measure for anything.
+                if let Some(read) = judged(&read).filter(|_| outcome.end == PageEnd::Completed) {
+                    // A phase that the workflow wants static is so, whatever a tab would have given.
+                    let is_on_trial = |phase: &usize| phases[*phase].render == Render::Auto;
+                    let on_trial: Vec<_> = plan.phases.iter().copied().filter(is_on_trial).collect();
+                    let verdicts = compare(self.program, &on_trial, &outcome, read);
+                    means.renders.were_compared(page.execution_id, &shape, verdicts);
+                }
+                outcome.bytes += read.as_ref().map_or(0, |read| read.bytes);
+                outcome
+            }
+        }
+    }
+
     /// Reads the page without rendering it.
     async fn read(&self, turn: Option<Instant>, fresh: bool) -> Result<PageOutcome, NotRead> {
         self.turn(turn).await.map_err(|TooFar| NotRead::TooFar)?;
@@ -187,7 +204,10 @@ impl Visit<'_> {
         let read = self.means.driver.read_static(&self.session, &self.page.url, dom, fresh, deadline).await;
         self.means.metrics.observe_step(Step::Static, begun.elapsed());
         let (document, results) = match read {
-            Static::Read { document, results } => (document, results),
+            Static::Read { document, results, is_redirected } => {
+                self.beside.fetch_add(u32::from(is_redirected), Ordering::Relaxed);
+                (document, results)
+            }
             Static::NeedsFull(reason) => return Err(NotRead::NeedsFull(reason)),
             Static::Lost(reason) => {
                 tracing::debug!(page.id = %self.page.page_id, reason, "a page could not be read as it came");
@@ -241,7 +261,11 @@ impl Visit<'_> {
         let turn = self.turn(turn).await;
         let deadline = Instant::now() + self.limits.page;
         let (mut outcome, tab_usable) = match turn {
-            Ok(()) => self.on_tab(tab.as_mut(), deadline).await,
+            Ok(()) => {
+                let ended = self.on_tab(tab.as_mut(), deadline).await;
+                self.beside.fetch_add(tab.asked_beside(), Ordering::Relaxed);
+                ended
+            }
             Err(TooFar) => (released(), true),
         };
         // Before the tab may go, and what counts with it.
@@ -277,40 +301,12 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// A host that wants to be left alone may say for how long, in a header, which a navigation does not show: the address
-    /// that it said so at is asked for once more without a tab.
+    /// Asks a host that wants to be left alone for how long.
     async fn ask_when_to_return(&self, url: &PageUrl, outcome: &mut PageOutcome, deadline: Instant) {
-        let Some(said) = outcome.contact.back_off else { return };
-        // Pages that hear it at the same time do not all ask.
-        if !self.means.turns.leave_alone(&self.page.host, said)
-            || self.means.turns.wait_to_ask(self.page).await.is_err()
-        {
-            return;
-        }
-        let deadline = deadline.min(Instant::now() + READ_WITHIN);
-        let said = match self.session.isolation {
-            Isolation::Execution => {
-                let nothing = DomProgram::default();
-                match self.means.driver.read_static(&self.session, url, &nothing, true, deadline).await {
-                    Static::Read { document, .. } => document.retry_after,
-                    Static::NeedsFull(_) | Static::Lost(_) => None,
-                }
-            }
-            // Pages share no cookies, so none are sent.
-            Isolation::Page => self.ask_by_ourselves(url, deadline).await,
-        };
-        outcome.contact.back_off = outcome.contact.back_off.max(said);
-    }
-
-    /// For how long the host wants to be left alone, as it says to us and not to the browser.
-    async fn ask_by_ourselves(&self, url: &PageUrl, deadline: Instant) -> Option<Duration> {
-        let workflow = &self.program.workflow;
-        let outlet = self.means.http.outlet(self.page.execution_id, workflow.proxy.as_ref()).await.ok()?;
-        let request = outlet
-            .get(url.as_str())
-            .headers(http::headers(workflow))
-            .timeout(deadline.saturating_duration_since(Instant::now()));
-        http::back_off(&outlet.send(request).await.ok()?)
+        let Some(heard) = outcome.contact.back_off else { return };
+        let (page, workflow, session) = (self.page, &self.program.workflow, &self.session);
+        let question = Question { page, workflow, session, means: self.means };
+        outcome.contact.back_off = Some(question.ask(url, heard, deadline).await);
     }
 
     async fn on_tab(&self, tab: &mut dyn Tab, deadline: Instant) -> (PageOutcome, bool) {
@@ -356,8 +352,8 @@ impl Visit<'_> {
         let end = stopped.map_or(PageEnd::Completed, |stopped| PageEnd::Failed(stopped.error.failure));
         let mut outcome = gathered.into_outcome(end, &document, Rendered::Full);
         // Where something that was done to the page has led.
-        let led_to = outcome.final_url.as_deref().and_then(|url| PageUrl::parse(url).ok());
-        if let Some(led_to) = led_to.filter(|url| self.is_on_its_host(url)) {
+        let led_to = outcome.final_url.as_deref().filter(|url| is_of_its_host(self.page, url));
+        if let Some(led_to) = led_to.and_then(|url| PageUrl::parse(url).ok()) {
             outcome.contact.back_off = back_off;
             self.ask_when_to_return(&led_to, &mut outcome, deadline).await;
         }
@@ -368,8 +364,7 @@ impl Visit<'_> {
     /// wants to be left alone is nothing that this one has said.
     fn refused(&self, document: &Document) -> Option<PageOutcome> {
         let (mut failure, mut contact) = document.http_failure()?;
-        let answered = PageUrl::parse(document.final_url.as_str());
-        if !answered.is_ok_and(|url| self.is_on_its_host(&url)) {
+        if !is_of_its_host(self.page, document.final_url.as_str()) {
             (contact.back_off, failure.is_elsewhere) = (None, true);
         }
         Some(PageOutcome {
@@ -380,15 +375,22 @@ impl Visit<'_> {
         })
     }
 
-    /// The host that a redirect, or something that was done to the page, has led to.
-    fn asked_beside(&self, outcome: &PageOutcome) -> Option<String> {
-        let led_to = PageUrl::parse(outcome.final_url.as_deref()?).ok()?;
-        let host = led_to.unit_of_politeness(self.page.host_unit);
-        let may_have_a_pace = !self.page.host_delay.is_zero() || host != self.page.host;
-        (led_to != self.page.url && may_have_a_pace).then(|| host.to_owned())
-    }
-
-    fn is_on_its_host(&self, url: &PageUrl) -> bool {
-        url.unit_of_politeness(self.page.host_unit) == self.page.host
+    /// Counts the requests that had no turn, because redirects, scripts or clicks have led there. Of another host only the last one
+    /// is known to have gone there.
+    async fn count_beside(&self, outcome: &PageOutcome) {
+        let requests = self.beside.load(Ordering::Relaxed);
+        if requests == 0 {
+            return;
+        }
+        let led_to = outcome.final_url.as_deref().and_then(|url| PageUrl::parse(url).ok());
+        let led_to = led_to.as_ref().map(|url| url.unit_of_politeness(self.page.host_unit));
+        let elsewhere = led_to.filter(|host| *host != self.page.host);
+        if let Some(host) = elsewhere {
+            self.means.turns.count(host, 1).await;
+        }
+        let here = requests - u32::from(elsewhere.is_some());
+        if here > 0 && !self.page.host_delay.is_zero() {
+            self.means.turns.count(&self.page.host, here).await;
+        }
     }
 }

@@ -26,6 +26,7 @@ pub mod role;
 mod sitemap;
 mod skips;
 mod traps;
+mod when_to_return;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
-use crawlify_shared::domain::page::NextStatus;
+use crawlify_shared::domain::page::{ClaimedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::CancelMode;
-use crawlify_shared::store::hot::ClaimRequest;
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
 const DELAY: Duration = Duration::from_millis(2_000);
@@ -105,11 +105,79 @@ async fn a_request_beside_the_pace_makes_the_next_page_of_its_host_wait_for_long
     let next = "SELECT (EXTRACT(EPOCH FROM greatest(next_start_at, now()) - now()) * 1000)::int8 FROM hosts WHERE host = 'a.test'";
     let before = crawl.number(next).await;
     for host in ["a.test", "b.test", "nobody.test"] {
-        worker.was_asked_beside(host).await.unwrap();
+        worker.was_asked_beside(host, 1).await.unwrap();
     }
     let later = crawl.number(next).await - before;
     let delay = i64::try_from(DELAY.as_millis()).unwrap();
     assert!((delay / 2..=delay * 11 / 10).contains(&later), "{later} ms");
+    worker.was_asked_beside("a.test", 3).await.unwrap();
+    let much_later = crawl.number(next).await - before - later;
+    assert!((delay * 5 / 2..=delay * 31 / 10).contains(&much_later), "three delays: {much_later} ms");
     let of_b = "SELECT count(*) FROM hosts WHERE host = 'b.test' AND next_start_at = '-infinity'";
     assert_eq!(crawl.number(of_b).await, 1, "it has no pace");
+}
+
+/// A refusal of a page, as a tab hears it.
+async fn record_refusal(worker: &HotStore, page: &ClaimedPage) {
+    let failure = Failure::new(ErrorClass::Http429, "the server answered with HTTP status 429");
+    let mut group = [finished(page, &small_table(), &[])];
+    group[0].outcome = PageOutcome::failed(failure.clone());
+    group[0].outcome.contact.back_off = Some(Duration::ZERO);
+    group[0].next = NextStatus::Retry(failure, Duration::ZERO);
+    assert_eq!(worker.record(&group).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn pages_of_a_host_that_is_asked_when_to_return_are_held_back_and_its_refusal_counts_all_the_same() {
+    let costs = "SELECT concat_ws(' ', backoff_level, refused, backoff_until > now()) FROM hosts WHERE host = 'a.test'";
+    for delay in [Duration::ZERO, Duration::from_millis(500)] {
+        let mut paid = Vec::new();
+        for is_held_back in [false, true] {
+            let crawl = Crawl::start(polite(delay), &URLS).await;
+            let worker = crawl.worker().await;
+            let requests = crawl.queue().await;
+            let (first, others): (Vec<_>, Vec<_>) = {
+                let of_a = crawl
+                    .texts("SELECT id::text FROM url_queue WHERE host = 'a.test' AND status = 'queued'")
+                    .await;
+                let first = of_a[0].clone();
+                requests.into_iter().partition(|request| request.page_id.0.to_string() == first)
+            };
+            let refused = worker.claim(&first, LEASE, false).await.unwrap().remove(0);
+            if is_held_back {
+                worker.hold_back("a.test", Duration::from_secs(60)).await.unwrap();
+                let claimed = worker.claim(&others, LEASE, false).await.unwrap();
+                assert!(claimed.iter().all(|page| page.host == "b.test"), "{delay:?}: {claimed:?}");
+                let queued = crawl.queue().await;
+                let claimed = worker.claim(&queued, LEASE, false).await.unwrap();
+                assert!(claimed.iter().all(|page| page.host == "b.test"), "{delay:?}: {claimed:?}");
+            }
+            record_refusal(&worker, &refused).await;
+            paid.push(crawl.texts(costs).await);
+        }
+        assert_eq!(paid[0], paid[1], "{delay:?}");
+        assert!(paid[0][0].ends_with("1 t"), "{delay:?}: {paid:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_was_held_back_without_a_word_after_that_has_its_pace_again() {
+    for (delay, delay_ms) in [(Duration::ZERO, 0), (Duration::from_millis(500), 500)] {
+        let crawl = Crawl::start(polite(delay), &URLS).await;
+        let worker = crawl.worker().await;
+        crawl.queue().await;
+        worker.hold_back("a.test", Duration::from_secs(60)).await.unwrap();
+        // Whoever held it back has died, and its rest is over.
+        crawl.change("UPDATE url_queue SET status = 'pending'").await;
+        crawl
+            .change("UPDATE hosts SET delay_seen_at = now(), next_start_at = now(), next_dispatch_at = now()")
+            .await;
+        let queued = crawl.queue().await;
+        let claimed = worker.claim(&queued, LEASE, false).await.unwrap();
+        let of_a = claimed.iter().filter(|page| page.host == "a.test");
+        assert!(of_a.clone().all(|page| page.host_delay == delay), "{claimed:?}");
+        assert_eq!(of_a.count(), if delay.is_zero() { 3 } else { 1 });
+        let pace = "SELECT delay_ms::int8 FROM hosts WHERE host = 'a.test'";
+        assert_eq!(crawl.number(pace).await, delay_ms);
+    }
 }

@@ -73,6 +73,7 @@ impl ChromeTab {
                 continue;
             }
             (self.world, self.ahead) = (Some(world), None);
+            self.redirects += description.redirects(None);
             self.attached()?.events.begin_act();
             if !description.is_browsers_error() {
                 return Ok(Some(description.document(None, self.attached()?.gate.as_deref())?));

@@ -24,7 +24,8 @@ const MAX_ELEMENTS: u64 = 500_000;
 const DESCRIBE: &str = r#"() => {
   const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
   const {
-    responseStatus: status = 0, encodedBodySize: bytes = 0, transferSize: sent = 0, fetchStart = 0, responseStart = 0
+    responseStatus: status = 0, encodedBodySize: bytes = 0, transferSize: sent = 0, fetchStart = 0, responseStart = 0,
+    redirectCount: redirects = 0, name: loaded = ""
   } = performance.getEntriesByType("navigation")[0] ?? {};
   const instead = status === 0 || status >= 400
     ? Document.prototype.querySelector.call(document, "meta[name=META]")?.getAttribute("content")?.toWellFormed() ?? ""
@@ -36,6 +37,8 @@ const DESCRIBE: &str = r#"() => {
     answered_in_ms: sent > 0 && responseStart > 0 ? responseStart - fetchStart : null,
     elements: Document.prototype.getElementsByTagName.call(document, "*").length,
     instead,
+    redirects,
+    loaded: loaded.toWellFormed(),
     url: location.href.toWellFormed(),
     base: read(Node.prototype, "baseURI").toWellFormed(),
     kind: read(Document.prototype, "contentType"),
@@ -54,6 +57,10 @@ pub(super) struct Description {
     elements: u64,
     /// What an answer of the egress guard says in the page's place.
     instead: String,
+    /// How many redirects led to it; 0 where one of them led to another origin.
+    redirects: u32,
+    /// Where it was loaded from, whatever its scripts have made of its address since.
+    loaded: String,
     url: String,
     base: String,
     kind: String,
@@ -68,6 +75,13 @@ impl Description {
     /// The HTTP status, where there was one.
     pub(super) fn status(&self) -> Option<u16> {
         (self.status != 0).then_some(self.status)
+    }
+
+    /// How many redirects led to it from the address that was asked for, where that is known. Of those that led to another origin
+    /// a page is told nothing: they count as one.
+    pub(super) fn redirects(&self, asked: Option<&PageUrl>) -> u32 {
+        let is_another = |asked: &PageUrl| PageUrl::parse(&self.loaded).is_ok_and(|loaded| loaded != *asked);
+        self.redirects.max(asked.is_some_and(is_another).into())
     }
 
     /// Whether this is the browser's own page about an address that could not be loaded.

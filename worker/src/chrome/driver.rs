@@ -132,6 +132,13 @@ pub trait Tab: Send + std::fmt::Debug {
         Ok(None)
     }
 
+    /// How many requests for documents followed the one of [`Tab::navigate`], as far as that is known: of redirects, refreshes,
+    /// scripts and what was done to the page. An address that a script only rewrites was not requested. Known also where
+    /// another call has failed.
+    fn asked_beside(&self) -> u32 {
+        0
+    }
+
     /// Gives the tab back for the next page of its execution.
     async fn release(self: Box<Self>);
 }
@@ -187,6 +194,8 @@ pub enum Static {
         document: Box<Document>,
         /// As [`Tab::run`] answers.
         results: Vec<Option<StepResult>>,
+        /// Whether redirects led there; nobody tells how many.
+        is_redirected: bool,
     },
     /// It takes a tab to tell: the response is no plain HTML document, the connection failed, an element that is
     /// waited for is not there. The reason is for people.

@@ -4,13 +4,14 @@
 //! [`DomProgram`](driver::DomProgram)s. From the outside in: `chrome_driver` starts everything, `supervisor` keeps one
 //! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs (`attach` opens them, `block` keeps
 //! from them what is not to be loaded, `viewport` has little of them painted), `tab` works with one of them
-//! (`page_state`, `page_load`, `describe`, `guarded`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks over
+//! (`page_state`, `page_load`, `call`, `describe`, `guarded`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks over
 //! `connection`.
 
 mod act;
 mod attach;
 mod block;
 mod browser;
+mod call;
 mod chrome_driver;
 mod connection;
 mod cookies;

@@ -52,6 +52,8 @@ pub(super) struct PageEvents {
 pub(super) struct PageState {
     /// The loaders whose documents came into the main frame, the present one last.
     pub(super) documents: Vec<String>,
+    /// How many documents came after the first one, and whatever was done to the page meanwhile.
+    pub(super) documents_after_first: u32,
     /// The loaders that began a navigation.
     pub(super) started: HashSet<String>,
     /// Whether another document is on its way.
@@ -179,8 +181,10 @@ impl PageEvents {
         }
         self.state.send_if_modified(|state| {
             if event.name == "init" {
-                if state.documents.is_empty() {
-                    self.load.arrive();
+                match state.documents.last() {
+                    None => self.load.arrive(),
+                    Some(present) if *present == event.loader => {}
+                    Some(_) => state.documents_after_first += 1,
                 }
                 if state.documents.len() <= MAX_DOCUMENTS {
                     state.documents.push(event.loader.clone().into_owned());
@@ -321,6 +325,25 @@ mod tests {
         assert!(!state.borrow().has_reached(WaitUntil::Load, "new"));
         lifecycle(&events, "main", "new", &["load", "networkIdle"]);
         assert!(state.borrow().has_reached(WaitUntil::NetworkIdle, "new"));
+    }
+
+    #[test]
+    fn documents_after_the_first_one_are_counted_until_the_next_navigation() {
+        let events = events();
+        let count = || events.watch().borrow().documents_after_first;
+        events.begin_navigation();
+        lifecycle(&events, "main", "one", &["init", "load"]);
+        lifecycle(&events, "frame", "other", &["init", "load"]);
+        assert_eq!(count(), 0);
+        // A script sends the page on, and then a click.
+        lifecycle(&events, "main", "two", &["init", "load"]);
+        assert_eq!(count(), 1);
+        events.begin_act();
+        lifecycle(&events, "main", "three", &["init", "load"]);
+        assert_eq!(count(), 2);
+        events.begin_navigation();
+        lifecycle(&events, "main", "four", &["init", "load"]);
+        assert_eq!(count(), 0);
     }
 
     #[test]

@@ -92,6 +92,8 @@ struct Reading {
 struct Fetched {
     url: String,
     base: String,
+    /// Whether redirects led there.
+    redirected: bool,
     status: u16,
     /// Of a page that was refused.
     retry_after: Option<String>,
@@ -238,6 +240,7 @@ impl StaticTab {
         let document = Document { final_url, base_url, status, retry_after, answered_in, bytes };
         Ok(Static::Read {
             document: Box::new(document),
+            is_redirected: fetched.redirected,
             results: match reading.results {
                 Some(results) => run::results(&results, began, ended)?,
                 None => Vec::new(),

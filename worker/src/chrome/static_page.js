@@ -150,7 +150,8 @@
       cache: fresh ? "no-store" : "default",
       signal: AbortSignal.timeout(timeout),
     });
-    const document = { url: response.url, base: response.url, status: response.status, answered_in_ms: performance.now() - asked };
+    const { url: at, redirected, status } = response;
+    const document = { url: at, base: at, redirected, status, answered_in_ms: performance.now() - asked };
     if (response.status >= 400) {
       document.retry_after = response.headers.get("retry-after");
       response.body?.cancel();

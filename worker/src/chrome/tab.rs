@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{NavigateParams, NavigateReturns};
-use chromiumoxide_cdp::cdp::js_protocol::runtime::{
-    CallArgument, CallFunctionOnParams, CallFunctionOnReturns, ExecutionContextId,
-};
+use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallArgument, CallFunctionOnReturns, ExecutionContextId};
 use chromiumoxide_types::Command;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
@@ -42,11 +40,13 @@ const CROSSED_NAVIGATIONS: u32 = 2;
 pub(super) struct ChromeTab {
     /// `None` once it was given back.
     tab: Option<AttachedTab>,
-    browser: Arc<Browser>,
+    pub(super) browser: Arc<Browser>,
     lease: Lease,
     /// The isolated world of the present document.
     pub(super) world: Option<ExecutionContextId>,
     usable: bool,
+    /// How many redirects led to the documents that there were.
+    pub(super) redirects: u32,
     /// A run that began with the page.
     pub(super) ahead: Option<Ahead>,
 }
@@ -62,7 +62,7 @@ pub(super) struct Ahead {
 
 impl ChromeTab {
     pub(super) fn new(tab: AttachedTab, lease: Lease, browser: Arc<Browser>) -> Self {
-        Self { tab: Some(tab), browser, lease, world: None, usable: true, ahead: None }
+        Self { tab: Some(tab), browser, lease, world: None, usable: true, redirects: 0, ahead: None }
     }
 
     pub(super) fn attached(&self) -> Result<&AttachedTab, TabError> {
@@ -81,7 +81,11 @@ impl ChromeTab {
         self.unless_broken(async { answer.await.map_err(|error| failure::of_call(error, doing)) }).await
     }
 
-    async fn unless_broken<T>(&self, work: impl Future<Output = Result<T, TabError>>) -> Result<T, TabError> {
+    /// Work in the tab, which ends when the tab or its page is broken.
+    pub(super) async fn unless_broken<T>(
+        &self,
+        work: impl Future<Output = Result<T, TabError>>,
+    ) -> Result<T, TabError> {
         let mut state = self.attached()?.events.watch();
         let broken = state.wait_for(|state| failure::of_state(state).is_some());
         tokio::select! {
@@ -138,6 +142,7 @@ impl ChromeTab {
             if failure::is_bare_status(error_text) {
                 // What there is now is the browser's own page about it, which nothing should be read from.
                 let (description, _) = self.describe_anew(navigated.frame_id, deadline).await?;
+                self.redirects += description.redirects(None);
                 let url = url.as_url().clone();
                 return Ok(Document {
                     base_url: url.clone(),
@@ -193,6 +198,10 @@ impl ChromeTab {
                         let state = state.borrow();
                         state.documents.len() == documents && !state.is_leaving()
                     };
+                    if has_stayed {
+                        // Which address a later document was asked for at is not known.
+                        self.redirects += description.redirects((documents == 1).then_some(url));
+                    }
                     if has_stayed && description.is_browsers_error() {
                         let failure = self.why_unreachable(url, deadline).await?;
                         let failure = failure.unwrap_or_else(failure::sent_astray);
@@ -258,41 +267,6 @@ impl ChromeTab {
         let pending = self.begin_call(world, run::RUNNER, arguments, deadline, RUNNING).await?;
         Ok(Ahead { program: std::ptr::from_ref(program).addr(), began, pending })
     }
-
-    pub(super) async fn begin_call(
-        &self,
-        world: ExecutionContextId,
-        function: &str,
-        arguments: Vec<CallArgument>,
-        deadline: Instant,
-        doing: &str,
-    ) -> Result<Pending<CallFunctionOnReturns>, TabError> {
-        let mut call = CallFunctionOnParams::new(function);
-        call.execution_context_id = Some(world);
-        call.await_promise = Some(true);
-        call.return_by_value = Some(true);
-        call.silent = Some(true);
-        call.arguments = Some(arguments);
-        let session = &self.attached()?.session;
-        let begun = self.browser.launched.connection.begin(Some(session), &call, deadline);
-        self.unless_broken(async { begun.await.map_err(|error| failure::of_call(error, doing)) }).await
-    }
-
-    /// What a function gave; a crash and a flood of dialogs or loads end the wait for it.
-    pub(super) async fn returned(
-        &self,
-        call: Pending<CallFunctionOnReturns>,
-        deadline: Instant,
-        doing: &str,
-    ) -> Result<Value, TabError> {
-        let answer = async { call.answer(deadline).await.map_err(|error| failure::of_call(error, doing)) };
-        let answer = self.unless_broken(answer).await?;
-        if let Some(exception) = answer.exception_details {
-            let thrown = exception.exception.and_then(|thrown| thrown.description).unwrap_or(exception.text);
-            return Err(internal(format!("our function failed in the page: {thrown}")));
-        }
-        Ok(answer.result.value.unwrap_or_default())
-    }
 }
 
 #[async_trait]
@@ -304,7 +278,7 @@ impl Tab for ChromeTab {
         first: Option<&DomProgram>,
         deadline: Instant,
     ) -> Result<Document, TabError> {
-        (self.world, self.ahead) = (None, None);
+        (self.world, self.ahead, self.redirects) = (None, None, 0);
         self.browser.count_page();
         // Not usable unless this gets to its end: the caller may drop it half-way.
         let was_usable = std::mem::replace(&mut self.usable, false);
@@ -365,6 +339,11 @@ impl Tab for ChromeTab {
         ChromeTab::look_again(self, deadline).await
     }
 
+    fn asked_beside(&self) -> u32 {
+        let tab = self.tab.as_ref();
+        self.redirects + tab.map_or(0, |tab| tab.events.watch().borrow().documents_after_first)
+    }
+
     async fn release(mut self: Box<Self>) {
         // A tab of whose loads Chrome tells is slower than another one.
         if self.usable
@@ -391,6 +370,6 @@ pub(super) fn not_understood(error: serde_json::Error) -> TabError {
     internal(format!("what the page answered was not understood: {error}"))
 }
 
-fn internal(message: impl Into<String>) -> TabError {
+pub(super) fn internal(message: impl Into<String>) -> TabError {
     TabError { failure: Failure::new(ErrorClass::Internal, message), tab_usable: false }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::store::hot::HotStore;
 use lru::LruCache;
 use tokio::time::Instant;
@@ -22,6 +23,9 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long this worker leaves a host alone by itself that wants that: until the store has it for all.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// How long the whole fleet leaves it alone until then. Pages are dispatched up to a second before their start, so that at least for
+/// a second none is.
+const HELD_BACK: Duration = Duration::from_secs(2);
 /// Hosts whose last start, or rest, is remembered.
 const HOSTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
@@ -34,9 +38,12 @@ pub(crate) struct HostTurns {
     metrics: Arc<Metrics>,
     /// When a page of a host had its turn last, and the delay that it kept. Locked for moments only, by the page that starts.
     last: Mutex<LruCache<String, (Instant, Duration)>>,
-    /// Until when hosts are left alone that said so to this worker. Locked for moments only.
-    rests: Mutex<LruCache<String, Instant>>,
+    rests: Rests,
 }
+
+/// Until when hosts are left alone that said so to this worker. Locked for moments only, by pages that hear it and pages that start.
+#[derive(Debug)]
+struct Rests(Mutex<LruCache<String, Instant>>);
 
 /// The turn is too far away, or the host wants to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,23 +56,13 @@ impl HostTurns {
     }
 
     pub(crate) fn new(store: HotStore, lease: Duration, metrics: Arc<Metrics>) -> Self {
-        let (last, rests) = (Mutex::new(LruCache::new(HOSTS)), Mutex::new(LruCache::new(HOSTS)));
-        Self { store, lease, metrics, last, rests }
+        Self { store, lease, metrics, last: Mutex::new(LruCache::new(HOSTS)), rests: Rests::new() }
     }
 
     /// Leaves a host alone, with all its pages that have not started, for as long as it wants: no page of this worker starts
     /// before the store knows of it. Answers whether it was news.
     pub(crate) fn leave_alone(&self, host: &str, wanted: Duration) -> bool {
-        let now = Instant::now();
-        let until = now + wanted.clamp(REST.0, REST.1);
-        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = rests.put(host.to_owned(), until);
-        before.is_none_or(|before| before <= now)
-    }
-
-    fn rests(&self, host: &str) -> bool {
-        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.peek(host).is_some_and(|until| *until > Instant::now())
+        self.rests.leave_alone(host, wanted, Instant::now())
     }
 
     /// Waits for `start_at`, and for a later turn if that has passed; without it, for the host's next turn. Answers at
@@ -74,7 +71,7 @@ impl HostTurns {
     /// # Errors
     /// The turn is too far away, or the host wants to be left alone by now: the page must go back.
     pub(crate) async fn wait(&self, page: &ClaimedPage, start_at: Option<Instant>) -> Result<(), TooFar> {
-        if self.rests(&page.host) {
+        if self.rests.holds(&page.host, Instant::now()) {
             return Err(TooFar);
         }
         if page.host_delay.is_zero() {
@@ -82,30 +79,39 @@ impl HostTurns {
         }
         let asked_at = Instant::now();
         let had = match self.wait_from(page, start_at, asked_at).await {
-            Ok(()) if self.rests(&page.host) => Err(TooFar),
+            Ok(()) if self.rests.holds(&page.host, Instant::now()) => Err(TooFar),
             had => had,
         };
         self.note(page, asked_at, had)
     }
 
-    /// Counts a request that did not wait for its turn, as nobody can hold up where a redirect leads: whoever comes next on that
+    /// Counts requests that did not wait for their turns, as nobody can hold up where a redirect leads: whoever comes next on that
     /// host waits for longer.
-    pub(crate) async fn count(&self, host: &str) {
-        if let Err(error) = self.store.was_asked_beside(host).await {
-            tracing::debug!(host, %error, "a request beside the pace was not counted");
+    pub(crate) async fn count(&self, host: &str, requests: u32) {
+        if let Err(error) = self.store.was_asked_beside(host, requests).await {
+            tracing::debug!(host, requests, %error, "requests beside the pace were not counted");
         }
     }
 
-    /// Waits for the host's next turn, to ask it for how long it wants to be left alone.
+    /// Waits for the next turn of a host that has refused a page, to ask it for how long it wants to be left alone. Until it is
+    /// known what it says, no worker's page starts there: the record of the refusal comes only then.
     ///
     /// # Errors
     /// The turn is too far away.
     pub(crate) async fn wait_to_ask(&self, page: &ClaimedPage) -> Result<(), TooFar> {
+        let asked_at = Instant::now();
+        let hold_back = async {
+            if let Err(error) = self.store.hold_back(&page.host, HELD_BACK).await {
+                tracing::debug!(host = page.host, %error, "others do not know yet that a host has refused a page");
+            }
+        };
         if page.host_delay.is_zero() {
+            hold_back.await;
             return Ok(());
         }
-        let asked_at = Instant::now();
-        let had = self.wait_from(page, None, asked_at).await;
+        // Its turn first, so that the question does not wait for what holds back the others; it may come before they are told.
+        let turn = self.reserve(page).await;
+        let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, asked_at));
         self.note(page, asked_at, had)
     }
 
@@ -141,14 +147,19 @@ impl HostTurns {
             if asked_at.elapsed() > patience {
                 return Err(TooFar);
             }
-            turn = match self.store.next_start(page, self.lease).await {
-                Ok(start_at) => Some(Instant::from_std(start_at)),
-                Err(error) => {
-                    tracing::debug!(page.id = %page.page_id, %error, "no turn was given");
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                    None
-                }
-            };
+            turn = self.reserve(page).await;
+        }
+    }
+
+    /// The host's next turn, for this page; `None`, after a pause, where the store gives none.
+    async fn reserve(&self, page: &ClaimedPage) -> Option<Instant> {
+        match self.store.next_start(page, self.lease).await {
+            Ok(start_at) => Some(Instant::from_std(start_at)),
+            Err(error) => {
+                tracing::debug!(page.id = %page.page_id, %error, "no turn was given");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                None
+            }
         }
     }
 
@@ -174,6 +185,86 @@ impl HostTurns {
     }
 }
 
+/// Whether an address is of the host of a page, as far as politeness goes.
+pub(crate) fn is_of_its_host(page: &ClaimedPage, url: &str) -> bool {
+    PageUrl::parse(url).is_ok_and(|url| url.unit_of_politeness(page.host_unit) == page.host)
+}
+
+impl Rests {
+    fn new() -> Self {
+        Self(Mutex::new(LruCache::new(HOSTS)))
+    }
+
+    /// Leaves a host alone from now on, and no shorter than was known already. Answers whether it was not left alone.
+    fn leave_alone(&self, host: &str, wanted: Duration, now: Instant) -> bool {
+        let until = now + wanted.clamp(REST.0, REST.1);
+        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match rests.get_mut(host) {
+            Some(before) => {
+                let is_news = *before <= now;
+                *before = until.max(*before);
+                is_news
+            }
+            None => {
+                rests.put(host.to_owned(), until);
+                true
+            }
+        }
+    }
+
+    /// Whether a host is left alone now.
+    fn holds(&self, host: &str, now: Instant) -> bool {
+        let rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.peek(host).is_some_and(|until| *until > now)
+    }
+}
+
 fn patience(delay: Duration) -> Duration {
     (2 * delay).clamp(PATIENCE.0, PATIENCE.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_host_is_left_alone_for_a_moment_however_short_or_long_it_wants() {
+        let (rests, now) = (Rests::new(), Instant::now());
+        assert!(!rests.holds("a.test", now), "it has said nothing");
+        for (host, wanted, rest) in [
+            ("a.test", seconds(0), REST.0),
+            ("b.test", seconds(3), seconds(3)),
+            ("c.test", seconds(600), REST.1),
+        ] {
+            assert!(rests.leave_alone(host, wanted, now), "{host}");
+            assert!(rests.holds(host, now + rest - Duration::from_millis(1)), "{host}");
+            assert!(!rests.holds(host, now + rest), "{host}");
+        }
+        assert!(!rests.holds("d.test", now), "another host is not left alone");
+    }
+
+    #[test]
+    fn who_hears_less_later_makes_no_rest_shorter() {
+        let (rests, now) = (Rests::new(), Instant::now());
+        assert!(rests.leave_alone("a.test", seconds(120), now));
+        assert!(!rests.leave_alone("a.test", seconds(0), now + seconds(1)), "that is known");
+        assert!(rests.holds("a.test", now + seconds(4)), "it said more before");
+        assert!(!rests.leave_alone("a.test", seconds(120), now + seconds(4)));
+        assert!(rests.holds("a.test", now + seconds(8)), "and more after that");
+        assert!(!rests.holds("a.test", now + seconds(9)));
+        assert!(rests.leave_alone("a.test", seconds(0), now + seconds(9)), "its rest was over");
+    }
+
+    #[test]
+    fn patience_grows_with_the_pace_within_bounds() {
+        for (delay, expected) in [(0, 30), (1, 30), (15, 30), (60, 120), (600, 1_200), (3_600, 1_200)] {
+            assert_eq!(patience(seconds(delay)), seconds(expected), "{delay} s");
+        }
+        assert_eq!(HostTurns::longest(Duration::ZERO), Duration::ZERO, "nobody waits where there is no pace");
+        assert_eq!(HostTurns::longest(seconds(60)), seconds(240));
+    }
 }

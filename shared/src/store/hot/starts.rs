@@ -1,4 +1,5 @@
-//! Another start on a host with a pace: of a page whose turn has passed, or that asks its host once more.
+//! Starts on a host that no claim gives: of a page whose turn has passed, or that asks its host once more; and what puts the next
+//! ones off.
 
 use std::time::{Duration, Instant};
 
@@ -22,20 +23,43 @@ WITH paced AS (
 )
 SELECT start_at FROM paced";
 
-/// By primary key. The host's next start is one delay later.
+/// By primary key. The host's next start is so many delays later.
 const ASKED_BESIDE: &str = "
-UPDATE hosts SET next_start_at = greatest(next_start_at, now()) + delay_ms * 1.03 * interval '1 millisecond'
+UPDATE hosts SET next_start_at = greatest(next_start_at, now()) + $2::float8 * delay_ms * 1.03 * interval '1 millisecond'
 WHERE host = $1 AND delay_ms > 0";
 
+/// By primary key; the host of every page has a row. Not in `backoff_until`: the record tells by it whether a refusal is news, and
+/// the page that was refused was claimed before this.
+const HOLD_BACK: &str = "
+UPDATE hosts SET next_start_at = greatest(next_start_at, now() + $2::float8 * interval '1 millisecond'),
+    -- Only where there is a pace is the next start looked at, and pages that were dispatched without one go back at their claim.
+    -- 16 ms is what counts as the pace of a host without any where a refusal makes it slower: so this changes nothing of that.
+    delay_ms = greatest(delay_ms, 16),
+    -- Until then dispatchers keep to that pace, though nobody asks for it; after that it is as it was.
+    delay_seen_at = greatest(delay_seen_at, now() + $2::float8 * interval '1 millisecond')
+WHERE host = $1 AND backoff_until <= now()";
+
 impl HotStore {
-    /// Notes that a host was asked once beside its pace, if it has one: its next page starts one delay later.
+    /// Notes that a host was asked so many times beside its pace, if it has one: its next page starts as many delays later.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn was_asked_beside(&self, host: &str) -> Result<(), StoreError> {
+    pub async fn was_asked_beside(&self, host: &str, times: u32) -> Result<(), StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached(ASKED_BESIDE).await?;
-        client.execute(&statement, &[&host]).await?;
+        client.execute(&statement, &[&host, &f64::from(times)]).await?;
+        Ok(())
+    }
+
+    /// Lets no page of a host start for so long that has not got its start yet: it has refused one, which will be recorded, and
+    /// counted, later. That alone says what the refusal costs.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn hold_back(&self, host: &str, rest: Duration) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(HOLD_BACK).await?;
+        client.execute(&statement, &[&host, &(rest.as_millis() as f64)]).await?;
         Ok(())
     }
 

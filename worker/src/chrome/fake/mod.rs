@@ -218,6 +218,7 @@ impl Driver for FakeDriver {
             Some(FakePage::Loads { answer, status, .. }) => Static::Read {
                 document: Box::new(document(url.as_url(), *status)),
                 results: run(program.steps(), &[], answer),
+                is_redirected: false,
             },
             _ => Static::NeedsFull("the test wants a tab for it".to_owned()),
         }
@@ -306,6 +307,10 @@ impl Tab for FakeTab {
         let mut state = self.shared.state();
         state.inputs.push(input.clone());
         Ok(state.led_to.as_ref().map(|(url, status)| document(url, *status)))
+    }
+
+    fn asked_beside(&self) -> u32 {
+        matches!(self.page, Some(FakePage::Loads { final_url: Some(_), .. })).into()
     }
 
     async fn release(self: Box<Self>) {

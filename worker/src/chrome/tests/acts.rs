@@ -99,6 +99,7 @@ async fn a_click_may_be_one_of_many() {
     for page in 2..30 {
         let led_to = click(&mut tab, "a").await.unwrap().expect("the next page");
         assert_eq!(led_to.final_url.query(), Some(page.to_string().as_str()));
+        assert_eq!(tab.asked_beside(), page - 1, "each click asks for one more");
         click(&mut tab, "button").await.unwrap();
     }
 }
@@ -118,6 +119,7 @@ async fn a_page_that_is_left_late_is_followed_and_one_that_changes_its_address_i
 
     bench.load(&mut tab, "/acts").await.unwrap();
     assert!(click(&mut tab, "#pushes").await.unwrap().is_none());
+    assert_eq!(tab.asked_beside(), 0, "nothing was asked for");
     let now = tab.look_again(soon()).await.unwrap().unwrap();
     assert_eq!((now.final_url.path(), now.base_url.path()), ("/acts/pushed/", "/acts/pushed/"));
 }

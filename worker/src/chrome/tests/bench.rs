@@ -174,6 +174,17 @@ async fn answer(request: Request) -> Response {
         "/password" => {
             (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=x")], "no").into_response()
         }
+        "/renames" => Html(
+            "<h1>0</h1><script>history.replaceState(0, '', '/other/1'); history.pushState(0, '', '/other/2');\
+             location.hash = 'there'</script>",
+        )
+        .into_response(),
+        "/script-to-chain" => Html("<script>location = '/chain/2'</script>").into_response(),
+        path if path.starts_with("/chain/") => {
+            let left: u32 = path.trim_start_matches("/chain/").parse().unwrap();
+            let to = if left == 1 { "/plain".to_owned() } else { format!("/chain/{}", left - 1) };
+            (StatusCode::FOUND, [(header::LOCATION, to)]).into_response()
+        }
         "/nothing" => StatusCode::NO_CONTENT.into_response(),
         "/download" => (
             [

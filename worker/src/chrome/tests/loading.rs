@@ -198,3 +198,29 @@ async fn pages_see_a_whole_window_though_little_of_it_is_painted() {
         bench.load(&mut tab, "/plain").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_is_asked_for_beside_a_page_is_counted_and_not_what_only_rewrites_its_address() {
+    let (bench, other) = (Bench::start().await, Bench::start().await);
+    let mut tab = bench.open().await;
+    let elsewhere = format!("/other-port?{}", other.site.port());
+    for (path, beside) in [
+        ("/plain", 0),
+        ("/moved", 1),
+        ("/chain/4", 4),
+        ("/script-redirect", 1),
+        ("/refresh", 1),
+        ("/script-to-chain", 3),
+        // Of redirects to another origin no page is told.
+        (elsewhere.as_str(), 1),
+        ("/renames", 0),
+    ] {
+        bench.load(&mut tab, path).await.unwrap();
+        assert_eq!(tab.asked_beside(), beside, "{path}");
+    }
+    let renamed = tab.look_again(soon()).await.unwrap().unwrap();
+    assert_eq!(renamed.final_url.path(), "/other/2", "though its address is another one");
+    // Which ends only where it has gone too far.
+    bench.load(&mut tab, "/redirects-for-ever").await.unwrap_err();
+    assert!(tab.asked_beside() >= 20, "{}", tab.asked_beside());
+}

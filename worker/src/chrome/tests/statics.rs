@@ -137,7 +137,7 @@ impl Bench {
     /// The document, and the outputs of the steps.
     async fn statically(&self, path: &str, steps: Vec<DomStep>) -> (Document, Vec<Value>) {
         match self.read_static(&self.session, path, steps).await {
-            Static::Read { document, results } => {
+            Static::Read { document, results, .. } => {
                 (*document, results.into_iter().map(|result| result.unwrap().output.unwrap()).collect())
             }
             other => panic!("{path}: {other:?}"),
@@ -252,8 +252,10 @@ async fn what_only_a_tab_can_tell_is_left_to_one_with_the_reason() {
 async fn an_http_error_is_told_and_nothing_is_run() {
     let bench = Bench::start().await;
     let read = bench.read_static(&bench.session, "/static/missing", vec![read_all("h1")]).await;
-    let Static::Read { document, results } = read else { panic!("{read:?}") };
-    assert_eq!((document.status, results.len()), (Some(404), 0));
+    let Static::Read { document, results, is_redirected } = read else { panic!("{read:?}") };
+    assert_eq!((document.status, results.len(), is_redirected), (Some(404), 0, false));
+    let moved = bench.read_static(&bench.session, "/static/moved", Vec::new()).await;
+    assert!(matches!(moved, Static::Read { is_redirected: true, .. }), "{moved:?}");
 }
 
 #[tokio::test]
@@ -356,7 +358,7 @@ async fn many_pages_are_read_at_a_time() {
     let urls: Vec<_> = (0..64).map(|number| bench.url(&format!("/static/base?{number}"))).collect();
     let reads = urls.iter().map(|url| bench.driver.read_static(&bench.session, url, &program, true, soon()));
     for (read, url) in futures_util::future::join_all(reads).await.into_iter().zip(&urls) {
-        let Static::Read { document, results } = read else { panic!("{read:?}") };
+        let Static::Read { document, results, .. } = read else { panic!("{read:?}") };
         assert_eq!((document.final_url.as_str(), results.len()), (url.as_str(), program.steps().len()));
     }
 }

@@ -1,0 +1,69 @@
+//! Asks a host that has refused a page for how long it wants to be left alone. It may say so in a header, which a navigation does
+//! not show: the address that it refused is asked for once more, without a tab.
+
+use std::time::Duration;
+
+use crawlify_shared::domain::page::ClaimedPage;
+use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::domain::workflow::{Isolation, Workflow};
+use tokio::time::Instant;
+
+use crate::chrome::driver::{Document, DomProgram, Session, Static};
+use crate::execute::{Means, READ_WITHIN, UNHURRIED};
+use crate::http;
+use crate::page::host_turns::is_of_its_host;
+
+/// The page that was refused, and the ways to ask.
+pub(crate) struct Question<'a> {
+    pub(crate) page: &'a ClaimedPage,
+    pub(crate) workflow: &'a Workflow,
+    pub(crate) session: &'a Session,
+    pub(crate) means: Means<'a>,
+}
+
+impl Question<'_> {
+    /// For how long the host wants to be left alone that has said so at this address: as long as was heard already, or longer. An
+    /// answer that refuses nothing makes it no shorter: the host did refuse one page, and for that it is asked more slowly.
+    pub(crate) async fn ask(&self, url: &PageUrl, heard: Duration, deadline: Instant) -> Duration {
+        // Of a host that is asked rarely the question would take the turn of a page, and the pace itself keeps others from asking
+        // before the refusal is recorded. And pages that hear it at the same time do not all ask.
+        if self.page.host_delay >= UNHURRIED
+            || !self.means.turns.leave_alone(&self.page.host, heard)
+            || self.means.turns.wait_to_ask(self.page).await.is_err()
+        {
+            return heard;
+        }
+        let deadline = deadline.min(Instant::now() + READ_WITHIN);
+        let said = match self.session.isolation {
+            Isolation::Execution => self.ask_through_the_browser(url, deadline).await,
+            // Pages share no cookies, so none are sent.
+            Isolation::Page => self.ask_by_ourselves(url, deadline).await,
+        };
+        said.map_or(heard, |said| said.max(heard))
+    }
+
+    async fn ask_through_the_browser(&self, url: &PageUrl, deadline: Instant) -> Option<Duration> {
+        let nothing = DomProgram::default();
+        match self.means.driver.read_static(self.session, url, &nothing, true, deadline).await {
+            Static::Read { document, .. } => self.said_by(&document),
+            Static::NeedsFull(_) | Static::Lost(_) => None,
+        }
+    }
+
+    fn said_by(&self, document: &Document) -> Option<Duration> {
+        let (_, contact) = document.http_failure()?;
+        contact.back_off.filter(|_| is_of_its_host(self.page, document.final_url.as_str()))
+    }
+
+    /// As it says to us and not to the browser.
+    async fn ask_by_ourselves(&self, url: &PageUrl, deadline: Instant) -> Option<Duration> {
+        let outlet =
+            self.means.http.outlet(self.page.execution_id, self.workflow.proxy.as_ref()).await.ok()?;
+        let request = outlet
+            .get(url.as_str())
+            .headers(http::headers(self.workflow))
+            .timeout(deadline.saturating_duration_since(Instant::now()));
+        let response = outlet.send(request).await.ok()?;
+        http::back_off(&response).filter(|_| is_of_its_host(self.page, response.url().as_str()))
+    }
+}
