@@ -91,7 +91,7 @@ async fn crawl_all(mut host: Limiter, pages: usize) -> (usize, Duration) {
     let urls: Vec<_> = (0..pages).map(|number| format!("http://busy.test/{number}")).collect();
     let crawl = Crawl::start(NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let worker = crawl.worker().await;
-     let mut clock = Clock { begun: Instant::now(), skipped: Duration::ZERO };
+    let mut clock = Clock { begun: Instant::now(), skipped: Duration::ZERO };
     let (mut served, mut refusals) = (0, 0);
     for _ in 0..40 * pages {
         let claimed = claim(&crawl, &worker).await;
@@ -112,6 +112,7 @@ async fn crawl_all(mut host: Limiter, pages: usize) -> (usize, Duration) {
                 _ => (served, refusals + 1),
             };
             worker.record(&[end]).await.unwrap();
+        }
     }
     assert_eq!(served, pages, "{refusals} were refused");
     (refusals, clock.now())
