@@ -173,7 +173,7 @@ async fn a_page_that_does_not_exist_fails_without_another_attempt() {
 
 #[tokio::test]
 async fn a_server_that_is_down_is_asked_four_times_later_each_time() {
-    let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::with_status(503)]);
+    let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::with_status(500)]);
     let running = Running::start(&shop(), driver, TIMES).await;
     for attempt in 1..4_i64 {
         let waiting = "SELECT COALESCE(max(attempt), 0)::int8 FROM url_queue WHERE status = 'pending'";
@@ -189,7 +189,7 @@ async fn a_server_that_is_down_is_asked_four_times_later_each_time() {
     }
     let crawl = running.end().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ failed 4 http_5xx"]);
-    let error = "failed no page could be loaded: the server answered with HTTP status 503";
+    let error = "failed no page could be loaded: the server answered with HTTP status 500";
     assert_eq!(status(&crawl).await, [error]);
     assert_eq!(crawl.number("SELECT retried FROM page_counters").await, 3);
 }
