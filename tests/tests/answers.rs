@@ -91,7 +91,7 @@ async fn left_alone(site: &AnsweringSite, said_at: &str, settings: Value) -> usi
     let _running = crawl(&scratch, &database, &site.url("/"), &settings);
     let pool = PgPool::connect(database.url().expose()).await.unwrap();
     let query = "SELECT EXTRACT(EPOCH FROM backoff_until - now())::int8 FROM hosts
-        WHERE host = '127.0.0.1' AND backoff_level > 0";
+        WHERE host = '127.0.0.1' AND pace_level > 0";
     wait_for("the host is left alone", WITHIN, async || {
         let seconds: Option<i64> = sqlx::query_scalar(query).fetch_optional(&pool).await.unwrap_or_default();
         seconds.is_some_and(|seconds| {
@@ -157,7 +157,7 @@ async fn a_host_pays_for_no_other_to_which_it_redirects() {
         let _ = running.end(WITHIN).await.saying(&["1 completed", "1 failed"]);
         assert!(other.asked_for("/") > 0, "{render}");
         let pool = PgPool::connect(database.url().expose()).await.unwrap();
-        let levels = "SELECT COALESCE(sum(backoff_level), 0)::int8 FROM hosts";
+        let levels = "SELECT COALESCE(sum(pace_level), 0)::int8 FROM hosts";
         let levels: i64 = sqlx::query_scalar(levels).fetch_one(&pool).await.unwrap();
         assert_eq!(levels, 0, "{render}");
     }
@@ -258,7 +258,7 @@ async fn while_a_host_is_asked_for_how_long_nobody_else_asks_it() {
     // Before the refusal is recorded, and until then alone.
     let held_back = "SELECT count(*) FROM hosts
         WHERE next_start_at > now() AND delay_ms > 0 AND delay_seen_at > now() AND refused = 0";
-    let counted = "SELECT count(*) FROM hosts WHERE refused = 1 AND backoff_level > 0";
+    let counted = "SELECT count(*) FROM hosts WHERE refused = 1 AND pace_level > 0";
     for delay in [0, 500] {
         let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
         // The question takes as long as the page did.

@@ -13,7 +13,7 @@ pub enum FaultDomain {
     Page,
     /// The site: its name, its servers, its answers.
     Site,
-    /// Our pace: the site wants to be asked more slowly, or not for now.
+    /// Our pace: the site wants to be asked more slowly.
     RateLimit,
     /// The way to the site: the workflow's own proxy, or the worker's network.
     Proxy,
@@ -30,7 +30,7 @@ pub const SITE_TRIES: i16 = 4;
 /// How often a page is tried whose site answers that it is asked too fast. It is well by that, and only wants to be asked more
 /// slowly, which it is after each such answer.
 pub const RATE_LIMIT_TRIES: i16 = 15;
-/// How often a page is tried whose site answers with 503: that may mean the pace, or an outage of a minute or two, or this page
+/// How often a page is tried whose site answers with 503, whatever else its site did: that may mean the pace, or an outage of a minute or two, or this page
 /// alone.
 pub const UNAVAILABLE_TRIES: i16 = 8;
 /// So often in a row a host refused pages, with 429 or 503, when its pages fail without being tried. It was left alone for a
@@ -139,10 +139,10 @@ impl Faults {
         let faults = self.and(domain);
         let (failures, tries, end) = match domain {
             FaultDomain::Page => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
-            FaultDomain::Site => (faults.site, SITE_TRIES, Verdict::GiveUp),
-            FaultDomain::RateLimit if failure.is_unavailable => {
-                (faults.rate_limit, UNAVAILABLE_TRIES, Verdict::GiveUp)
+            FaultDomain::Site if failure.is_unavailable && !failure.is_elsewhere => {
+                (faults.site, UNAVAILABLE_TRIES, Verdict::GiveUp)
             }
+            FaultDomain::Site => (faults.site, SITE_TRIES, Verdict::GiveUp),
             FaultDomain::RateLimit => (faults.rate_limit, RATE_LIMIT_TRIES, Verdict::GiveUp),
             FaultDomain::Proxy => (faults.proxy, PROXY_TRIES, Verdict::GiveUp),
             FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
@@ -194,7 +194,8 @@ mod tests {
     #[test]
     fn a_site_that_is_unavailable_is_waited_for_longer_than_one_that_fails() {
         let unavailable = Failure::of_status(503);
-        let (tries, end, waited) = fails_with(&unavailable, Faults { site: 3, ..Faults::default() });
+        let worn = Faults { charged: 3, rate_limit: 14, ..Faults::default() };
+        let (tries, end, waited) = fails_with(&unavailable, worn);
         assert_eq!((tries, end, waited), (8, Verdict::GiveUp, Duration::from_secs(123)));
         assert_eq!(fails_with(&Failure::of_status(500), Faults::default()).0, 4);
         let elsewhere = Failure { is_elsewhere: true, ..unavailable };

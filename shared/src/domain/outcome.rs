@@ -197,12 +197,10 @@ impl Failure {
         Self { is_unavailable: status == 503, ..Self::new(class, message) }
     }
 
-    /// Whose fault it is. Many servers say with 503 that they are asked too fast. That another host, to which the page was led,
-    /// wants to be asked more slowly makes nobody ask it so.
+    /// Whose fault it is. That another host, to which the page was led, wants to be asked more slowly makes nobody ask it so.
     pub fn domain(&self) -> FaultDomain {
         match self.class.domain() {
             FaultDomain::RateLimit if self.is_elsewhere => FaultDomain::Site,
-            FaultDomain::Site if self.is_unavailable && !self.is_elsewhere => FaultDomain::RateLimit,
             domain => domain,
         }
     }

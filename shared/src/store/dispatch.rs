@@ -128,12 +128,15 @@ impl Store {
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached, or refused the last one, has changed.
                     least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
-                    -- What a host said that was asked too fast counts until nobody has asked it anything for long.
-                    CASE WHEN greatest(h.backoff_until, h.next_start_at) > now() - interval '10 minutes'
-                        THEN host_pace_ms(asked_for.delay_ms, h.backoff_level) ELSE asked_for.delay_ms END AS delay_ms
+                    CASE WHEN host_said_long_ago(h.backoff_until, h.asked_at, h.delay_ms) THEN asked_for.delay_ms
+                        ELSE host_pace_ms(asked_for.delay_ms, h.pace_level) END AS delay_ms,
+                    -- A part of a site that does not work must not hide that the rest does: then the last one sees.
+                    refuses.it AND h.refused >= 3 AND h.refused % 2 = 1 AS is_last_first
                 FROM execution, due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
+                    SELECT h.refused > 0 AND h.backoff_until > now() - interval '1 minute' AS it
+                ) refuses CROSS JOIN LATERAL (
                     SELECT h.unreachable >= 3 AND h.unreachable_until > now() - interval '1 minute' AND NOT per_domain
-                        OR h.refused > 0 AND h.backoff_until > now() - interval '1 minute' AS holds
+                        OR refuses.it AS holds
                 ) doubt CROSS JOIN LATERAL (
                     SELECT max(e.host_delay_ms) AS delay_ms, min(e.host_concurrency) AS concurrency,
                         bool_or(e.adaptive_delay) AS adaptive, bool_or(e.obeys_robots) AS obeys_robots
@@ -148,7 +151,7 @@ impl Store {
             ), kept AS (
                 -- The next turn is one delay after the last one: the delay that holds now, and not the one that held then. What a
                 -- dispatcher that began after us has seen, and we may not have, counts.
-                SELECT p.host, p.misses, p.backoff_until, p.concurrency, p.is_doubted, p.known_delay_ms, d.delay_ms,
+                SELECT p.host, p.misses, p.backoff_until, p.concurrency, p.is_doubted, p.is_last_first, p.known_delay_ms, d.delay_ms,
                     p.next_dispatch_at + (d.delay_ms - p.known_delay_ms) * 1.03 * interval '1 millisecond' AS next_dispatch_at,
                     p.next_start_at + (d.delay_ms - p.known_delay_ms) * 1.03 * interval '1 millisecond' AS next_start_at
                 FROM pace p CROSS JOIN LATERAL (
@@ -178,7 +181,16 @@ impl Store {
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
                       AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
                     ORDER BY q.priority DESC, q.not_before, q.id
-                    LIMIT least(t.turns, t.places)
+                    LIMIT CASE WHEN t.is_last_first THEN 0 ELSE least(t.turns, t.places) END
+                    FOR UPDATE SKIP LOCKED
+                ) q
+                UNION ALL
+                SELECT q.* FROM turn t CROSS JOIN LATERAL (
+                    SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
+                    WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
+                      AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
+                    ORDER BY q.priority, q.not_before DESC, q.id DESC
+                    LIMIT CASE WHEN t.is_last_first THEN least(t.turns, t.places) ELSE 0 END
                     FOR UPDATE SKIP LOCKED
                 ) q
                 UNION ALL

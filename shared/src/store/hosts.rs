@@ -55,8 +55,8 @@ impl Store {
                 CASE WHEN greatest(h.backoff_until, h.unreachable_until) > now()
                     THEN greatest(h.backoff_until, h.unreachable_until) END AS backoff_until,
                 visits.executions AS "executions!", pages_in_flight(h.host) AS "in_flight!", visits.concurrency,
-                CASE WHEN visits.executions > 0 AND greatest(h.backoff_until, h.next_start_at) > now() - interval '10 minutes'
-                    THEN host_pace_ms(asked_for.delay_ms, h.backoff_level) ELSE asked_for.delay_ms END AS "delay_ms!"
+                CASE WHEN visits.executions = 0 OR host_said_long_ago(h.backoff_until, h.asked_at, h.delay_ms)
+                    THEN asked_for.delay_ms ELSE host_pace_ms(asked_for.delay_ms, h.pace_level) END AS "delay_ms!"
             FROM wanted h CROSS JOIN LATERAL (
                 SELECT count(*) AS executions, min(e.host_concurrency) AS concurrency,
                     COALESCE(max(e.host_delay_ms), 0) AS delay_ms,

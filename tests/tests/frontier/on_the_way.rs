@@ -129,7 +129,8 @@ async fn record_refusal(worker: &HotStore, page: &ClaimedPage) {
 
 #[tokio::test]
 async fn pages_of_a_host_that_is_asked_when_to_return_are_held_back_and_its_refusal_counts_all_the_same() {
-    let costs = "SELECT concat_ws(' ', backoff_level, refused, backoff_until > now()) FROM hosts WHERE host = 'a.test'";
+    let costs =
+        "SELECT concat_ws(' ', pace_level, refused, backoff_until > now()) FROM hosts WHERE host = 'a.test'";
     for delay in [Duration::ZERO, Duration::from_millis(500)] {
         let mut paid = Vec::new();
         for is_held_back in [false, true] {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crawlify_shared::domain::fault::HOST_REFUSES_AFTER;
+use crawlify_shared::domain::fault::{Faults, HOST_REFUSES_AFTER};
 use crawlify_shared::domain::outcome::{Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
 use crawlify_shared::domain::page_url::HostUnit;
@@ -12,7 +12,7 @@ use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 
 const TIMES: &str = "SELECT refused::int8 FROM hosts WHERE host = 'busy.test'";
 /// By how many steps its pace is slower.
-const LEVEL: &str = "SELECT backoff_level::int8 FROM hosts WHERE host = 'busy.test'";
+const LEVEL: &str = "SELECT pace_level::int8 FROM hosts WHERE host = 'busy.test'";
 /// The pace that holds for it, as the last dispatcher saw it.
 const DELAY: &str = "SELECT delay_ms::int8 FROM hosts WHERE host = 'busy.test'";
 /// Seconds that are left of its pause.
@@ -57,11 +57,16 @@ async fn claim_one(crawl: &Crawl, worker: &HotStore) -> ClaimedPage {
     pages.remove(0)
 }
 
-/// Has so many pages refused one after the other, each after the pause of the one before it.
+/// Has so many pages refused, that were not refused before, each after the pause of the one before it.
 async fn refuse(crawl: &Crawl, worker: &HotStore, status: u16, times: i16) {
     for _ in 0..times {
-        let page = claim_one(crawl, worker).await;
-        worker.record(&[refused(&page, status)]).await.unwrap();
+        loop {
+            let page = claim_one(crawl, worker).await;
+            worker.record(&[refused(&page, status)]).await.unwrap();
+            if page.faults == Faults::default() {
+                break;
+            }
+        }
     }
 }
 
@@ -93,10 +98,11 @@ async fn after_a_pause_one_page_sees_whether_the_host_serves_again() {
     assert_eq!(probe.len(), 1);
     crawl.change(PAUSE_IS_OVER).await;
     assert!(crawl.queue().await.is_empty(), "until it has ended");
+    assert_eq!(probe[0].page_id, pages[0].page_id, "the one that was refused");
     worker.record(&[finished(&probe[0], &small_table(), &[])]).await.unwrap();
     assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (0, 0));
     crawl.change(PAUSE_IS_OVER).await;
-    assert_eq!(crawl.queue().await.len(), 38, "one 503 is no word of the pace");
+    assert_eq!(crawl.queue().await.len(), 39, "one 503 is no word of the pace");
 }
 
 #[tokio::test]
@@ -161,31 +167,79 @@ async fn a_host_is_left_alone_for_as_long_as_its_pace_is_when_it_refuses_that() 
     assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 80), "twice 40 s");
 }
 
-#[tokio::test]
-async fn many_a_503_without_a_word_means_the_pace_and_few_do_not() {
-    let (crawl, worker) = start(NO_LIMITS, 200).await;
-    // One page in twelve is broken.
-    for _ in 0..5 {
-        refuse(&crawl, &worker, 503, 1).await;
-        serve_many(&crawl, &worker, 11).await;
-    }
-    assert_eq!(crawl.number(LEVEL).await, 0);
-    // Of those that are under way together most are refused.
+/// Of pages under way together two of three are refused.
+async fn refuse_many(crawl: &Crawl, worker: &HotStore) {
     crawl.change(PAUSE_IS_OVER).await;
-    let pages = crawl.claim(&worker).await;
-    let ends: Vec<_> = (0..30)
-        .map(|place| match place % 3 {
-            0 => finished(&pages[place], &small_table(), &[]),
-            _ => refused(&pages[place], 503),
-        })
-        .collect();
-    worker.record(&ends).await.unwrap();
+    let pages = crawl.claim(worker).await;
+    let end = |(place, page)| match place % 3 {
+        0 => finished(page, &small_table(), &[]),
+        _ => refused(page, 503),
+    };
+    worker.record(&pages.iter().take(30).enumerate().map(end).collect::<Vec<_>>()).await.unwrap();
     worker.record(&pages[30..].iter().map(released).collect::<Vec<_>>()).await.unwrap();
-    for expected in [256, 512, 1_024, 2_048, 4_096, 8_192, 8_192] {
+}
+
+#[tokio::test]
+async fn many_a_503_without_a_word_means_the_pace_where_a_page_that_heard_it_is_served_after_the_pause() {
+    let (crawl, worker) = start(NO_LIMITS, 200).await;
+    refuse_many(&crawl, &worker).await;
+    assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (1, 0));
+    let page = claim_one(&crawl, &worker).await;
+    assert!(page.faults.site == 1, "{:?}", page.faults);
+    worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+    assert_eq!(crawl.number(LEVEL).await, 16);
+    // The longer it refuses everything, the slower it is asked, but every 8 s at the least.
+    for expected in [31, 35] {
+        refuse(&crawl, &worker, 503, 4).await;
         let page = claim_one(&crawl, &worker).await;
-        assert_eq!(crawl.number(DELAY).await, expected);
-        worker.record(&[refused(&page, 503)]).await.unwrap();
+        worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+        assert_eq!(crawl.number(LEVEL).await, expected);
     }
+    let page = claim_one(&crawl, &worker).await;
+    assert_eq!(crawl.number(DELAY).await, 6_889);
+    worker.record(&[released(&page)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_a_503_of_pages_that_are_broken_slow_nobody_down() {
+    let (crawl, worker) = start(NO_LIMITS, 200).await;
+    for _ in 0..3 {
+        refuse_many(&crawl, &worker).await;
+        let page = claim_one(&crawl, &worker).await;
+        worker.record(&[refused(&page, 503)]).await.unwrap();
+        assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 1), "no longer for it");
+        serve(&crawl, &worker).await;
+        assert_eq!((crawl.number(TIMES).await, crawl.number(LEVEL).await), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_few_503_among_many_pages_that_are_served_mean_nothing_in_groups_of_any_size() {
+    let (crawl, worker) = start(NO_LIMITS, 200).await;
+    for _ in 0..2 {
+        crawl.change(PAUSE_IS_OVER).await;
+        let pages = crawl.claim(&worker).await;
+        let end = |(place, page)| match place {
+            20 | 40 => refused(page, 503),
+            _ => finished(page, &small_table(), &[]),
+        };
+        worker.record(&pages.iter().take(60).enumerate().map(end).collect::<Vec<_>>()).await.unwrap();
+        worker.record(&pages[60..].iter().map(released).collect::<Vec<_>>()).await.unwrap();
+        let page = claim_one(&crawl, &worker).await;
+        assert_eq!(page.faults.site, 1);
+        worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+        assert_eq!(crawl.number(LEVEL).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_has_refused_three_in_a_row_is_asked_for_its_last_page_then() {
+    let (crawl, worker) = start(NO_LIMITS, 40).await;
+    refuse(&crawl, &worker, 429, 3).await;
+    let page = claim_one(&crawl, &worker).await;
+    assert_eq!(page.url.as_str(), "http://busy.test/39");
+    worker.record(&[refused(&page, 429)]).await.unwrap();
+    assert_eq!(claim_one(&crawl, &worker).await.url.as_str(), "http://busy.test/3");
 }
 
 #[tokio::test]
@@ -203,9 +257,29 @@ async fn what_a_host_said_long_ago_slows_nobody_down() {
     let (crawl, worker) = start(NO_LIMITS, 40).await;
     refuse(&crawl, &worker, 429, 3).await;
     crawl.change(PAUSE_IS_OVER).await;
-    crawl.change("UPDATE hosts SET backoff_until = now() - interval '11 minutes'").await;
+    crawl
+        .change("UPDATE hosts SET backoff_until = now() - interval '11 minutes', asked_at = now() - interval '11 minutes'")
+        .await;
     assert_eq!(crawl.queue().await.len(), 37);
     assert_eq!(crawl.number(DELAY).await, 0);
+}
+
+#[tokio::test]
+async fn nor_where_a_host_has_a_pace_and_is_asked_again() {
+    let limits = Limits { rate_limit_delay: Duration::from_millis(500), ..NO_LIMITS };
+    let (crawl, worker) = start(limits, 40).await;
+    refuse(&crawl, &worker, 429, 5).await;
+    crawl.change(PAUSE_IS_OVER).await;
+    crawl.change("UPDATE hosts SET backoff_until = now() - interval '7 days', asked_at = now() - interval '7 days'").await;
+    for _ in 0..2 {
+        let page = claim_one(&crawl, &worker).await;
+        assert_eq!(crawl.number(DELAY).await, 500);
+        worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap();
+        assert_eq!(crawl.number(LEVEL).await, 0);
+    }
+    // Nor does it count as refusing since then.
+    refuse(&crawl, &worker, 503, 1).await;
+    assert_eq!(crawl.number(TIMES).await, 1);
 }
 
 #[tokio::test]
@@ -214,7 +288,7 @@ async fn a_host_that_is_asked_rarely_is_remembered_for_as_long_as_it_is_asked() 
     refuse(&crawl, &worker, 429, 10).await;
     crawl.change(PAUSE_IS_OVER).await;
     crawl
-        .change("UPDATE hosts SET backoff_until = now() - interval '11 minutes', next_start_at = now() - interval '2 minutes'")
+        .change("UPDATE hosts SET backoff_until = now() - interval '11 minutes', asked_at = now() - interval '2 minutes'")
         .await;
     let page = crawl.claim(&worker).await.remove(0);
     assert_eq!(crawl.number(DELAY).await, 120_000);

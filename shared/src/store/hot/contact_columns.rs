@@ -1,6 +1,6 @@
 //! The columns of what pages showed of their hosts. Most have nothing to say.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use crate::domain::outcome::{ErrorClass, PageEnd, PageOutcome};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::page_url::HostUnit;
 
-/// One array a column.
+/// One array a column. A row is a page that has something to say, or all that were claimed at the same time and have not.
 #[derive(Default)]
 pub(super) struct ContactColumns<'a> {
     host: Vec<&'a str>,
@@ -20,38 +20,51 @@ pub(super) struct ContactColumns<'a> {
     was_found: Vec<bool>,
     /// The origin of a page that did not find its host.
     missing: Vec<Option<String>>,
-    /// Whether there is more to it than that the host was found, or has served a page.
+    /// Whether there is more to it than that the host was found, or has served pages.
     is_news: Vec<bool>,
     /// Whether the host said that it is asked too fast.
     is_too_fast: Vec<bool>,
-    /// Whether the host did not refuse the page, whatever became of it.
-    is_served: Vec<bool>,
+    /// How many pages the host did not refuse, whatever became of them.
+    served: Vec<i32>,
     /// Whether the page was not refused before.
     is_first: Vec<bool>,
     claimed_at: Vec<DateTime<Utc>>,
-    /// Whether the host answered with 503 and not a word of its pace, to a page that it had not refused before.
+    /// Whether the host answered with 503 and not a word of its pace.
     is_bare: Vec<bool>,
     /// The class of a page that the host refused.
     refused_with: Vec<Option<&'static str>>,
-    /// The hosts that were found, or have served a page.
-    well: HashSet<&'a str>,
+    /// Whether the site has failed the page before.
+    was_refused: Vec<bool>,
+    /// The rows of pages that have nothing to say, by host, time of the claim, and `was_refused`.
+    quiet: HashMap<(&'a str, DateTime<Utc>, bool), usize>,
+    /// The hosts that have refused a page without saying why.
+    doubted: HashSet<&'a str>,
 }
 
 impl<'a> ContactColumns<'a> {
-    /// Adds that of a page.
-    pub(super) fn add(&mut self, finished: &'a FinishedPage) {
+    /// Adds that of a page. Answers whether it is the one that shows, when it is tried again, what its host meant.
+    pub(super) fn add(&mut self, finished: &'a FinishedPage) -> bool {
         let FinishedPage { page, outcome: PageOutcome { contact, end, .. }, next, .. } = finished;
         let started_in = contact.started_in.filter(|_| !page.host_delay.is_zero());
         // Of a domain, one server may be gone while the others are well.
         let is_served = found_the_host(next) == Some(true) && contact.back_off.is_none();
         let found = found_the_host(next).filter(|_| page.host_unit == HostUnit::Host);
+        let was_refused = page.faults.site > 0;
         let is_news = started_in.is_some()
             || contact.back_off.is_some()
             || contact.answered_in.is_some()
             || found == Some(false);
-        let is_well_first = (is_served || found == Some(true)) && self.well.insert(&page.host);
-        if !is_news && !is_well_first {
-            return;
+        if !is_news {
+            if !is_served {
+                return false;
+            }
+            let next_row = self.host.len();
+            let row = *self.quiet.entry((&page.host, page.claimed_at, was_refused)).or_insert(next_row);
+            if row < next_row {
+                self.served[row] += 1;
+                self.was_found[row] |= found == Some(true);
+                return false;
+            }
         }
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         self.host.push(&page.host);
@@ -62,15 +75,19 @@ impl<'a> ContactColumns<'a> {
         self.was_found.push(found == Some(true));
         self.missing.push((found == Some(false)).then(|| page.url.as_url().origin().ascii_serialization()));
         self.is_news.push(is_news);
-        // One that was refused again and again is refused for itself.
         let says_too_fast = |said: Duration| !said.is_zero() || is_rate_limited(end);
+        let is_told = contact.back_off.is_some_and(says_too_fast);
+        let is_bare = contact.back_off.is_some() && !is_told;
         let is_first = page.faults.rate_limit == 0 && page.faults.site == 0;
-        self.is_too_fast.push(page.faults.rate_limit < 3 && contact.back_off.is_some_and(says_too_fast));
-        self.is_served.push(is_served);
+        // One that was refused again and again is refused for itself.
+        self.is_too_fast.push(is_told && page.faults.rate_limit.saturating_add(page.faults.site) < 3);
+        self.served.push(is_served.into());
         self.is_first.push(is_first);
         self.claimed_at.push(page.claimed_at);
-        self.is_bare.push(is_first && contact.back_off.is_some_and(|said| !says_too_fast(said)));
+        self.is_bare.push(is_bare);
         self.refused_with.push(contact.back_off.and_then(|_| class(end)));
+        self.was_refused.push(was_refused);
+        is_bare && is_first && self.doubted.insert(&page.host)
     }
 
     /// In the order of the statement's numbers.
@@ -79,17 +96,18 @@ impl<'a> ContactColumns<'a> {
     }
 
     /// Those that stand at the statement's end.
-    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 9] {
+    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 10] {
         [
             &self.was_found,
             &self.missing,
             &self.is_news,
             &self.is_too_fast,
-            &self.is_served,
+            &self.served,
             &self.is_first,
             &self.claimed_at,
             &self.is_bare,
             &self.refused_with,
+            &self.was_refused,
         ]
     }
 }

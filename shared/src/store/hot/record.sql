@@ -1,9 +1,9 @@
 -- Guard first, then what it guards. $1 is the worker; record_columns.rs has the others. One statement, which writes all or nothing.
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[], $71::int4[])
+        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[], $71::int4[], $82::bool[])
         AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, bytes,
-            fault, epoch)
+            fault, epoch, is_probe)
 ), done AS (
     -- Only this worker can hold the row as `processing` with this attempt. By primary key: `IS NOT DISTINCT FROM`
     -- keeps the planner, whose statistics are old while a crawl grows, from comparing with all of url_queue_open_idx.
@@ -14,9 +14,11 @@ WITH page AS (
         attempt = CASE WHEN p.released THEN q.attempt - 1 ELSE q.attempt END,
         -- A page that goes back must not be claimed by a message of its earlier dispatch.
         epoch = CASE WHEN p.status = 'pending' THEN q.epoch + 1 ELSE q.epoch END,
-        -- One that goes back unharmed keeps its place in its lane.
-        not_before = CASE WHEN p.status = 'pending' AND p.retry_in_ms > 0 THEN now() + p.retry_in_ms * interval '1 millisecond'
-            ELSE q.not_before END,
+        -- One that goes back unharmed keeps its place in its lane; and so does the one that a pause of its host begins with, which
+        -- is asked for first when that is over: it shows whether the host meant the page.
+        not_before = CASE WHEN p.status = 'pending' AND p.retry_in_ms > 0 AND NOT (p.is_probe AND EXISTS (
+                SELECT FROM hosts h WHERE h.host = q.host AND h.backoff_until <= q.locked_at))
+            THEN now() + p.retry_in_ms * interval '1 millisecond' ELSE q.not_before END,
         charged = q.charged + (p.fault = 'page')::int,
         site_faults = q.site_faults + (p.fault = 'site')::int,
         rate_limit_faults = q.rate_limit_faults + (p.fault = 'rate_limit')::int,
@@ -105,30 +107,38 @@ WITH page AS (
         SELECT l.execution_id, l.host FROM lanes l JOIN lane USING (execution_id, host) WHERE l.misses > 0
         ORDER BY l.execution_id, l.host FOR UPDATE OF l)
 ), contact AS (
-    SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
-        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
-        array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing, bool_or(c.is_news) AS is_news,
-        bool_or(c.is_too_fast) AS is_too_fast, bool_or(c.is_first) AS is_first, count(*) FILTER (WHERE c.is_served) AS served,
-        count(*) FILTER (WHERE c.is_bare) AS bare, max(c.refused_with) AS refused_with,
-        max(c.claimed_at) FILTER (WHERE c.is_served) AS served_at, max(c.claimed_at) FILTER (WHERE c.back_off_ms IS NOT NULL) AS refused_at
-    FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
-        $75::bool[], $76::bool[], $77::bool[], $78::timestamptz[], $79::bool[], $80::text[])
-        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, is_served, is_first, claimed_at,
-            is_bare, refused_with)
-    GROUP BY c.host
+    SELECT * FROM unnest($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
+        $75::bool[], $76::int4[], $77::bool[], $78::timestamptz[], $79::bool[], $80::text[], $81::bool[])
+        AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, served, is_first, claimed_at,
+            is_bare, refused_with, was_refused)
 ), host AS (
     -- That a host was found, or has served a page, is news only of one that was not, or had refused one, before.
-    SELECT h.* FROM contact c JOIN hosts h USING (host)
-    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.backoff_level > 0 OR h.credit < 8
+    SELECT h.* FROM (SELECT host, bool_or(is_news) AS is_news FROM contact GROUP BY host) c JOIN hosts h USING (host)
+    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.pace_level > 0 OR h.credit < 8
     ORDER BY h.host FOR UPDATE OF h
+), said AS (
+    SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
+        max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
+        array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing,
+        count(*) FILTER (WHERE c.is_bare) AS bare, max(c.refused_with) AS refused_with, sum(c.served) AS served_of_all,
+        -- Those that were in workers' hands before the host refused one say nothing of what it does since.
+        COALESCE(sum(c.served) FILTER (WHERE n.is_new), 0) AS served,
+        COALESCE(bool_or(c.was_refused AND c.served > 0) FILTER (WHERE n.is_new), false) AS served_again,
+        count(*) FILTER (WHERE n.is_new AND c.back_off_ms IS NOT NULL) > 0 AS is_refused,
+        COALESCE(bool_or(c.is_first) FILTER (WHERE n.is_new AND c.back_off_ms IS NOT NULL), false) AS is_first,
+        COALESCE(bool_or(c.is_too_fast) FILTER (WHERE n.is_new), false) AS is_too_fast,
+        COALESCE(bool_and(c.is_bare) FILTER (WHERE n.is_new AND c.back_off_ms IS NOT NULL), false) AS is_bare
+    FROM contact c JOIN host old USING (host) CROSS JOIN LATERAL (SELECT c.claimed_at >= old.backoff_until AS is_new) n
+    GROUP BY c.host
 ), hosts_asked AS (
     UPDATE hosts h
     SET recent_starts = COALESCE(p.starts, old.recent_starts),
         min_interval_ms = least(old.min_interval_ms, p.min_interval_ms),
         latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN old.latency_ms
             WHEN old.latency_ms = 0 THEN c.answered_in_ms ELSE (old.latency_ms * 7 + c.answered_in_ms) / 8 END,
-        backoff_level = b.level, refused = b.refused, served = b.served, credit = b.credit, refused_level = b.refused_level,
-        refused_since = b.since, refused_with = COALESCE(c.refused_with, old.refused_with),
+        pace_level = b.level, backoff_level = (b.level + 3) / 4, refused_level = b.refused_level, served = b.served,
+        is_doubted = b.is_doubted, credit = b.credit, refused = b.refused, refused_since = b.since,
+        refused_with = COALESCE(c.refused_with, old.refused_with), asked_at = now(),
         backoff_until = greatest(old.backoff_until, b.until),
         next_start_at = greatest(old.next_start_at, b.until),
         unreachable = u.times,
@@ -139,7 +149,7 @@ WITH page AS (
             ELSE old.unreachable_until END,
         unreachable_origins = CASE WHEN c.was_found THEN '{}' WHEN u.is_counted AND u.times = 1 THEN c.missing
             ELSE ARRAY(SELECT DISTINCT origin FROM unnest(old.unreachable_origins || c.missing) AS origin) END
-    FROM host old JOIN contact c USING (host)
+    FROM host old JOIN said c USING (host)
         CROSS JOIN LATERAL (
             SELECT (array_agg(s.at ORDER BY s.at DESC))[1:16] AS starts,
                 least(ceil(min(EXTRACT(EPOCH FROM s.at - s.before) * 1000)), 2147483647)::int AS min_interval_ms
@@ -147,48 +157,56 @@ WITH page AS (
                   FROM unnest(old.recent_starts || c.starts) AS at) s
         ) p
         CROSS JOIN LATERAL (
-            -- Those that were in workers' hands before the host refused one say nothing of what it does since, and what is
-            -- long past counts no more.
-            SELECT c.back_off_ms IS NOT NULL AND c.refused_at >= old.backoff_until AS is_refused,
-                CASE WHEN c.served_at >= old.backoff_until THEN c.served ELSE 0 END AS served,
-                greatest(old.backoff_until, old.next_start_at) < now() - interval '10 minutes' AS is_past
-        ) s
+            SELECT host_said_long_ago(old.backoff_until, old.asked_at, old.delay_ms) AS it
+        ) past
         CROSS JOIN LATERAL (
             -- What it has served makes it faster: by a step a page at first, by one for eight of them near the pace at which it
             -- refused some.
-            SELECT CASE WHEN s.is_past THEN 0
-                    WHEN old.backoff_level > old.refused_level + 4 THEN greatest(old.backoff_level - s.served, old.refused_level + 4)
-                    WHEN old.backoff_level < old.refused_level - 4 THEN greatest(old.backoff_level - s.served, 0)
-                    ELSE greatest(old.backoff_level - (old.served + s.served) / 8, 0) END AS level,
-                CASE WHEN NOT (s.is_past OR s.is_refused) AND abs(old.backoff_level - old.refused_level) <= 4
-                    THEN (old.served + s.served) % 8 ELSE 0 END AS served,
-                CASE WHEN s.is_past OR s.served > 0 THEN 0 ELSE old.refused END AS refused,
-                -- Those that were in workers' hands tell as much of this.
-                greatest(least(CASE WHEN s.is_past THEN 8 ELSE old.credit + c.served END, 8) - 8 * c.bare, -100) AS credit
+            SELECT CASE WHEN past.it THEN 0
+                    WHEN old.pace_level > old.refused_level + 4 THEN greatest(old.pace_level - c.served, old.refused_level + 4)
+                    WHEN old.pace_level < old.refused_level - 4 THEN greatest(old.pace_level - c.served, 0)
+                    ELSE greatest(old.pace_level - (old.served + c.served) / 8, 0) END::int AS level,
+                CASE WHEN NOT (past.it OR c.is_refused) AND abs(old.pace_level - old.refused_level) <= 4
+                    THEN (old.served + c.served) % 8 ELSE 0 END AS served,
+                CASE WHEN past.it OR c.served > 0 THEN 0 ELSE old.refused END AS refused,
+                greatest(least(CASE WHEN past.it THEN 8 ELSE old.credit END + c.served_of_all - 8 * c.bare, 8), -100) AS credit,
+                old.is_doubted AND NOT past.it AS is_doubted
         ) e
         CROSS JOIN LATERAL (
-            -- Each time that it says that it is asked too fast it is asked half as fast from then on: every 250 ms at first,
-            -- every 2 min in the end. A bare 503 says so only where there are many, and makes it no slower than every 8 s.
-            SELECT s.is_refused AND c.is_too_fast OR e.credit < 0 AND c.bare > 0 AND (s.is_refused OR e.level = 0) AS is_too_fast,
-                old.delay_ms >= CASE WHEN c.is_too_fast THEN 120000 ELSE 8000 END AS is_slowest
+            -- It says that it is asked too fast. Or there were many a 503 that did not say why, and a page that heard one is served
+            -- after the pause, as one that is broken never is: they meant the pace.
+            SELECT c.is_refused AND c.is_too_fast AS is_told,
+                c.served_again AND e.is_doubted AND e.credit < 0 AS is_shown,
+                -- Steps from what was asked for to every 250 ms, and from what is asked for to every 8 s.
+                greatest(4, ceil(4 * log(2.0, 250.0 / greatest(old.delay_ms, 16))))::int AS to_first,
+                floor(4 * log(2.0, 8000.0 / greatest(old.delay_ms, 16)))::int AS to_last
         ) r
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN NOT r.is_too_fast THEN e.level
-                    WHEN e.level = 0 THEN greatest(4, ceil(4 * log(2.0, 250.0 / greatest(old.delay_ms, 16))))::int
-                    WHEN r.is_slowest THEN e.level ELSE least(e.level + 4, 60) END AS level,
-                CASE WHEN r.is_too_fast OR e.level = 0 THEN 0 ELSE e.served END AS served,
-                CASE WHEN r.is_too_fast AND e.refused = 0 THEN e.level ELSE old.refused_level END AS refused_level,
-                CASE WHEN r.is_too_fast THEN greatest(e.credit, 0) ELSE e.credit END AS credit,
+            -- Then it is asked half as fast from then on: every 250 ms at first, every 2 min in the end. Where it never said so, every
+            -- 8 s, which is reached the faster the longer it refused everything.
+            SELECT CASE WHEN r.is_told AND e.level = 0 THEN r.to_first
+                    WHEN r.is_told AND old.delay_ms >= 120000 THEN e.level
+                    WHEN r.is_told THEN least(e.level + 4, 60)
+                    WHEN r.is_shown THEN greatest(e.level, least(e.level + r.to_last,
+                        CASE WHEN e.level = 0 THEN r.to_first - 4 ELSE e.level END + 4 * least(greatest(old.refused, 1), 4)))
+                    ELSE e.level END AS level,
+                CASE WHEN r.is_told OR r.is_shown OR e.level = 0 THEN 0 ELSE e.served END AS served,
+                CASE WHEN (r.is_told OR r.is_shown) AND e.refused = 0 THEN e.level ELSE old.refused_level END AS refused_level,
+                NOT (r.is_told OR r.is_shown) AND (e.is_doubted OR c.bare > 0) AS is_doubted,
+                CASE WHEN r.is_told OR r.is_shown THEN 8 ELSE e.credit END AS credit,
                 -- A page that was refused before says nothing new of the host: few that never work do not stop it. One that
                 -- wants long pauses is asked again for some hours only.
-                CASE WHEN NOT (s.is_refused AND c.is_first) THEN e.refused
+                CASE WHEN NOT c.is_first THEN e.refused
                     WHEN e.refused > 0 AND old.refused_since < now() - interval '6 hours' THEN greatest(e.refused + 1, 12)
                     ELSE least(e.refused + 1, 1000) END AS refused,
-                CASE WHEN e.refused > 0 THEN old.refused_since WHEN s.is_refused AND c.is_first THEN now() END AS since,
-                -- Left alone for longer each time in a row, 1 s to 5 min, at least as long as it asked for, and for its pace.
-                now() + CASE WHEN s.is_refused THEN greatest(c.back_off_ms, 1000,
-                    CASE WHEN c.is_first THEN least(1000 * (1 << least(e.refused, 9)), 300000) END,
-                    CASE WHEN r.is_too_fast AND e.level > 0 THEN least(2 * old.delay_ms, 120000) END)
+                CASE WHEN e.refused > 0 THEN old.refused_since WHEN c.is_first THEN now() END AS since,
+                -- Left alone for longer each time in a row, 1 s to 5 min, at least as long as it asked for, and for its pace. Not for
+                -- long where a page is refused again that did not hear why: others will show whether it is the page.
+                now() + CASE WHEN c.is_refused THEN greatest(c.back_off_ms,
+                    CASE WHEN c.is_first THEN least(1000 * (1 << least(e.refused, 9)), 300000)
+                        WHEN c.is_bare AND e.refused < 2 THEN 250 ELSE 1000 END,
+                    CASE WHEN e.level > 0 AND r.is_told THEN least(2 * old.delay_ms, 120000)
+                        WHEN e.level > 0 AND c.is_first THEN least(2 * old.delay_ms, 16000) END)
                     ELSE c.back_off_ms END * interval '1 millisecond' AS until
         ) b
         CROSS JOIN LATERAL (

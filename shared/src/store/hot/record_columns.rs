@@ -50,6 +50,7 @@ pub(super) struct Columns<'a> {
     page_rendered: Vec<Option<&'static str>>,
     page_fault: Vec<&'static str>,
     page_bytes: Vec<i64>,
+    page_is_probe: Vec<bool>,
     node_started_at: Vec<DateTime<Utc>>,
     node_page: Vec<Uuid>,
     node_definition: Vec<i32>,
@@ -138,7 +139,7 @@ impl<'a> Columns<'a> {
     pub(super) fn add(&mut self, finished: &'a FinishedPage, numbers: &[i32], ahead: TimeDelta) {
         self.pages.push(finished);
         self.add_page(finished);
-        self.contacts.add(finished);
+        self.page_is_probe.push(self.contacts.add(finished));
         self.skipped.add(finished);
         for node in &finished.outcome.nodes {
             // Without a number the execution is gone, and the guard lets nothing pass.
@@ -376,6 +377,7 @@ impl<'a> Columns<'a> {
         parameters.extend(self.skipped.parameters());
         parameters.extend([&self.page_fault as &(dyn ToSql + Sync), &self.page_epoch]);
         parameters.extend(self.contacts.more_parameters());
+        parameters.push(&self.page_is_probe);
         parameters
     }
 }
