@@ -25,11 +25,13 @@ pub struct AnsweringSite {
 type Log = Arc<Mutex<Vec<(String, HeaderMap)>>>;
 /// Given the site's own origin and a path, the answer.
 type Answer = dyn Fn(&str, &str) -> Response + Send + Sync;
+/// Given a path and how often it was asked for before, how long the answer takes.
+type Takes = dyn Fn(&str, usize) -> Duration + Send + Sync;
 
 #[derive(Clone)]
 struct Shared {
     address: SocketAddr,
-    takes: Duration,
+    takes: Arc<Takes>,
     answer: Arc<Answer>,
     log: Log,
 }
@@ -48,7 +50,7 @@ impl AnsweringSite {
     /// # Panics
     /// There is no port.
     pub async fn at(address: &str, answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static) -> Self {
-        Self::at_taking(address, Duration::ZERO, answer).await
+        Self::at_taking(address, |_, _| Duration::ZERO, answer).await
     }
 
     /// Starts one that takes so long to answer.
@@ -59,17 +61,29 @@ impl AnsweringSite {
         takes: Duration,
         answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static,
     ) -> Self {
+        Self::taking(move |_, _| takes, answer).await
+    }
+
+    /// Starts one that takes as long to answer as the path, and how often it was asked for before, say.
+    ///
+    /// # Panics
+    /// There is no port.
+    pub async fn taking(
+        takes: impl Fn(&str, usize) -> Duration + Send + Sync + 'static,
+        answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static,
+    ) -> Self {
         Self::at_taking("127.0.0.1", takes, answer).await
     }
 
     async fn at_taking(
         address: &str,
-        takes: Duration,
+        takes: impl Fn(&str, usize) -> Duration + Send + Sync + 'static,
         answer: impl Fn(&str, &str) -> Response + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind((address, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it listens");
-        let shared = Shared { address, takes, answer: Arc::new(answer), log: Arc::default() };
+        let shared =
+            Shared { address, takes: Arc::new(takes), answer: Arc::new(answer), log: Arc::default() };
         let log = Arc::clone(&shared.log);
         let router = Router::new().fallback(respond).with_state(shared);
         let mut server = JoinSet::new();
@@ -98,8 +112,13 @@ impl AnsweringSite {
 async fn respond(State(shared): State<Shared>, request: Request) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let entry = (path.clone(), request.headers().clone());
-    shared.log.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-    tokio::time::sleep(shared.takes).await;
+    let asked_before = {
+        let mut log = shared.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked_before = log.iter().filter(|(asked, _)| *asked == path).count();
+        log.push(entry);
+        asked_before
+    };
+    tokio::time::sleep((shared.takes)(&path, asked_before)).await;
     (shared.answer)(&format!("http://{}", shared.address), &path)
 }
 

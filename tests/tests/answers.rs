@@ -1,6 +1,7 @@
 //! What a site's answers say of its pace, with a real Chrome: how long they take, and `Retry-After`.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -255,27 +256,45 @@ async fn what_redirects_lead_to_counts_in_the_pace_of_its_host() {
 
 #[tokio::test]
 async fn while_a_host_is_asked_for_how_long_nobody_else_asks_it() {
-    // Before the refusal is recorded, and until then alone.
-    let held_back = "SELECT count(*) FROM hosts
-        WHERE next_start_at > now() AND delay_ms > 0 AND delay_seen_at > now() AND refused = 0";
-    let counted = "SELECT count(*) FROM hosts WHERE refused = 1 AND pace_level > 0";
-    for delay in [0, 500] {
+    for delay in [0, 100] {
         let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
-        // The question takes as long as the page did.
-        let site = AnsweringSite::slow(Duration::from_secs(5), |_, _| {
-            (StatusCode::TOO_MANY_REQUESTS, "not so fast").into_response()
+        let asked: &'static Mutex<Vec<(String, Instant)>> = Box::leak(Box::default());
+        let limited = AtomicUsize::new(0);
+        // The question takes long to be answered.
+        let takes = |path: &str, before| {
+            asked.lock().unwrap().push((path.to_owned(), Instant::now()));
+            Duration::from_millis(if path == "/limited" && before == 1 { 6_000 } else { 200 })
+        };
+        let site = AnsweringSite::taking(takes, move |_, path| match path {
+            "/limited" if limited.fetch_add(1, Ordering::Relaxed) < 2 => {
+                (StatusCode::TOO_MANY_REQUESTS, "not so fast").into_response()
+            }
+            "/" => {
+                let links = (0..150).map(|number| format!("<a href=/{number}>{number}</a>"));
+                Html(format!("<h1>home</h1><a href=/limited>0</a>{}", links.collect::<String>()))
+                    .into_response()
+            }
+            _ => Html("<h1>leaf</h1>").into_response(),
         })
         .await;
         let settings = json!({"render": "full", "rate_limit_delay": delay});
         let _running = crawl(&scratch, &database, &site.url("/"), &settings);
-        let pool = PgPool::connect(database.url().expose()).await.unwrap();
-        for (what, query) in [("nobody else asks it", held_back), ("the refusal counts", counted)] {
-            wait_for(what, WITHIN, async || {
-                sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await.unwrap_or_default() == 1
-            })
-            .await;
-        }
-        assert!(site.asked_for("/") >= 2, "the page, and the question");
+        let questioned = || {
+            let asked = asked.lock().unwrap();
+            asked.iter().filter(|(path, _)| path == "/limited").nth(1).map(|(_, at)| *at)
+        };
+        wait_for("the host is asked for how long", WITHIN, async || {
+            questioned().is_some_and(|at| at.elapsed() > Duration::from_millis(5_900))
+        })
+        .await;
+        let question = questioned().unwrap();
+        let asked = asked.lock().unwrap().clone();
+        let after = |at: &Instant| at.saturating_duration_since(question);
+        let others = asked.iter().filter(|(path, _)| path != "/limited");
+        // Those that had their start already come all the same.
+        let late = others.filter(|(_, at)| (1_500..5_900).contains(&after(at).as_millis())).count();
+        assert_eq!(late, 0, "delay {delay}");
+        assert!(asked.len() < 150, "there were more to ask for");
     }
 }
 

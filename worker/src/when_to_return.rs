@@ -26,19 +26,24 @@ impl Question<'_> {
     /// answer that refuses nothing makes it no shorter: the host did refuse one page, and for that it is asked more slowly.
     pub(crate) async fn ask(&self, url: &PageUrl, heard: Duration, deadline: Instant) -> Duration {
         // Of a host that is asked rarely the question would take the turn of a page, and the pace itself keeps others from asking
-        // before the refusal is recorded. And pages that hear it at the same time do not all ask.
+        // before the refusal is recorded. A page whose site has failed it before may be broken, and would say nothing new. And
+        // pages that hear it at the same time do not all ask.
         if self.page.host_delay >= UNHURRIED
+            || self.page.faults.site > 0
             || !self.means.turns.leave_alone(&self.page.host, heard)
             || self.means.turns.wait_to_ask(self.page).await.is_err()
         {
             return heard;
         }
         let deadline = deadline.min(Instant::now() + READ_WITHIN);
-        let said = match self.session.isolation {
-            Isolation::Execution => self.ask_through_the_browser(url, deadline).await,
-            // Pages share no cookies, so none are sent.
-            Isolation::Page => self.ask_by_ourselves(url, deadline).await,
+        let question = async {
+            match self.session.isolation {
+                Isolation::Execution => self.ask_through_the_browser(url, deadline).await,
+                // Pages share no cookies, so none are sent.
+                Isolation::Page => self.ask_by_ourselves(url, deadline).await,
+            }
         };
+        let said = self.means.turns.while_others_wait(self.page, question).await;
         said.map_or(heard, |said| said.max(heard))
     }
 

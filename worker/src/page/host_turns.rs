@@ -2,6 +2,7 @@
 //! up beyond that gives its turn away and takes a later one, because the next start was planned by it.
 
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -100,11 +101,7 @@ impl HostTurns {
     /// The turn is too far away.
     pub(crate) async fn wait_to_ask(&self, page: &ClaimedPage) -> Result<(), TooFar> {
         let asked_at = Instant::now();
-        let hold_back = async {
-            if let Err(error) = self.store.hold_back(&page.host, HELD_BACK).await {
-                tracing::debug!(host = page.host, %error, "others do not know yet that a host has refused a page");
-            }
-        };
+        let hold_back = self.hold_back(page);
         if page.host_delay.is_zero() {
             hold_back.await;
             return Ok(());
@@ -113,6 +110,28 @@ impl HostTurns {
         let turn = self.reserve(page).await;
         let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, asked_at));
         self.note(page, asked_at, had)
+    }
+
+    /// Has no page of the host start for a moment, wherever: it has refused one, which is not recorded yet.
+    async fn hold_back(&self, page: &ClaimedPage) {
+        if let Err(error) = self.store.hold_back(&page.host, HELD_BACK).await {
+            tracing::debug!(host = page.host, %error, "others do not know yet that a host has refused a page");
+        }
+    }
+
+    /// Waits for the answer to a question, and holds the other pages of the host back as long as it takes.
+    pub(crate) async fn while_others_wait<T>(
+        &self,
+        page: &ClaimedPage,
+        question: impl Future<Output = T>,
+    ) -> T {
+        let mut question = pin!(question);
+        loop {
+            match tokio::time::timeout(HELD_BACK / 4, &mut question).await {
+                Ok(answer) => return answer,
+                Err(_) => self.hold_back(page).await,
+            }
+        }
     }
 
     fn note(&self, page: &ClaimedPage, asked_at: Instant, had: Result<(), TooFar>) -> Result<(), TooFar> {
