@@ -112,8 +112,9 @@ impl Servers {
     fn open(args: &Args) -> anyhow::Result<Self> {
         let store = Store::connect(&args.database_url, POOL_SIZE).context("the database URL is not valid")?;
         let (database_url, amqp_url) = (args.database_url.clone(), args.amqp_url.clone());
-        let broker = AmqpBroker::open(&amqp_url, AmqpOptions::default())
-            .with_context(|| format!("cannot use the broker at {amqp_url}"))?;
+        let broker = AmqpBroker::open(&amqp_url, AmqpOptions::default()).with_context(|| {
+            format!("cannot use the broker at {amqp_url} (--amqp-url, CRAWLIFY_AMQP_URL)")
+        })?;
         Ok(Self { store, database_url, broker: Arc::new(broker), amqp_url, missing: Missing::everything() })
     }
 
@@ -121,13 +122,20 @@ impl Servers {
     async fn reached(&self) -> anyhow::Result<()> {
         let database = async {
             let reached = reach_database(&self.store).await;
-            reached.with_context(|| format!("cannot use the database at {}", self.database_url))?;
+            reached.with_context(|| {
+                format!(
+                    "cannot use the database at {} (--database-url, CRAWLIFY_DATABASE_URL)",
+                    self.database_url
+                )
+            })?;
             self.missing.cross_out(Server::Database);
             anyhow::Ok(())
         };
         let broker = async {
             let reached = self.broker.reached().await;
-            reached.with_context(|| format!("cannot use the broker at {}", self.amqp_url))?;
+            reached.with_context(|| {
+                format!("cannot use the broker at {} (--amqp-url, CRAWLIFY_AMQP_URL)", self.amqp_url)
+            })?;
             self.missing.cross_out(Server::Broker);
             anyhow::Ok(())
         };

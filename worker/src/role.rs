@@ -56,8 +56,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken.
 pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     let slots = args.slots.number();
-    let broker = AmqpBroker::open(&args.amqp_url, AmqpOptions::default())
-        .with_context(|| format!("cannot use the broker at {}", args.amqp_url))?;
+    let broker = AmqpBroker::open(&args.amqp_url, AmqpOptions::default()).with_context(|| {
+        format!("cannot use the broker at {} (--amqp-url, CRAWLIFY_AMQP_URL)", args.amqp_url)
+    })?;
     let broker = Arc::new(broker);
     // What a fleet may reach is said by whoever runs it, never by what it is asked to crawl.
     let egress = args.egress.start(Vec::new())?;
@@ -116,11 +117,18 @@ fn say_ready(worker: &Worker, slots: usize, browser: &str) {
 async fn reach_servers(args: &Args, broker: &AmqpBroker) -> anyhow::Result<()> {
     let database = async {
         let reached = reach_database(&args.database_url).await;
-        reached.with_context(|| format!("cannot use the database at {}", args.database_url))
+        reached.with_context(|| {
+            format!(
+                "cannot use the database at {} (--database-url, CRAWLIFY_DATABASE_URL)",
+                args.database_url
+            )
+        })
     };
     let broker = async {
         let reached = broker.reached().await;
-        reached.with_context(|| format!("cannot use the broker at {}", args.amqp_url))
+        reached.with_context(|| {
+            format!("cannot use the broker at {} (--amqp-url, CRAWLIFY_AMQP_URL)", args.amqp_url)
+        })
     };
     tokio::try_join!(database, broker).map(|((), ())| ())
 }

@@ -263,6 +263,7 @@ async fn a_wrong_password_of_the_database_ends_who_has_it_at_once_and_the_right_
         let ended = servers.start_with(arguments, &wrong, &servers.broker_url).end(SOON).await;
         let ended = ended.with_code(78).saying(&[
             "cannot use the database at postgres://guarded:***@",
+            "(--database-url, CRAWLIFY_DATABASE_URL)",
             "password authentication failed for user \"guarded\"",
         ]);
         assert!(!ended.stderr.contains(ready) && !ended.stderr.contains("hunter2"), "{}", ended.stderr);
