@@ -26,10 +26,10 @@ impl Question<'_> {
     /// answer that refuses nothing makes it no shorter: the host did refuse one page, and for that it is asked more slowly.
     pub(crate) async fn ask(&self, url: &PageUrl, heard: Duration, deadline: Instant) -> Duration {
         // Of a host that is asked rarely the question would take the turn of a page, and the pace itself keeps others from asking
-        // before the refusal is recorded. A page whose site has failed it before may be broken, and would say nothing new. And
-        // pages that hear it at the same time do not all ask.
+        // before the refusal is recorded. A page that heard 503 before may be broken, and its host has no more to say if it
+        // had not lately. And pages that hear it at the same time do not all ask.
         if self.page.host_delay >= UNHURRIED
-            || self.page.faults.site > 0
+            || self.page.faults.unavailable > 0 && self.means.turns.says_nothing(&self.page.host)
             || !self.means.turns.leave_alone(&self.page.host, heard)
             || self.means.turns.wait_to_ask(self.page).await.is_err()
         {
@@ -44,6 +44,7 @@ impl Question<'_> {
             }
         };
         let said = self.means.turns.while_others_wait(self.page, question).await;
+        self.means.turns.note_answer(&self.page.host, said);
         said.map_or(heard, |said| said.max(heard))
     }
 

@@ -15,6 +15,8 @@ pub enum FaultDomain {
     Site,
     /// Our pace: the site wants to be asked more slowly.
     RateLimit,
+    /// The site as a whole: it says that it can serve nobody for now.
+    Unavailable,
     /// The way to the site: the workflow's own proxy, or the worker's network.
     Proxy,
     /// The browser that had the page.
@@ -59,6 +61,7 @@ impl FaultDomain {
             Self::Page => "page",
             Self::Site => "site",
             Self::RateLimit => "rate_limit",
+            Self::Unavailable => "unavailable",
             Self::Proxy => "proxy",
             Self::Browser => "browser",
             Self::Worker => "worker",
@@ -73,7 +76,7 @@ fn pause(class: ErrorClass, failures: i16) -> Duration {
         FaultDomain::Page | FaultDomain::Site if class == ErrorClass::RobotsUnreachable => (15, 60),
         // The egress guard believes a failure for half a minute: the last attempt must ask anew.
         FaultDomain::Page | FaultDomain::Site if class == ErrorClass::Dns => (10, 60),
-        FaultDomain::Page | FaultDomain::Site | FaultDomain::RateLimit => (1, 60),
+        FaultDomain::Page | FaultDomain::Site | FaultDomain::RateLimit | FaultDomain::Unavailable => (1, 60),
         FaultDomain::Proxy => (5, 300),
         FaultDomain::Browser | FaultDomain::Worker => (1, 5),
     };
@@ -90,6 +93,8 @@ pub struct Faults {
     pub site: i16,
     /// Answers of its site that it is asked too fast.
     pub rate_limit: i16,
+    /// Answers of its site that it can serve nobody for now.
+    pub unavailable: i16,
     /// Failures of the proxy.
     pub proxy: i16,
     /// Browsers lost.
@@ -117,6 +122,7 @@ impl Faults {
             FaultDomain::Page => &mut self.charged,
             FaultDomain::Site => &mut self.site,
             FaultDomain::RateLimit => &mut self.rate_limit,
+            FaultDomain::Unavailable => &mut self.unavailable,
             FaultDomain::Proxy => &mut self.proxy,
             FaultDomain::Browser => &mut self.browser,
             FaultDomain::Worker => &mut self.worker,
@@ -139,11 +145,9 @@ impl Faults {
         let faults = self.and(domain);
         let (failures, tries, end) = match domain {
             FaultDomain::Page => (faults.charged, MAX_ATTEMPTS, Verdict::GiveUp),
-            FaultDomain::Site if failure.is_unavailable && !failure.is_elsewhere => {
-                (faults.site, UNAVAILABLE_TRIES, Verdict::GiveUp)
-            }
             FaultDomain::Site => (faults.site, SITE_TRIES, Verdict::GiveUp),
             FaultDomain::RateLimit => (faults.rate_limit, RATE_LIMIT_TRIES, Verdict::GiveUp),
+            FaultDomain::Unavailable => (faults.unavailable, UNAVAILABLE_TRIES, Verdict::GiveUp),
             FaultDomain::Proxy => (faults.proxy, PROXY_TRIES, Verdict::GiveUp),
             FaultDomain::Browser => (faults.browser, POISON_AFTER, Verdict::Quarantine),
             FaultDomain::Worker => (faults.worker, POISON_AFTER, Verdict::Quarantine),
@@ -181,7 +185,8 @@ mod tests {
         // Half of it, with jitter, is longer than a failure is believed.
         assert_eq!(fails(ErrorClass::Dns, none), (4, Verdict::GiveUp, Duration::from_secs(70)));
         assert_eq!(fails(ErrorClass::BrowserLost, none).1, Verdict::Quarantine);
-        let worn = Faults { charged: 3, site: 0, rate_limit: 14, proxy: 14, browser: 2, worker: 2 };
+        let worn =
+            Faults { charged: 3, site: 0, rate_limit: 14, unavailable: 7, proxy: 14, browser: 2, worker: 2 };
         assert_eq!(fails(ErrorClass::Dns, worn).0, 4, "the other faults cost none of its attempts");
         assert_eq!(fails(ErrorClass::Http429, Faults { site: 3, ..none }).0, 15);
         assert_eq!(
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn a_site_that_is_unavailable_is_waited_for_longer_than_one_that_fails() {
         let unavailable = Failure::of_status(503);
-        let worn = Faults { charged: 3, rate_limit: 14, ..Faults::default() };
+        let worn = Faults { charged: 3, site: 3, rate_limit: 14, ..Faults::default() };
         let (tries, end, waited) = fails_with(&unavailable, worn);
         assert_eq!((tries, end, waited), (8, Verdict::GiveUp, Duration::from_secs(123)));
         assert_eq!(fails_with(&Failure::of_status(500), Faults::default()).0, 4);

@@ -201,6 +201,7 @@ impl Failure {
     pub fn domain(&self) -> FaultDomain {
         match self.class.domain() {
             FaultDomain::RateLimit if self.is_elsewhere => FaultDomain::Site,
+            FaultDomain::Site if self.is_unavailable && !self.is_elsewhere => FaultDomain::Unavailable,
             domain => domain,
         }
     }

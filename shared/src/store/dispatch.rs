@@ -127,11 +127,16 @@ impl Store {
                 SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms, h.delay_seen_at,
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached, or refused the last one, has changed.
-                    least(strictest.concurrency, CASE WHEN doubt.holds THEN 1 END) AS concurrency, doubt.holds AS is_doubted,
+                    -- And few at a time see whether one that answers 503 bears more.
+                    least(strictest.concurrency, CASE WHEN doubt.holds THEN 1
+                        WHEN h.is_doubted AND h.credit < 0 AND h.backoff_until > now() - interval '1 minute' THEN 4 END) AS concurrency, doubt.holds AS is_doubted,
                     CASE WHEN host_said_long_ago(h.backoff_until, h.asked_at, h.delay_ms) THEN asked_for.delay_ms
                         ELSE host_pace_ms(asked_for.delay_ms, h.pace_level) END AS delay_ms,
-                    -- A part of a site that does not work must not hide that the rest does: then the last one sees.
-                    refuses.it AND h.refused >= 3 AND h.refused % 2 = 1 AS is_last_first
+                    -- A part of a site that does not work must not hide that the rest does: then the last one sees that nobody
+                    -- has tried.
+                    refuses.it AND h.refused >= 3 AND h.refused % 2 = 1 AND EXISTS (
+                        SELECT FROM url_queue q WHERE q.execution_id = $1 AND q.host = d.host AND q.status = 'pending'
+                            AND q.not_before <= now() AND q.attempt = 0) AS is_last_first
                 FROM execution, due d JOIN hosts h ON h.host = d.host CROSS JOIN LATERAL (
                     SELECT h.refused > 0 AND h.backoff_until > now() - interval '1 minute' AS it
                 ) refuses CROSS JOIN LATERAL (
@@ -188,7 +193,7 @@ impl Store {
                 SELECT q.* FROM turn t CROSS JOIN LATERAL (
                     SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
-                      AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
+                      AND q.attempt = 0 AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
                     ORDER BY q.priority, q.not_before DESC, q.id DESC
                     LIMIT CASE WHEN t.is_last_first THEN least(t.turns, t.places) ELSE 0 END
                     FOR UPDATE SKIP LOCKED

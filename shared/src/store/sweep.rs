@@ -38,7 +38,7 @@ impl Store {
                 FROM hosts AS host JOIN lanes AS lane ON lane.host = host.host
                     JOIN workflow_executions AS execution ON execution.id = lane.execution_id
                     CROSS JOIN LATERAL (
-                        SELECT id, url, charged + site_faults + rate_limit_faults + proxy_faults + browser_faults + worker_faults > 0
+                        SELECT id, url, charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults > 0
                             AS is_retried
                         FROM url_queue
                         WHERE execution_id = lane.execution_id AND host = lane.host AND status = 'pending'
@@ -300,7 +300,7 @@ impl Store {
                 UPDATE url_queue
                 SET status = 'pending', epoch = epoch + 1, requeues = 0, not_before = now(),
                     queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
-                    charged = 0, site_faults = 0, rate_limit_faults = 0, proxy_faults = 0, browser_faults = 0,
+                    charged = 0, site_faults = 0, rate_limit_faults = 0, unavailable_faults = 0, proxy_faults = 0, browser_faults = 0,
                     worker_faults = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM wanted))

@@ -17,7 +17,7 @@ use super::{ENDED, Running, TIMES, WITHIN, extract, links, page, shop, workflow}
 const PAGES: usize = 24;
 /// What becomes of the pages; and faults that were counted against them.
 const UNHARMED: &str = "SELECT concat_ws(' ', count(*), status, attempt,
-        sum(charged + site_faults + rate_limit_faults + proxy_faults + browser_faults + worker_faults)) FROM url_queue GROUP BY status, attempt";
+        sum(charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults)) FROM url_queue GROUP BY status, attempt";
 /// The pages that have not each node of the workflow once, and one item.
 const NOT_ONCE: &str = "SELECT url FROM url_queue q
     WHERE (SELECT count(*) FROM node_records n WHERE n.page_id = q.id) <> (SELECT count(*) FROM node_definitions)

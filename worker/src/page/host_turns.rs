@@ -27,7 +27,9 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 /// How long the whole fleet leaves it alone until then. Pages are dispatched up to a second before their start, so that at least for
 /// a second none is.
 const HELD_BACK: Duration = Duration::from_secs(2);
-/// Hosts whose last start, or rest, is remembered.
+/// How long a host is held to say nothing that did not say for how long it wants to be left alone.
+const SILENT_FOR: Duration = Duration::from_secs(10 * 60);
+/// Hosts whose last start, rest or silence is remembered.
 const HOSTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
 /// Gives pages their turns.
@@ -40,6 +42,8 @@ pub(crate) struct HostTurns {
     /// When a page of a host had its turn last, and the delay that it kept. Locked for moments only, by the page that starts.
     last: Mutex<LruCache<String, (Instant, Duration)>>,
     rests: Rests,
+    /// When hosts were asked last for how long they want to be left alone, and did not say. Locked for moments only.
+    silent: Mutex<LruCache<String, Instant>>,
 }
 
 /// Until when hosts are left alone that said so to this worker. Locked for moments only, by pages that hear it and pages that start.
@@ -57,13 +61,30 @@ impl HostTurns {
     }
 
     pub(crate) fn new(store: HotStore, lease: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { store, lease, metrics, last: Mutex::new(LruCache::new(HOSTS)), rests: Rests::new() }
+        let (last, silent) = (Mutex::new(LruCache::new(HOSTS)), Mutex::new(LruCache::new(HOSTS)));
+        Self { store, lease, metrics, last, rests: Rests::new(), silent }
     }
 
     /// Leaves a host alone, with all its pages that have not started, for as long as it wants: no page of this worker starts
     /// before the store knows of it. Answers whether it was news.
     pub(crate) fn leave_alone(&self, host: &str, wanted: Duration) -> bool {
         self.rests.leave_alone(host, wanted, Instant::now())
+    }
+
+    /// Notes for how long a host wants to be left alone that was asked.
+    pub(crate) fn note_answer(&self, host: &str, said: Option<Duration>) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.is_zero()) {
+            silent.put(host.to_owned(), Instant::now());
+        } else {
+            silent.pop(host);
+        }
+    }
+
+    /// Whether a host was asked for how long lately, and did not say.
+    pub(crate) fn says_nothing(&self, host: &str) -> bool {
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.peek(host).is_some_and(|at| at.elapsed() < SILENT_FOR)
     }
 
     /// Waits for `start_at`, and for a later turn if that has passed; without it, for the host's next turn. Answers at

@@ -63,7 +63,7 @@ WITH wanted AS (
       AND (SELECT e.status FROM workflow_executions e WHERE e.id = q.execution_id) = 'running'
     RETURNING q.id, q.execution_id, q.url, q.depth, q.priority, q.attempt, q.created_at, q.locked_at, q.host,
         q.host_delay_ms, q.is_sitemap, q.charged, q.proxy_faults, q.browser_faults, q.worker_faults,
-        q.epoch, q.site_faults, q.rate_limit_faults,
+        q.epoch, q.site_faults, q.rate_limit_faults, q.unavailable_faults,
         (SELECT e.per_domain FROM workflow_executions e WHERE e.id = q.execution_id) AS per_domain
 ), paced AS (
     INSERT INTO hosts AS h (host, next_start_at, delay_ms)
@@ -84,7 +84,7 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
         * row_number() OVER (PARTITION BY c.host, c.host_delay_ms > 0 ORDER BY c.priority, c.created_at DESC))::int8
         AS start_in_ms, c.host, c.host_delay_ms, c.per_domain, c.is_sitemap,
     c.charged, c.proxy_faults, c.browser_faults, c.worker_faults, c.epoch, c.site_faults,
-    c.rate_limit_faults
+    c.rate_limit_faults, c.unavailable_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
 impl HotStore {
@@ -140,6 +140,7 @@ impl HotStore {
                     charged: row.get(13),
                     site: row.get(18),
                     rate_limit: row.get(19),
+                    unavailable: row.get(20),
                     proxy: row.get(14),
                     browser: row.get(15),
                     worker: row.get(16),

@@ -33,7 +33,7 @@ pub(super) struct ContactColumns<'a> {
     is_bare: Vec<bool>,
     /// The class of a page that the host refused.
     refused_with: Vec<Option<&'static str>>,
-    /// Whether the site has failed the page before.
+    /// Whether the host has answered with 503 to the page before.
     was_refused: Vec<bool>,
     /// The rows of pages that have nothing to say, by host, time of the claim, and `was_refused`.
     quiet: HashMap<(&'a str, DateTime<Utc>, bool), usize>,
@@ -49,7 +49,9 @@ impl<'a> ContactColumns<'a> {
         // Of a domain, one server may be gone while the others are well.
         let is_served = found_the_host(next) == Some(true) && contact.back_off.is_none();
         let found = found_the_host(next).filter(|_| page.host_unit == HostUnit::Host);
-        let was_refused = page.faults.site > 0;
+        // Elsewhere the page is served by others.
+        let is_elsewhere = matches!(next, NextStatus::Failed(failure) | NextStatus::Retry(failure, _) if failure.is_elsewhere);
+        let was_refused = page.faults.unavailable > 0 && !is_elsewhere;
         let is_news = started_in.is_some()
             || contact.back_off.is_some()
             || contact.answered_in.is_some()
@@ -78,9 +80,10 @@ impl<'a> ContactColumns<'a> {
         let says_too_fast = |said: Duration| !said.is_zero() || is_rate_limited(end);
         let is_told = contact.back_off.is_some_and(says_too_fast);
         let is_bare = contact.back_off.is_some() && !is_told;
-        let is_first = page.faults.rate_limit == 0 && page.faults.site == 0;
+        let refusals = page.faults.rate_limit.saturating_add(page.faults.unavailable);
+        let is_first = refusals == 0 && page.faults.site == 0;
         // One that was refused again and again is refused for itself.
-        self.is_too_fast.push(is_told && page.faults.rate_limit.saturating_add(page.faults.site) < 3);
+        self.is_too_fast.push(is_told && refusals < 3);
         self.served.push(is_served.into());
         self.is_first.push(is_first);
         self.claimed_at.push(page.claimed_at);

@@ -22,6 +22,7 @@ WITH page AS (
         charged = q.charged + (p.fault = 'page')::int,
         site_faults = q.site_faults + (p.fault = 'site')::int,
         rate_limit_faults = q.rate_limit_faults + (p.fault = 'rate_limit')::int,
+        unavailable_faults = q.unavailable_faults + (p.fault = 'unavailable')::int,
         proxy_faults = q.proxy_faults + (p.fault = 'proxy')::int,
         browser_faults = q.browser_faults + (p.fault = 'browser')::int,
         processed_at = CASE WHEN p.status = 'pending' THEN NULL ELSE now() END
@@ -114,7 +115,7 @@ WITH page AS (
 ), host AS (
     -- That a host was found, or has served a page, is news only of one that was not, or had refused one, before.
     SELECT h.* FROM (SELECT host, bool_or(is_news) AS is_news FROM contact GROUP BY host) c JOIN hosts h USING (host)
-    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.pace_level > 0 OR h.credit < 8
+    WHERE c.is_news OR h.unreachable > 0 OR h.refused > 0 OR h.pace_level > 0 OR h.credit < 16
     ORDER BY h.host FOR UPDATE OF h
 ), said AS (
     SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
@@ -169,7 +170,7 @@ WITH page AS (
                 CASE WHEN NOT (past.it OR c.is_refused) AND abs(old.pace_level - old.refused_level) <= 4
                     THEN (old.served + c.served) % 8 ELSE 0 END AS served,
                 CASE WHEN past.it OR c.served > 0 THEN 0 ELSE old.refused END AS refused,
-                greatest(least(CASE WHEN past.it THEN 8 ELSE old.credit END + c.served_of_all - 8 * c.bare, 8), -100) AS credit,
+                greatest(least(CASE WHEN past.it THEN 16 ELSE old.credit END + c.served_of_all - 8 * c.bare, 16), -100) AS credit,
                 old.is_doubted AND NOT past.it AS is_doubted
         ) e
         CROSS JOIN LATERAL (
