@@ -167,13 +167,23 @@ async fn of_two_executions_on_one_host_with_a_pace_that_of_the_lower_priority_ha
     urgent["scheduling"] = json!({"priority": 10});
     let urgent = crawl.another_of(&urgent, polite, &[&first]).await;
     let fleet = Fleet::start(&crawl, (1, 2), 8, Duration::ZERO).await;
-    wait_for("both go on for a while", WITHIN, async || {
-        completed(&crawl, crawl.execution).await >= 8 && completed(&crawl, urgent).await >= 8
+    let both = async || (completed(&crawl, crawl.execution).await, completed(&crawl, urgent).await);
+    // Each has links to follow by then.
+    let (mut low_before, mut high_before) = (0, 0);
+    wait_for("both have begun", WITHIN, async || {
+        (low_before, high_before) = both().await;
+        low_before >= 4 && high_before >= 4
     })
     .await;
-    let (low, high) = (completed(&crawl, crawl.execution).await, completed(&crawl, urgent).await);
+    let (mut low, mut high) = (0, 0);
+    wait_for("the lower one goes on", WITHIN, async || {
+        (low, high) = both().await;
+        low >= low_before + 6
+    })
+    .await;
     fleet.stop().await;
-    assert!(high > 2 * low, "the urgent one has {high} pages, the other one {low}");
+    let (low, high) = (low - low_before, high - high_before);
+    assert!(high > 2 * low, "the urgent one has {high} pages more, the other one {low}");
 }
 
 #[tokio::test]
