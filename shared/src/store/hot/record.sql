@@ -211,7 +211,7 @@ WITH page AS (
                     ELSE c.back_off_ms END * interval '1 millisecond' AS until
         ) b
         CROSS JOIN LATERAL (
-            -- The same here; and what is long past counts no more.
+            -- Pages that were in workers' hands when it went count as one time; and what is long past counts no more.
             SELECT counted.it AS is_counted,
                 CASE WHEN c.was_found THEN 0::int2
                     WHEN NOT counted.it THEN old.unreachable
