@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::HotStore;
 use super::known_links::Recorded;
-use super::record_columns::{Columns, Link};
+use super::record_columns::{Columns, Link, nearest};
 use crate::crash::{self, CrashPoint};
 use crate::domain::id::PageId;
 use crate::domain::page::FinishedPage;
@@ -76,8 +76,10 @@ impl HotStore {
             columns.add(finished, &numbers, ahead);
         }
         crash::reach(CrashPoint::AfterDefinitionsBeforeRecord);
-        let mut links = columns.nearest_links();
+        let mut links = columns.found_links();
+        // Most are known, and not looked at any further.
         self.known_links.retain_news(&mut links, key);
+        let links = nearest(links);
         columns.set_links(&links);
         let statement = client.prepare_cached(RECORD).await?;
         let row = client.query_one(&statement, &columns.parameters(&self.worker.0)).await?;

@@ -123,6 +123,21 @@ struct TotalColumns<'a> {
     buckets: i64,
 }
 
+/// Each URL once, as it was found by the shortest way.
+pub(super) fn nearest(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
+    let mut nearest: HashMap<(ExecutionId, [u8; 16]), Link<'_>> = HashMap::new();
+    for link in links {
+        let chosen = nearest.entry((link.execution_id, link.hash)).or_insert(link);
+        if (link.depth, -link.priority) < (chosen.depth, -chosen.priority) {
+            *chosen = link;
+        }
+    }
+    // In one order, so that two groups lock what they have in common one after the other.
+    let mut links: Vec<_> = nearest.into_values().collect();
+    links.sort_unstable_by_key(|link| (link.execution_id, link.hash));
+    links
+}
+
 /// Whether a page gives a link, to the frontier or to the report of skipped URLs. Those of an attempt that will be repeated belong
 /// to the one that ends. Of a page that was not loaded what concerns sitemaps counts: what one named before it broke off, and those
 /// that the robots file of a start page names.
@@ -243,9 +258,9 @@ impl<'a> Columns<'a> {
         self.node_output.push(output);
     }
 
-    /// The links that go into the frontier, each URL once, as it was found by the shortest way.
-    pub(super) fn nearest_links(&self) -> Vec<Link<'a>> {
-        let mut nearest: HashMap<(ExecutionId, [u8; 16]), Link<'a>> = HashMap::new();
+    /// The links that go into the frontier, as often as they were found.
+    pub(super) fn found_links(&self) -> Vec<Link<'a>> {
+        let mut links = Vec::new();
         for &parent in &self.pages {
             let page = &parent.page;
             let given =
@@ -255,23 +270,16 @@ impl<'a> Columns<'a> {
                 // indexes above it.
                 let depth =
                     if page.is_sitemap == found.is_sitemap { page.depth.saturating_add(1) } else { 0 };
-                let link = Link {
+                links.push(Link {
                     execution_id: page.execution_id,
                     hash: found.url.hash(),
                     depth: i32::try_from(depth).unwrap_or(i32::MAX),
                     priority: page.priority.saturating_sub(10),
                     parent,
                     place,
-                };
-                let chosen = nearest.entry((link.execution_id, link.hash)).or_insert(link);
-                if (link.depth, -link.priority) < (chosen.depth, -chosen.priority) {
-                    *chosen = link;
-                }
+                });
             }
         }
-        // In one order, so that two groups lock what they have in common one after the other.
-        let mut links: Vec<_> = nearest.into_values().collect();
-        links.sort_unstable_by_key(|link| (link.execution_id, link.hash));
         links
     }
 

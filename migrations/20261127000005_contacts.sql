@@ -1,0 +1,131 @@
+-- What pages showed of their hosts, as a function of its own. A record calls it where there is something to note: its statement had
+-- grown so much that to begin one of a single page took longer than to write it.
+
+-- Whether a host has been away, or has refused pages, so that a page that it serves is news of it.
+CREATE FUNCTION remembers_refusals(h hosts) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT h.unreachable > 0 OR h.refused > 0 OR h.pace_level > 0 OR h.credit < 16
+$$;
+
+-- One array a column, as `ContactColumns` of the worker has them; a row is a page, or several that have nothing to say.
+CREATE FUNCTION note_contacts(
+    hosts_asked text[], starts timestamptz[], back_offs_ms bigint[], answers_ms integer[], were_found boolean[], missing_origins text[],
+    news boolean[], too_fast boolean[], pages_served integer[], first_ones boolean[], claims timestamptz[], bare_ones boolean[],
+    refusals text[], refused_before boolean[]
+) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    WITH contact AS (
+        SELECT * FROM unnest(hosts_asked, starts, back_offs_ms, answers_ms, were_found, missing_origins, news, too_fast, pages_served, first_ones,
+            claims, bare_ones, refusals, refused_before)
+            AS c (host, started_at, back_off_ms, answered_in_ms, was_found, missing, is_news, is_too_fast, served, is_first, claimed_at,
+                is_bare, refused_with, was_refused)
+    ), host AS (
+        -- In one order. That a host was found, or has served a page, is news only of one that was not, or had refused one, before.
+        SELECT h.* FROM (SELECT host, bool_or(is_news) AS is_news FROM contact GROUP BY host) c JOIN hosts h USING (host)
+        WHERE c.is_news OR remembers_refusals(h)
+        ORDER BY h.host FOR UPDATE OF h
+    ), said AS (
+        SELECT c.host, array_agg(c.started_at) FILTER (WHERE c.started_at IS NOT NULL) AS starts,
+            max(c.back_off_ms) AS back_off_ms, max(c.answered_in_ms) AS answered_in_ms, bool_or(c.was_found) AS was_found,
+            array_agg(DISTINCT c.missing) FILTER (WHERE c.missing IS NOT NULL) AS missing,
+            count(*) FILTER (WHERE c.is_bare) AS bare, max(c.refused_with) AS refused_with, sum(c.served) AS served_of_all,
+            -- Those that were in workers' hands before the host refused one say nothing of what it does since.
+            COALESCE(sum(c.served) FILTER (WHERE n.is_new), 0) AS served,
+            COALESCE(bool_or(c.was_refused AND c.served > 0) FILTER (WHERE n.is_new), false) AS served_again,
+            count(*) FILTER (WHERE n.is_new AND c.back_off_ms IS NOT NULL) > 0 AS is_refused,
+            COALESCE(bool_or(c.is_first) FILTER (WHERE n.is_new AND c.back_off_ms IS NOT NULL), false) AS is_first,
+            COALESCE(bool_or(c.is_too_fast) FILTER (WHERE n.is_new), false) AS is_too_fast,
+            COALESCE(bool_and(c.is_bare) FILTER (WHERE n.is_new AND c.back_off_ms IS NOT NULL), false) AS is_bare
+        FROM contact c JOIN host old USING (host) CROSS JOIN LATERAL (SELECT c.claimed_at >= old.backoff_until AS is_new) n
+        GROUP BY c.host
+    )
+    UPDATE hosts h
+    SET recent_starts = COALESCE(p.starts, old.recent_starts),
+        min_interval_ms = least(old.min_interval_ms, p.min_interval_ms),
+        latency_ms = CASE WHEN c.answered_in_ms IS NULL THEN old.latency_ms
+            WHEN old.latency_ms = 0 THEN c.answered_in_ms ELSE (old.latency_ms * 7 + c.answered_in_ms) / 8 END,
+        pace_level = b.level, backoff_level = (b.level + 3) / 4, refused_level = b.refused_level, served = b.served,
+        is_doubted = b.is_doubted, credit = b.credit, refused = b.refused, refused_since = b.since,
+        refused_with = COALESCE(c.refused_with, old.refused_with), asked_at = now(),
+        backoff_until = greatest(old.backoff_until, b.until),
+        next_start_at = greatest(old.next_start_at, b.until),
+        unreachable = u.times,
+        unreachable_until = CASE WHEN c.was_found THEN '-infinity'
+            -- From the third time on, 1 s to 1 min.
+            WHEN u.is_counted AND u.times >= 3
+                THEN now() + least(1000 * (1 << least(u.times - 3, 6)), 60000) * interval '1 millisecond'
+            ELSE old.unreachable_until END,
+        unreachable_origins = CASE WHEN c.was_found THEN '{}' WHEN u.is_counted AND u.times = 1 THEN c.missing
+            ELSE ARRAY(SELECT DISTINCT origin FROM unnest(old.unreachable_origins || c.missing) AS origin) END
+    FROM host old JOIN said c USING (host)
+        CROSS JOIN LATERAL (
+            SELECT (array_agg(s.at ORDER BY s.at DESC))[1:16] AS starts,
+                least(ceil(min(EXTRACT(EPOCH FROM s.at - s.before) * 1000)), 2147483647)::int AS min_interval_ms
+            FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before
+                  FROM unnest(old.recent_starts || c.starts) AS at) s
+        ) p
+        CROSS JOIN LATERAL (
+            SELECT host_said_long_ago(old.backoff_until, old.asked_at, old.delay_ms) AS it
+        ) past
+        CROSS JOIN LATERAL (
+            -- What it has served makes it faster: by a step a page at first, by one for eight of them near the pace at which it
+            -- refused some.
+            SELECT CASE WHEN past.it THEN 0
+                    WHEN old.pace_level > old.refused_level + 4 THEN greatest(old.pace_level - c.served, old.refused_level + 4)
+                    WHEN old.pace_level < old.refused_level - 4 THEN greatest(old.pace_level - c.served, 0)
+                    ELSE greatest(old.pace_level - (old.served + c.served) / 8, 0) END::int AS level,
+                CASE WHEN NOT (past.it OR c.is_refused) AND abs(old.pace_level - old.refused_level) <= 4
+                    THEN (old.served + c.served) % 8 ELSE 0 END AS served,
+                CASE WHEN past.it OR c.served > 0 THEN 0 ELSE old.refused END AS refused,
+                greatest(least(CASE WHEN past.it THEN 16 ELSE old.credit END + c.served_of_all - 8 * c.bare, 16), -100) AS credit,
+                old.is_doubted AND NOT past.it AS is_doubted
+        ) e
+        CROSS JOIN LATERAL (
+            -- It says that it is asked too fast. Or there were many a 503 that did not say why, and a page that heard one is served
+            -- after the pause, as one that is broken never is: they meant the pace.
+            SELECT c.is_refused AND c.is_too_fast AS is_told,
+                c.served_again AND e.is_doubted AND e.credit < 0 AS is_shown,
+                -- Steps from what was asked for to every 250 ms, and from what is asked for to every 8 s.
+                greatest(4, ceil(4 * log(2.0, 250.0 / greatest(old.delay_ms, 16))))::int AS to_first,
+                floor(4 * log(2.0, 8000.0 / greatest(old.delay_ms, 16)))::int AS to_last
+        ) r
+        CROSS JOIN LATERAL (
+            -- Then it is asked half as fast from then on: every 250 ms at first, every 2 min in the end. Where it never said so, every
+            -- 8 s, which is reached the faster the longer it refused everything.
+            SELECT CASE WHEN r.is_told AND e.level = 0 THEN r.to_first
+                    WHEN r.is_told AND old.delay_ms >= 120000 THEN e.level
+                    WHEN r.is_told THEN least(e.level + 4, 60)
+                    WHEN r.is_shown THEN greatest(e.level, least(e.level + r.to_last,
+                        CASE WHEN e.level = 0 THEN r.to_first - 4 ELSE e.level END + 4 * least(greatest(old.refused, 1), 4)))
+                    ELSE e.level END AS level,
+                CASE WHEN r.is_told OR r.is_shown OR e.level = 0 THEN 0 ELSE e.served END AS served,
+                CASE WHEN (r.is_told OR r.is_shown) AND e.refused = 0 THEN e.level ELSE old.refused_level END AS refused_level,
+                NOT (r.is_told OR r.is_shown) AND (e.is_doubted OR c.bare > 0) AS is_doubted,
+                CASE WHEN r.is_told OR r.is_shown THEN 8 ELSE e.credit END AS credit,
+                -- A page that was refused before says nothing new of the host: few that never work do not stop it. One that
+                -- wants long pauses is asked again for some hours only.
+                CASE WHEN NOT c.is_first THEN e.refused
+                    WHEN e.refused > 0 AND old.refused_since < now() - interval '6 hours' THEN greatest(e.refused + 1, 12)
+                    ELSE least(e.refused + 1, 1000) END AS refused,
+                CASE WHEN e.refused > 0 THEN old.refused_since WHEN c.is_first THEN now() END AS since,
+                -- Left alone for longer each time in a row, 1 s to 5 min, at least as long as it asked for, and for its pace. Not for
+                -- long where a page is refused again that did not hear why: others will show whether it is the page.
+                now() + CASE WHEN c.is_refused THEN greatest(c.back_off_ms,
+                    CASE WHEN c.is_first THEN least(1000 * (1 << least(e.refused, 9)), 300000)
+                        WHEN c.is_bare AND e.refused < 2 THEN 250 ELSE 1000 END,
+                    CASE WHEN e.level > 0 AND r.is_told THEN least(2 * old.delay_ms, 120000)
+                        WHEN e.level > 0 AND c.is_first THEN least(2 * old.delay_ms, 16000) END)
+                    ELSE c.back_off_ms END * interval '1 millisecond' AS until
+        ) b
+        CROSS JOIN LATERAL (
+            -- Pages that were in workers' hands when it went count as one time; and what is long past counts no more.
+            SELECT counted.it AS is_counted,
+                CASE WHEN c.was_found THEN 0::int2
+                    WHEN NOT counted.it THEN old.unreachable
+                    WHEN old.unreachable >= 3 AND old.unreachable_until < now() - interval '10 minutes' THEN 1::int2
+                    ELSE least(old.unreachable + 1, 1000)::int2 END AS times
+            FROM (SELECT c.missing IS NOT NULL AND NOT c.was_found AND old.unreachable_until <= now()) AS counted (it)
+        ) u
+    WHERE h.host = old.host;
+END
+$$;
