@@ -88,30 +88,17 @@ WITH page AS (
     ON CONFLICT (execution_id, url_hash) DO NOTHING
 ), lane AS (
     SELECT DISTINCT execution_id, host FROM links
-), new_hosts AS (
-    -- Known ones are left out first, as of the links: whoever holds one may wait for one that we hold.
-    INSERT INTO hosts (host)
-    SELECT DISTINCT host FROM lane WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.host = lane.host) ORDER BY host
-    ON CONFLICT (host) DO NOTHING
-), new_lanes AS (
-    INSERT INTO lanes (execution_id, host)
-    SELECT execution_id, host FROM lane
-    WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.execution_id = lane.execution_id AND l.host = lane.host)
-    ORDER BY execution_id, host
-    ON CONFLICT (execution_id, host) DO NOTHING
-), woken_lanes AS (
-    -- The dispatcher may have one in its hands just now, and lay it aside for minutes, as it does not see the new pages: it is
-    -- waited for, which itself waits for nobody. In one order.
-    UPDATE lanes SET due_at = now(), misses = 0
-    WHERE (execution_id, host) IN (
-        SELECT l.execution_id, l.host FROM lanes l JOIN lane USING (execution_id, host) WHERE l.misses > 0
-        ORDER BY l.execution_id, l.host FOR UPDATE OF l)
-    RETURNING host
+), opened AS (
+    -- Most lanes are open.
+    SELECT open_lanes(array_agg(execution_id ORDER BY execution_id, host), array_agg(host ORDER BY execution_id, host))
+    FROM lane LEFT JOIN lanes l USING (execution_id, host)
+    WHERE l.misses IS NULL OR l.misses > 0
+    HAVING count(*) > 0
 ), noted AS (
-    -- What pages showed of their hosts; most have nothing to say. After the lanes, so that all take locks in one order.
+    -- What pages showed of their hosts; most have nothing to say.
     SELECT note_contacts($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
         $75::bool[], $76::int4[], $77::bool[], $78::timestamptz[], $79::bool[], $80::text[], $81::bool[])
-    WHERE (SELECT count(*) FROM woken_lanes) >= 0 AND EXISTS (
+    WHERE EXISTS (
         SELECT FROM unnest($36, $74) AS c (host, is_news) JOIN hosts h USING (host) WHERE c.is_news OR remembers_refusals(h))
 ), page_totals AS (
     INSERT INTO page_counters AS c (execution_id, worker_id, completed, failed, retried, items, urls_found,
@@ -145,4 +132,5 @@ WITH page AS (
 SELECT all_pages_are_ours((SELECT count(*) FROM done), cardinality($2)),
     ARRAY(SELECT execution_id FROM missed ORDER BY execution_id, url_hash),
     ARRAY(SELECT url_hash FROM missed ORDER BY execution_id, url_hash),
-    (SELECT count(*) FROM noted)
+    -- In this order, so that all take locks in one.
+    (SELECT count(*) FROM opened), (SELECT count(*) FROM noted)

@@ -1,12 +1,38 @@
--- What pages showed of their hosts, as a function of its own. A record calls it where there is something to note: its statement had
--- grown so much that to begin one of a single page took longer than to write it.
+-- Two parts of a record, as functions of their own. A record calls them where there is something to do: its statement had grown so
+-- much that to begin one for a single page took longer than most of what it writes.
+
+-- Hosts and lanes of new pages: makes those that are missing, and wakes those that were laid aside.
+CREATE FUNCTION open_lanes(executions uuid[], names text[]) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    -- Known ones are left out first: whoever holds one may wait for one that we hold.
+    INSERT INTO hosts (host)
+    SELECT DISTINCT name FROM unnest(names) AS name WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.host = name) ORDER BY name
+    ON CONFLICT (host) DO NOTHING;
+
+    INSERT INTO lanes (execution_id, host)
+    SELECT execution_id, host FROM unnest(executions, names) AS n (execution_id, host)
+    WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.execution_id = n.execution_id AND l.host = n.host)
+    ORDER BY execution_id, host
+    ON CONFLICT (execution_id, host) DO NOTHING;
+
+    -- The dispatcher may have one in its hands just now, and lay it aside for minutes, as it does not see the new pages: it is
+    -- waited for, which itself waits for nobody. In one order.
+    UPDATE lanes SET due_at = now(), misses = 0
+    WHERE (execution_id, host) IN (
+        SELECT l.execution_id, l.host FROM lanes l JOIN unnest(executions, names) AS n (execution_id, host) USING (execution_id, host)
+        WHERE l.misses > 0
+        ORDER BY l.execution_id, l.host FOR UPDATE OF l);
+END
+$$;
 
 -- Whether a host has been away, or has refused pages, so that a page that it serves is news of it.
 CREATE FUNCTION remembers_refusals(h hosts) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT h.unreachable > 0 OR h.refused > 0 OR h.pace_level > 0 OR h.credit < 16
 $$;
 
--- One array a column, as `ContactColumns` of the worker has them; a row is a page, or several that have nothing to say.
+-- What pages showed of their hosts. One array a column, as `ContactColumns` of the worker has them; a row is a page, or several
+-- that have nothing to say.
 CREATE FUNCTION note_contacts(
     hosts_asked text[], starts timestamptz[], back_offs_ms bigint[], answers_ms integer[], were_found boolean[], missing_origins text[],
     news boolean[], too_fast boolean[], pages_served integer[], first_ones boolean[], claims timestamptz[], bare_ones boolean[],
