@@ -5,17 +5,6 @@
 CREATE FUNCTION open_lanes(executions uuid[], names text[]) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    -- Known ones are left out first: whoever holds one may wait for one that we hold.
-    INSERT INTO hosts (host)
-    SELECT DISTINCT name FROM unnest(names) AS name WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.host = name) ORDER BY name
-    ON CONFLICT (host) DO NOTHING;
-
-    INSERT INTO lanes (execution_id, host)
-    SELECT execution_id, host FROM unnest(executions, names) AS n (execution_id, host)
-    WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.execution_id = n.execution_id AND l.host = n.host)
-    ORDER BY execution_id, host
-    ON CONFLICT (execution_id, host) DO NOTHING;
-
     -- The dispatcher may have one in its hands just now, and lay it aside for minutes, as it does not see the new pages: it is
     -- waited for, which itself waits for nobody. In one order.
     UPDATE lanes SET due_at = now(), misses = 0
@@ -23,6 +12,17 @@ BEGIN
         SELECT l.execution_id, l.host FROM lanes l JOIN unnest(executions, names) AS n (execution_id, host) USING (execution_id, host)
         WHERE l.misses > 0
         ORDER BY l.execution_id, l.host FOR UPDATE OF l);
+
+    -- Known ones are left out first: whoever holds one may wait for one that we hold.
+    INSERT INTO lanes (execution_id, host)
+    SELECT execution_id, host FROM unnest(executions, names) AS n (execution_id, host)
+    WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.execution_id = n.execution_id AND l.host = n.host)
+    ORDER BY execution_id, host
+    ON CONFLICT (execution_id, host) DO NOTHING;
+
+    INSERT INTO hosts (host)
+    SELECT DISTINCT name FROM unnest(names) AS name WHERE NOT EXISTS (SELECT FROM hosts h WHERE h.host = name) ORDER BY name
+    ON CONFLICT (host) DO NOTHING;
 END
 $$;
 

@@ -55,7 +55,7 @@ pub(crate) struct Limits {
     pub(crate) claimed_at: Instant,
     /// The host's turn, as the claim gave it.
     pub(crate) start_at: Instant,
-    /// From the start of the navigation to the end.
+    /// From the start of the reading or the navigation to the end.
     pub(crate) page: Duration,
 }
 
@@ -63,12 +63,7 @@ impl Limits {
     /// How long after `start_at` a page of a host with such a delay has ended at the latest.
     pub(crate) fn longest(self, host_delay: Duration) -> Duration {
         let turns = 3 * HostTurns::longest(host_delay);
-        READ_WITHIN
-            + FREE_WITHIN
-            + (OPEN_WITHIN + GRACE)
-            + turns
-            + (self.page + GRACE)
-            + Duration::from_secs(1)
+        FREE_WITHIN + (OPEN_WITHIN + GRACE) + turns + (self.page + GRACE) + Duration::from_secs(1)
     }
 }
 
@@ -98,6 +93,7 @@ pub(crate) async fn execute(
         limits,
         started_in: OnceLock::new(),
         beside: AtomicU32::new(0),
+        read_for: OnceLock::new(),
     };
     let mut outcome = visit.take_course(slot).await;
     // Whatever the page came to.
@@ -143,6 +139,8 @@ struct Visit<'a> {
     started_in: OnceLock<Duration>,
     /// How many requests had no turn of their own.
     beside: AtomicU32,
+    /// How much of the page's time went into reading it.
+    read_for: OnceLock<Duration>,
 }
 
 impl Visit<'_> {
@@ -199,10 +197,12 @@ impl Visit<'_> {
     async fn read(&self, turn: Option<Instant>, fresh: bool) -> Result<PageOutcome, NotRead> {
         self.turn(turn).await.map_err(|TooFar| NotRead::TooFar)?;
         let begun = Instant::now();
-        let deadline = begun + READ_WITHIN.min(self.limits.page);
+        // A tab needs some of the page's time as well.
+        let deadline = begun + READ_WITHIN.min(self.limits.page / 2);
         let PageRun { dom, .. } = &self.plan.fused;
         let read = self.means.driver.read_static(&self.session, &self.page.url, dom, fresh, deadline).await;
-        self.means.metrics.observe_step(Step::Static, begun.elapsed());
+        let read_for = *self.read_for.get_or_init(|| begun.elapsed());
+        self.means.metrics.observe_step(Step::Static, read_for);
         let (document, results) = match read {
             Static::Read { document, results, is_redirected } => {
                 self.beside.fetch_add(u32::from(is_redirected), Ordering::Relaxed);
@@ -259,7 +259,8 @@ impl Visit<'_> {
         };
         self.means.metrics.observe_step(Step::Open, begun.elapsed());
         let turn = self.turn(turn).await;
-        let deadline = Instant::now() + self.limits.page;
+        let read_for = self.read_for.get().copied().unwrap_or_default();
+        let deadline = Instant::now() + self.limits.page.saturating_sub(read_for);
         let (mut outcome, tab_usable) = match turn {
             Ok(()) => {
                 let ended = self.on_tab(tab.as_mut(), deadline).await;

@@ -50,6 +50,14 @@ const SETTINGS: [(&str, &str); 4] = [
     ("jit", "off"),
 ];
 
+/// The schema, step by step.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// The version of the schema that this program was written for.
+pub(crate) fn schema_version() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
 /// How long a connection that is given back may take to answer, and a new one to be there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// How long connections may take to end; one that has fallen silent does not.
@@ -98,7 +106,7 @@ impl Store {
     /// # Errors
     /// The database is unreachable, or holds migrations that this program does not know.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        Ok(sqlx::migrate!("../migrations").run(&self.pool).await?)
+        Ok(MIGRATIONS.run(&self.pool).await?)
     }
 
     /// Asks the database for nothing, to see whether it answers.

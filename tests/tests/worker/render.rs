@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
-use crawlify_worker::chrome::fake::FakeDriver;
+use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::Crawl;
 use serde_json::{Value, json};
 
@@ -47,6 +47,20 @@ async fn a_static_page_that_needs_a_tab_gets_one() {
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1", "/2 completed 1"]);
     assert_eq!(crawl.texts(RENDERED).await, ["/ static", "/1 static", "/2 full"]);
     assert_eq!((driver.static_reads(), driver.loads().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn a_page_that_hangs_read_and_loaded_has_the_time_of_one_for_both() {
+    let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::Hangs]);
+    let times = LeaseTimes { page_deadline: Duration::from_secs(6), ..TIMES };
+    let running = Running::start(&shop_with("static"), driver, times).await;
+    running.wait("the page failed", "SELECT count(*) FROM url_queue WHERE error_class = 'nav_timeout'").await;
+    let took = "SELECT (extract(epoch FROM now() - started_at) * 1000)::int8 FROM workflow_executions";
+    let took = running.crawl.number(took).await;
+    assert!((6_000..9_000).contains(&took), "{took} ms");
+    assert_eq!((running.driver.static_reads(), running.driver.loads().len()), (1, 1));
+    running.crawl.change("UPDATE url_queue SET site_faults = 3 WHERE status = 'pending'").await;
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -50,3 +50,34 @@ async fn a_suspect_waits_for_the_slowest_page_and_its_time_and_its_lease_begin_t
         "nobody took it away"
     );
 }
+
+#[tokio::test]
+async fn pages_that_wait_for_a_suspect_go_back_unclaimed_when_the_worker_is_told_to_stop() {
+    let urls = ["http://shop.test/suspect", "http://shop.test/1", "http://shop.test/2"];
+    let crawl = Crawl::of(&shop(), NO_LIMITS, &urls).await;
+    let others = "UPDATE url_queue SET not_before = now() + interval '1 hour' WHERE url NOT LIKE '%/suspect'";
+    crawl.change(others).await;
+    crawl.change("UPDATE url_queue SET worker_faults = 2, attempt = 2 WHERE url LIKE '%/suspect'").await;
+    let driver = FakeDriver::new()
+        .with_page("http://shop.test/suspect", [FakePage::Hangs])
+        .with_page("http://shop.test/1", [page(&[])])
+        .with_page("http://shop.test/2", [page(&[])]);
+    // It ends before pages in hand are given back.
+    let times = LeaseTimes { page_deadline: Duration::from_millis(1_800), ..TIMES };
+    let running = Running::of(crawl, driver, times).await;
+    running.loaded(1).await;
+    running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
+    running
+        .wait(
+            "the others are on their way",
+            "SELECT (count(*) = 2)::int::int8 FROM url_queue WHERE status = 'queued'",
+        )
+        .await;
+    running.stop_worker.cancel();
+    tokio::time::timeout(WITHIN, running.worker.stopped()).await.expect("the worker stops");
+    assert_eq!(running.driver.loads().len(), 1);
+    let claimed = "SELECT sum(attempt)::int8 FROM url_queue WHERE url NOT LIKE '%/suspect'";
+    assert_eq!(running.crawl.number(claimed).await, 0);
+    running.stop_coordinator.cancel();
+    tokio::time::timeout(WITHIN, running.coordinator.stopped()).await.expect("the coordinator stops");
+}

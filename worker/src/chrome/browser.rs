@@ -9,7 +9,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::memory::own_bytes;
+use super::memory::{Process, processes};
 use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
@@ -52,9 +52,11 @@ pub(super) struct Upkeep {
     pub(super) pages: u64,
     /// It is replaced after this long.
     pub(super) age: Duration,
-    /// It is replaced when it uses more bytes of memory than this, and killed when it uses a quarter more: a document that is
-    /// small on its way may be as large as it likes when it is unpacked.
+    /// It is replaced when it uses more bytes of memory than this, and killed when it uses a quarter more.
     pub(super) memory: u64,
+    /// A process of pages is killed when it uses more bytes of memory than this: a document that is small on its way may be as large
+    /// as it likes when it is unpacked.
+    pub(super) page_memory: u64,
     /// Whether it goes on although it has done its work, as long as it lives.
     pub(super) until_lost: bool,
     /// How often it is asked whether it lives, and how long it may take to say so.
@@ -133,6 +135,20 @@ impl Browser {
         (self.started.elapsed() >= upkeep.age).then_some("age")
     }
 
+    /// Ends pages that have far too much memory for themselves, which harms no page in another process. Answers how much the
+    /// browser uses beside those.
+    fn weigh(&self, upkeep: Upkeep) -> u64 {
+        let is_too_heavy = |process: &Process| process.bytes > upkeep.page_memory && process.is_of_pages();
+        let (heavy, others): (Vec<_>, Vec<_>) =
+            processes(self.launched.id()).into_iter().partition(is_too_heavy);
+        for process in heavy {
+            let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
+            tracing::warn!(mib, most, "a page used too much memory: its process was ended");
+            process.kill();
+        }
+        others.iter().map(|process| process.bytes).sum()
+    }
+
     async fn ping(&self, upkeep: Upkeep) -> WatchEnd {
         let mut missed = 0;
         let (mut last_ping, mut last_weighed) = (Instant::now(), Instant::now());
@@ -143,7 +159,7 @@ impl Browser {
             self.tabs.look_at_loads();
             if last_weighed.elapsed() >= WEIGH_EVERY.min(upkeep.ping_every) {
                 last_weighed = Instant::now();
-                let bytes = own_bytes(self.launched.id());
+                let bytes = self.weigh(upkeep);
                 if bytes > upkeep.memory.saturating_add(upkeep.memory / 4) {
                     return WatchEnd::Lost("it used far too much memory");
                 }

@@ -28,6 +28,9 @@ use crate::machine::memory_bytes;
 /// How much memory a browser may use where the system does not say how much there is.
 const DEFAULT_MEMORY: u64 = 4 << 30;
 
+/// The most that the processes of a page may have for themselves, on a machine that has enough.
+const PAGE_MEMORY: u64 = 2 << 30;
+
 /// How the browser is run.
 #[derive(Clone, Debug)]
 pub struct ChromeOptions {
@@ -44,6 +47,8 @@ pub struct ChromeOptions {
     /// A browser is replaced when its processes together use more memory than this, in bytes, and killed when they use a
     /// quarter more. What they share is not counted.
     pub browser_memory: u64,
+    /// A process in which pages live is killed when it uses more memory than this, in bytes; its pages end as `tab_crash`.
+    pub page_memory: u64,
     /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
     /// replaced.
     pub ping_every: Duration,
@@ -86,13 +91,15 @@ pub struct ChromeDriver {
 
 impl Default for ChromeOptions {
     fn default() -> Self {
+        let browser_memory = memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 7);
         Self {
             program: None,
             extra_flags: Vec::new(),
             egress: None,
             pages_per_browser: 2_000,
             browser_age: Duration::from_secs(30 * 60),
-            browser_memory: memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 7),
+            browser_memory,
+            page_memory: (browser_memory / 4 * 3).min(PAGE_MEMORY),
             ping_every: Duration::from_secs(5),
             idle_tabs: 8,
             static_tabs: 2,
@@ -141,6 +148,7 @@ impl ChromeDriver {
                 pages: options.pages_per_browser,
                 age: options.browser_age,
                 memory: options.browser_memory,
+                page_memory: options.page_memory,
                 ping_every: options.ping_every,
                 until_lost: false,
             },

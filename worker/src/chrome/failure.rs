@@ -128,7 +128,10 @@ pub(super) fn browser_lost() -> TabError {
 
 /// The renderer crashed, or the tab was closed.
 pub(super) fn tab_crashed() -> TabError {
-    unusable(ErrorClass::TabCrash, "the tab crashed, or its page closed it")
+    unusable(
+        ErrorClass::TabCrash,
+        "the tab crashed, its page closed it, or was ended for its use of memory (which the log says)",
+    )
 }
 
 /// The deadline passed. What the tab does now is not known, so it is closed.

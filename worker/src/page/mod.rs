@@ -42,6 +42,10 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
     let leave = worker.company.join().await;
+    // Who had to wait for a page that runs alone may come too late.
+    if worker.draining.is_cancelled() {
+        return delivery.requeue().await;
+    }
     let (page, held) = match worker.claims.claim(&delivery.message).await {
         Claim::Ours(page, held) => (*page, held),
         Claim::Nobodys => return acknowledge(delivery).await,

@@ -3,7 +3,7 @@
 use super::HotStore;
 use crate::domain::id::ExecutionId;
 use crate::domain::page::ClaimedPage;
-use crate::store::StoreError;
+use crate::store::{StoreError, schema_version};
 
 /// What the fleet thinks of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +26,24 @@ pub struct Heartbeat {
 }
 
 impl HotStore {
-    /// Announces the worker.
+    /// Announces the worker, unless the database is older than it: its records would be refused, while pages that cannot be
+    /// recorded are charged with that. Coordinators migrate it.
     ///
     /// # Errors
-    /// As every statement of the store.
+    /// As every statement of the store; and [`StoreError::Unusable`] where the schema is older.
     pub async fn announce(&self, name: &str, slots: usize) -> Result<(), StoreError> {
         let slots = i32::try_from(slots).unwrap_or(i32::MAX);
         let client = self.client().await?;
+        let versions =
+            client.query_one("SELECT max(version) FROM _sqlx_migrations WHERE success", &[]).await?;
+        let (there, needed) = (versions.get::<_, Option<i64>>(0).unwrap_or_default(), schema_version());
+        if there < needed {
+            let older = format!(
+                "its schema has version {there} and this worker needs {needed}: `crawlify migrate` or a coordinator of this \
+                 version brings it up to date"
+            );
+            return Err(StoreError::Unusable(older.into()));
+        }
         client
             .execute(
                 "INSERT INTO workers (id, name, slots) VALUES ($1, $2, $3)

@@ -210,8 +210,14 @@ impl Driver for FakeDriver {
         url: &PageUrl,
         program: &DomProgram,
         _fresh: bool,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Static {
+        if matches!(
+            self.shared.state().pages.get(url.as_str()).and_then(VecDeque::front),
+            Some(FakePage::Hangs)
+        ) {
+            tokio::time::sleep_until(deadline).await;
+        }
         let mut state = self.shared.state();
         state.static_reads += 1;
         match state.statics.get(url.as_str()) {

@@ -152,6 +152,10 @@ pub(super) async fn one(
     results.remove(0).output
 }
 
+pub(super) fn is_running(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 /// Waits until `condition` holds.
 pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -12,16 +12,12 @@ use crawlify_shared::domain::workflow::{Block, ElementState, Isolation, Resource
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-use super::bench::{Bench, eventually, one, options, read_all, run, session, soon, wait_for};
+use super::bench::{Bench, eventually, is_running, one, options, read_all, run, session, soon, wait_for};
 use crate::chrome::driver::{Driver, Session, Tab};
 use crate::chrome::{ChromeDriver, ChromeOptions, LaunchError};
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
-
-fn is_running(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// Works on until something breaks: an element that never comes.
@@ -251,22 +247,6 @@ async fn a_browser_that_did_its_work_is_replaced_without_a_failure() {
 }
 
 #[tokio::test]
-async fn a_browser_that_uses_too_much_memory_is_replaced() {
-    let ping_every = Duration::from_millis(200);
-    let bench = Bench::with(ChromeOptions { browser_memory: 430 << 20, ping_every, ..options() }).await;
-    let first = bench.driver.browser_pid().unwrap();
-    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
-    tokio::time::sleep(4 * ping_every).await;
-    assert_eq!(bench.driver.browser_pid(), Some(first), "it uses little so far");
-    let mut hungry = bench.open().await;
-    bench.load(&mut hungry, "/hungry").await.unwrap();
-    eventually("the browser is replaced", || bench.driver.browser_pid().is_some_and(|pid| pid != first))
-        .await;
-    drop(hungry);
-    eventually("the old browser is gone", || !is_running(first)).await;
-}
-
-#[tokio::test]
 async fn a_retired_browser_that_freezes_fails_the_pages_that_it_has() {
     let ping_every = Duration::from_millis(500);
     let bench = Bench::with(ChromeOptions { pages_per_browser: 2, ping_every, ..options() }).await;
@@ -280,20 +260,6 @@ async fn a_retired_browser_that_freezes_fails_the_pages_that_it_has() {
     let error = endless_run(&mut held).await;
     assert_eq!(error.failure.class, ErrorClass::BrowserLost);
     eventually("the frozen browser is gone", || !is_running(first)).await;
-    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
-}
-
-#[tokio::test]
-async fn a_document_that_is_unpacked_without_end_takes_its_browser_down_before_the_machine() {
-    let bench = Bench::with(ChromeOptions { browser_memory: 220 << 20, ..options() }).await;
-    let first = bench.driver.browser_pid().unwrap();
-    let mut tab = bench.open().await;
-    let deadline = Instant::now() + Duration::from_secs(200);
-    let loaded = tab.navigate(&bench.url("/bomb"), WaitUntil::Load, None, deadline).await;
-    assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::BrowserLost);
-    eventually("the browser is gone", || !is_running(first)).await;
-    drop(tab);
-    bench.driver.ready().await;
     assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
 }
 

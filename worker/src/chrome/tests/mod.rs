@@ -7,6 +7,7 @@ mod isolation;
 mod launching;
 mod loading;
 mod loads;
+mod memory;
 mod statics;
 mod steps;
 mod tls_site;
