@@ -216,7 +216,8 @@ async fn compare_items(scratch: &Scratch, recorded: &Recorded, base: &str) {
     assert!(summary.starts_with("EQUAL: "), "{summary}");
 }
 
-async fn held_by(worker: Uuid, pool: &PgPool) -> Vec<Uuid> {
+/// The pages in a worker's hands, as the database has it.
+pub(crate) async fn held_by(worker: Uuid, pool: &PgPool) -> Vec<Uuid> {
     sqlx::query_scalar("SELECT id FROM url_queue WHERE status = 'processing' AND locked_by = $1")
         .bind(worker)
         .fetch_all(pool)
@@ -257,7 +258,7 @@ fn sum(metrics: &str, series: &str) -> i64 {
 }
 
 /// The value of a field of a log line.
-fn field(line: &str, name: &str) -> String {
+pub(crate) fn field(line: &str, name: &str) -> String {
     let (_, rest) = line.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("no {name} in {line}"));
     rest.split_whitespace().next().unwrap_or_default().to_owned()
 }

@@ -7,6 +7,7 @@ mod failover;
 mod late_servers;
 mod network;
 mod scaling;
+mod told_to_stop;
 
 use std::time::Duration;
 
