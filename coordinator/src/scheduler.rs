@@ -72,7 +72,8 @@ impl Scheduler {
                 return Ok(None);
             }
         };
-        // A run that has waited may start before the next time has come.
+        // A run that has waited may start before the next time has come. Where the schedule is disabled, the store does
+        // not take this.
         let next =
             due.next_run_at.filter(|next| *next > due.now).map_or_else(|| schedule.next_after(due.now), Some);
         let workflow = parse_config(&due.config).ok();

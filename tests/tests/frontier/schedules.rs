@@ -167,6 +167,79 @@ async fn a_run_by_hand_keeps_the_next_time_and_one_that_cannot_start_leaves_no_t
     assert!(crawl.store.due_schedules(10).await.unwrap().is_empty(), "it is not enabled");
 }
 
+/// Enables or disables the schedule as the API does.
+async fn enable(crawl: &Crawl, schedule: ScheduleId, enabled: bool) -> ScheduleRow {
+    let version = row(crawl, schedule).await.version;
+    let text = ScheduleText {
+        cron: "0 4 * * *",
+        time_zone: "UTC",
+        enabled,
+        overlap: OverlapPolicy::Queue,
+        next_run_at: tomorrow().filter(|_| enabled),
+    };
+    crawl.store.update_schedule(schedule, version, text).await.unwrap().unwrap()
+}
+
+/// A disabled schedule, the execution that it has started, and a run by hand that waits for the end of that.
+async fn disabled_with_a_run_that_waits() -> (Crawl, ScheduleId, ExecutionId) {
+    let (crawl, schedule) = scheduled(OverlapPolicy::Queue).await;
+    let first = fire(&crawl.store, schedule, 0, Occasion::Asked).await.unwrap().execution().unwrap();
+    let version = enable(&crawl, schedule, false).await.version;
+    assert_eq!(fire(&crawl.store, schedule, version, Occasion::Asked).await, Some(Fired::Queued));
+    (crawl, schedule, first)
+}
+
+/// Runs what is due, as the scheduler does, which gives every schedule a next time.
+async fn run_due(crawl: &Crawl) -> Vec<Option<Fired>> {
+    let mut fired = Vec::new();
+    for due in crawl.store.due_schedules(10).await.unwrap() {
+        fired.push(fire(&crawl.store, due.id, due.version, Occasion::Due(tomorrow())).await);
+    }
+    fired
+}
+
+#[tokio::test]
+async fn a_run_by_hand_that_waits_at_a_disabled_schedule_starts_once_at_the_end_of_the_earlier_one() {
+    let (crawl, schedule, first) = disabled_with_a_run_that_waits().await;
+    assert!(run_due(&crawl).await.is_empty(), "the earlier one runs");
+    // Another change of a schedule that stays disabled is no reason to forget it.
+    assert!(enable(&crawl, schedule, false).await.waiting_since.is_some());
+    crawl.store.cancel_execution(first, CancelMode::Graceful, None).await.unwrap();
+    assert!(matches!(run_due(&crawl).await[..], [Some(Fired::Started(_))]));
+    let after = row(&crawl, schedule).await;
+    assert_eq!((after.waiting_since, after.next_run_at), (None, None), "it has no time of its own");
+    assert_eq!(crawl.number(RUNS).await, 2);
+    crawl.change("UPDATE workflow_executions SET status = 'cancelled', completed_at = now()").await;
+    assert!(run_due(&crawl).await.is_empty());
+    enable(&crawl, schedule, true).await;
+    assert!(run_due(&crawl).await.is_empty(), "nothing is left of it");
+}
+
+#[tokio::test]
+async fn a_schedule_that_is_enabled_while_a_run_by_hand_waits_starts_it_once() {
+    let (crawl, schedule, first) = disabled_with_a_run_that_waits().await;
+    assert!(enable(&crawl, schedule, true).await.waiting_since.is_some());
+    assert_eq!(tick(&crawl, schedule).await, Some(Fired::Queued), "its own time comes meanwhile");
+    crawl.store.cancel_execution(first, CancelMode::Graceful, None).await.unwrap();
+    assert!(matches!(run_due(&crawl).await[..], [Some(Fired::Started(_))]));
+    crawl.change("UPDATE workflow_executions SET status = 'cancelled', completed_at = now()").await;
+    assert!(run_due(&crawl).await.is_empty());
+    assert_eq!(crawl.number(RUNS).await, 2);
+}
+
+#[tokio::test]
+async fn a_run_of_its_own_that_waits_is_forgotten_when_the_schedule_is_disabled() {
+    let (crawl, schedule) = scheduled(OverlapPolicy::Queue).await;
+    let first = tick(&crawl, schedule).await.unwrap().execution().unwrap();
+    assert_eq!(tick(&crawl, schedule).await, Some(Fired::Queued));
+    assert_eq!(enable(&crawl, schedule, false).await.waiting_since, None);
+    crawl.store.cancel_execution(first, CancelMode::Graceful, None).await.unwrap();
+    assert!(run_due(&crawl).await.is_empty());
+    enable(&crawl, schedule, true).await;
+    assert!(run_due(&crawl).await.is_empty());
+    assert_eq!(crawl.number(RUNS).await, 1);
+}
+
 #[tokio::test]
 async fn a_run_has_the_budgets_and_the_share_of_its_workflow() {
     let (crawl, schedule) = scheduled(OverlapPolicy::Skip).await;

@@ -67,6 +67,43 @@ async fn a_file_that_cannot_be_had_any_more_stays_and_is_tried_more_and_more_rar
 }
 
 #[tokio::test]
+async fn failures_in_a_row_add_up_and_those_with_a_long_pause_between_them_do_not() {
+    let (crawl, worker, _) = crawl().await;
+    let unreachable = FetchedRobots::Unreachable { reason: "HTTP status 503".to_owned(), back_off: None };
+    let passes = async |hours: i32| {
+        sqlx::query(
+            "UPDATE robots_files SET unreachable_since = unreachable_since - make_interval(hours => $1),
+                 expires_at = expires_at - make_interval(hours => $1)",
+        )
+        .bind(hours)
+        .execute(&crawl.pool)
+        .await
+        .unwrap();
+    };
+    let fails = async || worker.store_robots_file(ORIGIN, &unreachable, DAY).await.unwrap();
+    assert!(fails().await.unreachable_for.unwrap() < DAY / 2);
+    // A crawl a day, which now and then begins late.
+    for day in 1..=30 {
+        passes(24 + day % 6).await;
+        assert!(fails().await.unreachable_for.unwrap() >= DAY * u32::try_from(day).unwrap(), "day {day}");
+    }
+    // Once every second day, or once a month, is not again and again.
+    for hours in [48, 30 * 24] {
+        passes(hours).await;
+        let stored = fails().await;
+        assert!(stored.unreachable_for.unwrap() < DAY / 2, "nobody asked for {hours} hours");
+        assert!(stored.fresh_for <= Duration::from_secs(10), "it is tried again as after a first failure");
+    }
+    passes(24).await;
+    assert!((DAY..2 * DAY).contains(&fails().await.unreachable_for.unwrap()));
+    // A host that wants to be left alone for a day cannot be asked meanwhile.
+    let rests = FetchedRobots::Unreachable { reason: "HTTP status 503".to_owned(), back_off: Some(DAY) };
+    worker.store_robots_file(ORIGIN, &rests, DAY).await.unwrap();
+    passes(48).await;
+    assert!(fails().await.unreachable_for.unwrap() >= 3 * DAY);
+}
+
+#[tokio::test]
 async fn a_hosts_pace_is_written_and_taken_back_and_old_files_are_forgotten() {
     let (crawl, worker, _) = crawl().await;
     let delays = "SELECT sum(crawl_delay_ms)::int8 FROM hosts";

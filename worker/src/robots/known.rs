@@ -10,7 +10,7 @@ use moka::Expiry;
 
 use super::file::RobotsFile;
 
-/// A file that could not be had for so long forbids nothing any more (section 2.3.1.4).
+/// A file that could not be had for so long, asked for again and again, forbids nothing any more (section 2.3.1.4).
 const FORBIDS_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What is known of an origin.

@@ -121,7 +121,8 @@ pub(super) async fn get(
     Ok(([etag(row.version)], Json(ScheduleBody::from(row))))
 }
 
-/// Changes a schedule. What it has started goes on.
+/// Changes a schedule. What it has started goes on; a run that waits is forgotten when the schedule is disabled, or is
+/// to `queue` no more.
 #[utoipa::path(
     patch,
     path = "/api/v1/schedules/{id}",
@@ -193,7 +194,8 @@ pub(super) async fn delete(
     Err(other_version("schedule", row.version, ""))
 }
 
-/// Runs a schedule now, whether it is enabled or not. Its next time stays; what it says of runs that overlap holds.
+/// Runs a schedule now, whether it is enabled or not. Its next time stays; what it says of runs that overlap holds. A
+/// run that has to wait starts when the earlier one has ended, of a disabled schedule too.
 #[utoipa::path(
     post,
     path = "/api/v1/schedules/{id}/run",

@@ -18,7 +18,7 @@ pub struct StoredRobots {
     pub body: Option<Vec<u8>>,
     /// How long it may be gone by; zero: it must be fetched first.
     pub fresh_for: Duration,
-    /// For how long it could not be had, where the last fetch failed.
+    /// For how long fetch after fetch has failed, where the last one did; see [`HotStore::store_robots_file`].
     pub unreachable_for: Option<Duration>,
     /// Why it could not be had.
     pub error: Option<String>,
@@ -105,6 +105,10 @@ impl HotStore {
     /// had again, which is then tried more and more rarely: after half the time that it could not be had, 10 seconds
     /// at least and an hour at most, but not before the host wants to be asked again.
     ///
+    /// That time begins anew where nobody asked for a day and a half after the file was to be tried again: what two
+    /// failures a month apart leave open is no month. A crawl that runs every day keeps it going, also where it begins
+    /// late; the pauses that a host asks for do not end it, since none of them is a pause of ours.
+    ///
     /// # Errors
     /// As every statement of the store.
     pub async fn store_robots_file(
@@ -136,15 +140,18 @@ impl HotStore {
             FetchedRobots::Unreachable { reason, back_off } => {
                 let back_off_ms = millis(back_off.unwrap_or_default());
                 let reason = storable_text(reason, MAX_ERROR_BYTES);
+                // `expires_at` of a row whose last fetch failed is when the next was allowed.
                 let statement = client
                     .prepare_cached(&format!(
                         "INSERT INTO robots_files AS r (origin, expires_at, unreachable_since, error)
                          VALUES ($1, now() + greatest(interval '10 seconds', $3::int4 * interval '1 millisecond'), now(), $2)
                          ON CONFLICT (origin) DO UPDATE SET fetching_until = '-infinity', error = excluded.error,
-                             unreachable_since = COALESCE(r.unreachable_since, now()),
-                             expires_at = now() + greatest($3::int4 * interval '1 millisecond',
-                                 least(greatest((now() - COALESCE(r.unreachable_since, now())) / 2,
-                                     interval '10 seconds'), interval '1 hour'))
+                             (unreachable_since, expires_at) = (
+                                 SELECT failing.since, now() + greatest($3::int4 * interval '1 millisecond',
+                                     least(greatest((now() - failing.since) / 2, interval '10 seconds'),
+                                         interval '1 hour'))
+                                 FROM (SELECT CASE WHEN r.expires_at > now() - interval '36 hours'
+                                     THEN COALESCE(r.unreachable_since, now()) ELSE now() END AS since) AS failing)
                          RETURNING {COLUMNS}"
                     ))
                     .await?;

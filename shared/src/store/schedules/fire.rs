@@ -3,6 +3,9 @@
 //! Any number of coordinators may try the same run: the transaction holds the row only at the version that was read
 //! with it, so one of them starts it. As every run raises the version, it also sees every execution that an earlier run
 //! has started. Of the times that were missed while nobody looked, one run is left.
+//!
+//! A run that waits at a disabled schedule is one that somebody asked for since, as disabling it forgets what waits: it
+//! starts all the same, and no time of the schedule's own comes of it.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -23,7 +26,7 @@ pub struct DueSchedule {
     pub time_zone: String,
     /// The version that a run must name.
     pub version: i32,
-    /// When its next run is due: not after `now`, unless one waits.
+    /// When its next run is due: not after `now`, unless one waits; `None` where it is disabled, too.
     pub next_run_at: Option<DateTime<Utc>>,
     /// The database's clock.
     pub now: DateTime<Utc>,
@@ -36,9 +39,10 @@ pub struct DueSchedule {
 /// Why a run is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occasion {
-    /// Its time has come, or an earlier run that it waited for has ended; the next time is given.
+    /// Its time has come, or an earlier run that it waited for has ended; the next time is given, for one that is
+    /// enabled.
     Due(Option<DateTime<Utc>>),
-    /// Somebody asks for it now. A run that cannot start leaves no trace.
+    /// Somebody asks for it now. A run that can neither start nor wait leaves no trace.
     Asked,
 }
 
@@ -93,11 +97,11 @@ impl Store {
             SELECT schedule.id, schedule.cron, schedule.time_zone, schedule.version, schedule.next_run_at,
                 now() AS "now!", workflow.version AS workflow_version, workflow.config
             FROM schedules AS schedule JOIN workflows AS workflow ON workflow.id = schedule.workflow_id
-            WHERE schedule.enabled AND (schedule.next_run_at <= now()
+            WHERE schedule.enabled AND schedule.next_run_at <= now()
                 OR schedule.waiting_since IS NOT NULL AND NOT EXISTS (
                     SELECT FROM workflow_executions AS execution
                     WHERE execution.schedule_id = schedule.id
-                      AND execution.status IN ('pending', 'running', 'paused')))
+                      AND execution.status IN ('pending', 'running', 'paused'))
             ORDER BY schedule.next_run_at NULLS FIRST
             LIMIT $1
             "#,
@@ -143,7 +147,8 @@ impl Store {
             r#"
             WITH schedule AS (
                 SELECT id, workflow_id, overlap FROM schedules
-                WHERE id = $1 AND version = $2 AND (enabled OR NOT $3) FOR NO KEY UPDATE
+                WHERE id = $1 AND version = $2 AND (enabled OR waiting_since IS NOT NULL OR NOT $3)
+                FOR NO KEY UPDATE
             ), workflow AS (
                 SELECT id, status FROM workflows WHERE id = (SELECT workflow_id FROM schedule) FOR SHARE
             )
@@ -194,7 +199,7 @@ impl Store {
             sqlx::query!(
                 "UPDATE schedules
                  SET version = version + 1, last_outcome = $2,
-                     next_run_at = CASE WHEN $3 THEN $4 ELSE next_run_at END,
+                     next_run_at = CASE WHEN $3 AND enabled THEN $4 ELSE next_run_at END,
                      waiting_since = CASE WHEN $2 = 'queued' THEN COALESCE(waiting_since, now()) END,
                      last_run_at = CASE WHEN $5::uuid IS NULL THEN last_run_at ELSE now() END,
                      last_execution_id = COALESCE($5, last_execution_id)
