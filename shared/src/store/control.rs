@@ -245,7 +245,7 @@ impl Store {
 
     /// Changes the limits of an execution that has not ended. A page limit below what was admitted, or a budget below
     /// what was used, admits nothing more; a higher one puts pages that it left out back ([`Store::put_pages_back`]).
-    /// Budgets, if nothing else is changed, also of one that has ended and was not cancelled: for a retry.
+    /// The page limit and budgets, if nothing else is changed, also of one that has ended and was not cancelled: for a retry.
     ///
     /// # Errors
     /// The database's; among them that a value is out of its bounds.
@@ -255,8 +255,12 @@ impl Store {
         changes: LimitChanges,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
-        let only_budgets = LimitChanges { budgets: changes.budgets.clone(), ..LimitChanges::default() };
-        let is_for_a_retry = changes.budgets.is_some() && changes == only_budgets;
+        let of_a_retry = LimitChanges {
+            max_pages: changes.max_pages,
+            budgets: changes.budgets.clone(),
+            ..LimitChanges::default()
+        };
+        let is_for_a_retry = changes == of_a_retry && changes != LimitChanges::default();
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
         let act = sqlx::query_as!(
