@@ -190,7 +190,7 @@ pub(super) struct LimitsDocument {
 }
 
 /// Changes the limits of an execution that has not ended. A higher page limit, or budget, also admits pages that were left out.
-/// Of one that has ended, and was not cancelled, budgets alone may be changed, for a retry.
+/// Of one that has ended, and was not cancelled, `max_pages` and budgets alone may be changed, for a retry.
 #[utoipa::path(
     patch,
     path = "/api/v1/executions/{id}",
@@ -219,7 +219,7 @@ pub(super) async fn change(
 }
 
 /// Tries the failed pages of an execution afresh. One that has ended runs again; a cancelled one does not, and neither does one
-/// of which a budget is used up: raise it first.
+/// of which a budget is used up, or `max_pages` where no failed page has a place in it: raise it first.
 #[utoipa::path(
     post,
     path = "/api/v1/executions/{id}/retry",
@@ -230,7 +230,7 @@ pub(super) async fn change(
     ),
     responses(
         (status = 202, description = "Its failed pages are tried again", body = ControlBody),
-        (status = 409, description = "There is nothing to retry, or a budget is used up")
+        (status = 409, description = "There is nothing to retry, or a budget or `max_pages` is used up")
     )
 )]
 pub(super) async fn retry(
@@ -325,12 +325,13 @@ fn answer(
     }
 }
 
-/// Budgets would skip the failed pages instead of having them tried.
+/// Budgets, or the page limit, would skip the failed pages instead of having them tried.
 fn spent(budgets: &[SpentBudget]) -> ApiError {
     let mistakes = budgets.iter().map(|budget| {
         let (name, what) = match budget {
             SpentBudget::Time => ("time", "the execution's time is over (`budgets.time`)".to_owned()),
             SpentBudget::Bytes => ("bytes", "the execution's bytes are used up (`budgets.bytes`)".to_owned()),
+            SpentBudget::Pages => ("max_pages", "the execution's pages are used up (`max_pages`)".to_owned()),
             SpentBudget::Path(prefix) => {
                 ("path_prefixes", format!("the pages below `{prefix}` are used up (`budgets.path_prefixes`)"))
             }

@@ -1,13 +1,16 @@
 //! Control of executions: paused, resumed, cancelled, limited anew. They are retried in [`super::retry`].
 //!
 //! Every act is one conditional statement on the execution's row, which raises `control_version`; of two acts at once
-//! the later one sees what the earlier one did. Changed budgets follow in the same transaction. None of them touches more than a window's worth of pages, or some thousand lanes: what
-//! concerns millions of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps
-//! pages from being dispatched, claimed or forgotten.
+//! the later one sees what the earlier one did. One that looks at more than the row locks it in a statement of its own before:
+//! a single one would wait for the row, and then see the pages as they were before it waited. Changed budgets follow in the
+//! same transaction. None of them touches more than a window's worth of pages, or some thousand lanes: what concerns millions
+//! of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps pages from being dispatched,
+//! claimed or forgotten.
 
 use sqlx::Connection;
 
 use super::budgets::change::{self, FIRST_PAGE};
+use super::budgets::lock;
 use super::executions::ExecutionStatus;
 use super::sweep::SWEPT_AT_ONCE;
 use super::{Store, StoreError};
@@ -102,14 +105,17 @@ impl Store {
         execution: ExecutionId,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
-        // Lock, here and below: the execution's row, before its status is looked at. Not `FOR UPDATE`: whoever records
-        // pages holds the row's key, and a busy fleet always does. Reads url_queue_open_idx: as many rows as the
-        // dispatcher's window has.
+        let mut connection = self.connection_for_a_transaction().await?;
+        let mut transaction = connection.begin().await?;
+        // Lock: the execution's row, in a statement of its own: what a dispatcher that held it has just made `queued` would
+        // be missed otherwise, and keep its places until the rescuer comes.
+        lock(&mut transaction, execution).await?;
+        // Reads url_queue_open_idx: as many rows as the dispatcher's window has.
         let act = sqlx::query_as!(
             Act,
             r#"
             WITH execution AS (
-                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+                SELECT id, status, control_version FROM workflow_executions WHERE id = $1
             ), changed AS (
                 UPDATE workflow_executions AS target
                 SET status = 'paused', control_version = execution.control_version + 1
@@ -132,13 +138,14 @@ impl Store {
             execution.0,
             expected,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(judge(act, expected, |status| status == ExecutionStatus::Paused))
     }
 
     /// Resumes a paused execution. Pages that lie in the broker, because somebody held them when it was paused, are due
-    /// again: workers may have forgotten their messages.
+    /// again: workers may have forgotten their messages. Those that they have not find nothing.
     ///
     /// # Errors
     /// The database's.
@@ -147,13 +154,17 @@ impl Store {
         execution: ExecutionId,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
+        let mut connection = self.connection_for_a_transaction().await?;
+        let mut transaction = connection.begin().await?;
+        // Lock: as for a pause.
+        lock(&mut transaction, execution).await?;
         // Reads url_queue_open_idx: as many rows as the dispatcher's window has. Those that somebody holds at this
         // moment are found by the rescuer.
         let act = sqlx::query_as!(
             Act,
             r#"
             WITH execution AS (
-                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+                SELECT id, status, control_version FROM workflow_executions WHERE id = $1
             ), changed AS (
                 UPDATE workflow_executions AS target
                 SET status = 'running', control_version = execution.control_version + 1
@@ -166,7 +177,7 @@ impl Store {
                 WHERE execution_id = $1 AND status = 'queued' AND EXISTS (SELECT FROM changed)
                 FOR UPDATE SKIP LOCKED
             ), due_again AS (
-                UPDATE url_queue SET status = 'pending', queued_at = NULL
+                UPDATE url_queue SET status = 'pending', queued_at = NULL, epoch = epoch + 1
                 WHERE id = ANY (ARRAY(SELECT id FROM published))
             )
             SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
@@ -176,8 +187,10 @@ impl Store {
             execution.0,
             expected,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *transaction)
         .await?;
+        transaction.commit().await?;
+        drop(connection);
         let resumed = judge(act, expected, |status| status == ExecutionStatus::Running);
         if matches!(resumed, Controlled::Done(_)) {
             self.wake_lanes(Some(execution)).await?;
@@ -197,6 +210,8 @@ impl Store {
         mode: CancelMode,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
+        // Lock, here and below: the execution's row, before its status is looked at; nothing else is. Not `FOR UPDATE`:
+        // whoever records pages holds the row's key, and a busy fleet always does.
         let act = sqlx::query_as!(
             Act,
             r#"
@@ -230,7 +245,7 @@ impl Store {
 
     /// Changes the limits of an execution that has not ended. A page limit below what was admitted, or a budget below
     /// what was used, admits nothing more; a higher one puts pages that it left out back ([`Store::put_pages_back`]).
-    /// Budgets, if nothing else is changed, also of one that has ended and was not cancelled: for a retry.
+    /// The page limit and budgets, if nothing else is changed, also of one that has ended and was not cancelled: for a retry.
     ///
     /// # Errors
     /// The database's; among them that a value is out of its bounds.
@@ -240,8 +255,12 @@ impl Store {
         changes: LimitChanges,
         expected: Expected<'_>,
     ) -> Result<Controlled, StoreError> {
-        let only_budgets = LimitChanges { budgets: changes.budgets.clone(), ..LimitChanges::default() };
-        let is_for_a_retry = changes.budgets.is_some() && changes == only_budgets;
+        let of_a_retry = LimitChanges {
+            max_pages: changes.max_pages,
+            budgets: changes.budgets.clone(),
+            ..LimitChanges::default()
+        };
+        let is_for_a_retry = changes == of_a_retry && changes != LimitChanges::default();
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
         let act = sqlx::query_as!(
@@ -288,6 +307,7 @@ impl Store {
             change::write(&mut transaction, execution, budgets).await?;
         }
         transaction.commit().await?;
+        drop(connection);
         if changes.host_delay_ms.is_some() && matches!(changed, Controlled::Done(_)) {
             self.shorten_waits(execution).await?;
         }

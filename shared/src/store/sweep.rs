@@ -212,9 +212,10 @@ impl Store {
     /// # Errors
     /// As every statement of the store.
     pub async fn put_pages_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
-        let put_back = self.put_limited_back(only).await?
-            + self.put_unspent_back(only).await?
-            + self.put_failed_back(only).await?;
+        // What a retry wants comes first where there are places in `max_pages` for some only.
+        let put_back = self.put_failed_back(only).await?
+            + self.put_limited_back(only).await?
+            + self.put_unspent_back(only).await?;
         if put_back > 0 {
             crash::reach(CrashPoint::AfterPutBackBeforeWake);
             self.wake_lanes(only).await?;
@@ -271,59 +272,6 @@ impl Store {
                 ON CONFLICT (execution_id, host) DO NOTHING
             )
             SELECT count(*) AS "count!" FROM put_back"#,
-            only.map(|id| id.0),
-            SWEPT_AT_ONCE,
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(u64::try_from(put_back).unwrap_or(0))
-    }
-
-    async fn put_failed_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
-        // Reads url_queue_failed_idx in its order. A page that fails once more has failed after the retry, and stays.
-        // What was counted of the pages is taken back under the nil worker; the rows are locked, so each once. Attempts go
-        // on: a second one with the same number would pass the fence with what the first one recorded.
-        let put_back = sqlx::query_scalar!(
-            r#"WITH wanted AS (
-                SELECT page.id, execution.id AS execution_id, page.host, page.rendered
-                FROM workflow_executions AS execution CROSS JOIN LATERAL (
-                    SELECT id, host, rendered FROM url_queue
-                    WHERE execution_id = execution.id AND status = 'failed'
-                      AND processed_at < execution.retry_failed_before
-                    ORDER BY processed_at LIMIT $2
-                    FOR UPDATE SKIP LOCKED
-                ) AS page
-                WHERE execution.status IN ('running', 'paused') AND execution.retry_failed_before IS NOT NULL
-                  AND ($1::uuid IS NULL OR execution.id = $1)
-                LIMIT $2
-            ), put_back AS (
-                UPDATE url_queue
-                SET status = 'pending', epoch = epoch + 1, requeues = 0, not_before = now(),
-                    queued_at = NULL, error = NULL, error_class = NULL, failed_nodes = 0,
-                    charged = 0, site_faults = 0, rate_limit_faults = 0, unavailable_faults = 0, proxy_faults = 0, browser_faults = 0,
-                    worker_faults = 0,
-                    final_url = NULL, rendered = NULL, processed_at = NULL
-                WHERE id = ANY (ARRAY(SELECT id FROM wanted))
-            ), new_lanes AS (
-                -- They went when the execution ended.
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution_id, host FROM wanted ORDER BY execution_id, host
-                ON CONFLICT (execution_id, host) DO NOTHING
-            ), another_chance AS (
-                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}', refused = 0
-                WHERE host IN (
-                    SELECT host FROM hosts
-                    WHERE (unreachable > 0 OR refused > 0) AND host IN (SELECT host FROM wanted)
-                    ORDER BY host FOR UPDATE)
-            ), uncounted AS (
-                INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)
-                SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*),
-                    -count(*) FILTER (WHERE rendered = 'static')
-                FROM wanted GROUP BY execution_id ORDER BY execution_id
-                ON CONFLICT (execution_id, worker_id) DO UPDATE
-                    SET failed = c.failed + excluded.failed, static_pages = c.static_pages + excluded.static_pages
-            )
-            SELECT count(*) AS "count!" FROM wanted"#,
             only.map(|id| id.0),
             SWEPT_AT_ONCE,
         )

@@ -63,7 +63,7 @@ async fn an_act_upon_an_execution_that_has_ended_is_a_conflict_that_names_its_st
         assert!(refused["detail"].as_str().unwrap().contains("completed"), "{refused}");
         assert_eq!(refused["errors"][0]["code"], "completed");
     }
-    let change = json!({"max_pages": 7});
+    let change = json!({"max_pages": 7, "weight": 7});
     api.expect(StatusCode::CONFLICT, Method::PATCH, &execution, Some(&change)).await;
     assert_eq!(api.act(StatusCode::CONFLICT, &execution, "retry").await["code"], "nothing_to_retry");
     assert_eq!(api.get(&execution).await["control_version"], 0);
@@ -185,7 +185,7 @@ async fn budgets_are_changed_while_an_execution_runs_and_wrong_ones_are_told_all
     patch(StatusCode::OK, json!({"time": 3_600})).await;
     assert_eq!(api.get(&execution).await["stats"]["pending"], 2, "pages wait again before the answer");
     api.change(ENDED, id).await;
-    let both = json!({"max_pages": 9, "budgets": {"time": 7_200}});
+    let both = json!({"priority": 9, "budgets": {"time": 7_200}});
     let refused = api.expect(StatusCode::CONFLICT, Method::PATCH, &execution, Some(&both)).await;
     assert_eq!(refused["code"], "execution_ended");
     assert_eq!(api.get(&execution).await["budgets"]["time"], 3_600);
@@ -228,6 +228,29 @@ async fn a_retry_is_refused_with_the_budgets_that_are_used_up_and_done_when_they
     api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&raised)).await;
     assert_eq!(api.act(StatusCode::ACCEPTED, &execution, "retry").await["pages"], 2);
     assert_eq!(api.get(&execution).await["stats"]["pending"], 2);
+}
+
+#[tokio::test]
+async fn a_retry_is_refused_where_no_page_has_a_place_in_the_limit_and_done_when_it_is_raised() {
+    let api = Api::start().await;
+    let (execution, id) = api.execution(&api.workflow("active").await).await;
+    api.change("UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'connect' WHERE execution_id = $1", id)
+        .await;
+    api.change("UPDATE workflow_executions SET max_pages = 1, pages_admitted = 1 WHERE id = $1", id).await;
+    api.change(ENDED, id).await;
+    let refused = api.act(StatusCode::CONFLICT, &execution, "retry").await;
+    assert_eq!(
+        (&refused["code"], &refused["errors"][0]["code"]),
+        (&json!("budget_spent"), &json!("max_pages"))
+    );
+    assert!(refused["errors"][0]["message"].as_str().unwrap().contains("`PATCH "), "{refused}");
+    assert_eq!(api.get(&execution).await["status"], "completed");
+
+    api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&json!({"max_pages": 2}))).await;
+    assert_eq!(api.act(StatusCode::ACCEPTED, &execution, "retry").await["pages"], 1);
+    let read = api.get(&execution).await;
+    assert_eq!(read["stats"]["pending"], 1, "the other one has no place, and stays as it is");
+    assert_eq!(api.count("SELECT count(*) FROM url_queue WHERE status = 'failed'").await, 1);
 }
 
 #[tokio::test]

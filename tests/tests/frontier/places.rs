@@ -5,9 +5,11 @@ use std::time::Duration;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
-use crawlify_shared::store::control::LimitChanges;
+use crawlify_shared::store::control::{Controlled, LimitChanges};
 use crawlify_shared::store::hot::ClaimRequest;
+use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::wait::wait_for;
 
 const ONE_AT_A_TIME: Limits = Limits { host_concurrency: Some(1), ..NO_LIMITS };
 
@@ -154,6 +156,51 @@ async fn what_a_paused_execution_had_on_the_way_keeps_no_place() {
     crawl.store.resume_execution(crawl.execution, None).await.unwrap();
     crawl.change("UPDATE url_queue SET status = 'completed' WHERE url LIKE '%/2'").await;
     assert!(worker.claim(&on_the_way, LEASE, false).await.unwrap().is_empty(), "that message is void");
+    assert_eq!(crawl.claim(&worker).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_dispatcher_makes_queued_while_a_pause_waits_for_it_keeps_no_place() {
+    let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
+    let other = crawl.another(ONE_AT_A_TIME, &["http://a.test/2"]).await;
+    // As a dispatcher does in one statement.
+    let mut dispatcher = crawl.pool.begin().await.unwrap();
+    for step in [
+        "SELECT FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE",
+        "UPDATE url_queue SET status = 'queued', queued_at = now(), admitted = true WHERE execution_id = $1",
+    ] {
+        sqlx::query(step).bind(crawl.execution.0).execute(&mut *dispatcher).await.unwrap();
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let dispatching = async {
+        let within = Duration::from_secs(10);
+        wait_for("the pause waits for the dispatcher", within, async || crawl.number(waiting).await == 1)
+            .await;
+        dispatcher.commit().await.unwrap();
+    };
+    let (paused, ()) = join(crawl.store.pause_execution(crawl.execution, None), dispatching).await;
+    assert!(matches!(paused.unwrap(), Controlled::Done(_)));
+    let row = "SELECT concat_ws(' ', status, epoch, queued_at) FROM url_queue WHERE url LIKE '%/1'";
+    assert_eq!(crawl.texts(row).await, ["pending 1"]);
+    crawl.change("").await;
+    assert_eq!(crawl.store.reserve_pages(other, 10).await.unwrap().len(), 1, "its place is free");
+}
+
+#[tokio::test]
+async fn a_page_that_was_held_during_a_pause_is_sent_anew_and_its_first_message_finds_nothing() {
+    let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
+    let worker = crawl.worker().await;
+    let on_the_way = crawl.queue().await;
+    let mut holding = crawl.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM url_queue FOR UPDATE").execute(&mut *holding).await.unwrap();
+    crawl.store.pause_execution(crawl.execution, None).await.unwrap();
+    holding.rollback().await.unwrap();
+    let row = "SELECT concat_ws(' ', status, epoch) FROM url_queue";
+    assert_eq!(crawl.texts(row).await, ["queued 0"]);
+    crawl.store.resume_execution(crawl.execution, None).await.unwrap();
+    assert_eq!(crawl.texts(row).await, ["pending 1"]);
+    assert!(worker.claim(&on_the_way, LEASE, false).await.unwrap().is_empty());
     assert_eq!(crawl.claim(&worker).await.len(), 1);
 }
 

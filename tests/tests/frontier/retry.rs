@@ -1,5 +1,7 @@
 //! Failed pages that are tried afresh, also of an execution that has ended.
 
+use std::time::Duration;
+
 use crawlify_shared::domain::fault::Faults;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
@@ -11,6 +13,7 @@ use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::store::retry::SpentBudget;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
+use harness::wait::wait_for;
 use serde_json::{Value, json};
 
 const PAGES: [&str; 2] = ["http://shop.test/1", "http://shop.test/2"];
@@ -183,6 +186,28 @@ async fn crawl_with(budgets: Value) -> Crawl {
     crawl
 }
 
+/// Four pages, two of which have used an execution's page limit up, and ended so. The others have failed untried, as those
+/// of a host that is gone do; the one with the later URL failed first.
+async fn crawl_with_untried_failures(end_of_the_others: &'static str) -> Crawl {
+    let pages = ["http://shop.test/1", "http://shop.test/2", "http://shop.test/3", "http://shop.test/4"];
+    let crawl = Crawl::start(Limits { max_pages: Some(2), ..NO_LIMITS }, &pages).await;
+    assert_eq!(crawl.store.reserve_pages(crawl.execution, 100).await.unwrap().len(), 2);
+    crawl
+        .change(
+            "UPDATE url_queue SET status = 'failed', processed_at = now() - interval '1 minute', error_class = 'connect',
+                error = 'its host is gone' WHERE status = 'pending';
+             UPDATE url_queue SET processed_at = now() - interval '2 minutes'
+                WHERE url = (SELECT max(url) FROM url_queue WHERE status = 'failed')",
+        )
+        .await;
+    crawl.change(end_of_the_others).await;
+    crawl
+}
+
+/// The pages that were never dispatched before a retry, by URL.
+const UNTRIED: &str =
+    "SELECT concat_ws(' ', status, error_class, error) FROM url_queue WHERE attempt = 0 ORDER BY url";
+
 /// Asks for a retry, which is refused and changes nothing; answers because of which budgets.
 async fn spent(crawl: &Crawl) -> Vec<SpentBudget> {
     const ALL: &str =
@@ -240,4 +265,77 @@ async fn a_retry_is_refused_because_of_a_path_only_where_it_would_skip_a_page() 
     assert_eq!(spent(&crawl).await, [SpentBudget::Path("/a/".to_owned())]);
     crawl.change("UPDATE url_queue SET status = 'completed' WHERE status = 'failed' AND NOT budgeted").await;
     retry(&crawl).await;
+}
+
+#[tokio::test]
+async fn a_retry_sees_what_a_dispatcher_has_counted_of_a_path_while_it_waited() {
+    let crawl = crawl_with(json!({"path_prefixes": [{"prefix": "/a/", "max_pages": 1}]})).await;
+    crawl
+        .change(
+            "UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns'
+                WHERE url LIKE '%/a/%' AND status <> 'queued';
+             UPDATE execution_budgets SET used = 0",
+        )
+        .await;
+    let mut dispatcher = crawl.pool.begin().await.unwrap();
+    for step in [
+        "SELECT FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE",
+        "UPDATE execution_budgets SET used = 1 WHERE execution_id = $1",
+    ] {
+        sqlx::query(step).bind(crawl.execution.0).execute(&mut *dispatcher).await.unwrap();
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let dispatching = async {
+        let within = Duration::from_secs(10);
+        wait_for("the retry waits for the dispatcher", within, async || crawl.number(waiting).await == 1)
+            .await;
+        dispatcher.commit().await.unwrap();
+    };
+    let (retried, ()) = join(crawl.store.retry_execution(crawl.execution, None), dispatching).await;
+    assert_eq!(retried.unwrap().spent, [SpentBudget::Path("/a/".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_retry_that_has_no_place_for_any_page_loses_no_failure_and_tries_the_oldest_when_there_is_one_more()
+{
+    let completed = "UPDATE url_queue SET status = 'completed', processed_at = now(), attempt = 1 WHERE status = 'queued'";
+    let crawl = crawl_with_untried_failures(completed).await;
+    let gone = "failed connect its host is gone";
+    assert_eq!(spent(&crawl).await, [SpentBudget::Pages], "while it runs");
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    assert_eq!(spent(&crawl).await, [SpentBudget::Pages], "when it has ended");
+    assert_eq!(crawl.texts(UNTRIED).await, [gone, gone]);
+
+    let three = LimitChanges { max_pages: Some(Some(3)), ..LimitChanges::default() };
+    let changed = crawl.store.change_limits(crawl.execution, three, None).await.unwrap();
+    assert!(matches!(changed, Controlled::Done(_)), "{changed:?}");
+    let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    assert!(matches!(retried.act, Controlled::Done(_)), "{retried:?}");
+    assert_eq!(retried.pages, 1);
+    assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "its page is still to go back");
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 1);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "there is no place for the other one");
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0, "it has its place already");
+    assert_eq!(crawl.texts(UNTRIED).await, [gone, "pending"]);
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 3);
+    assert_eq!(crawl.queue().await.len(), 1);
+    crawl.change(completed).await;
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    assert_eq!(crawl.texts(UNTRIED).await, [gone]);
+}
+
+#[tokio::test]
+async fn pages_that_had_their_places_are_retried_although_the_page_limit_is_used_up() {
+    let crawl = crawl_with_untried_failures(
+        "UPDATE url_queue SET status = 'failed', processed_at = now(), attempt = 1 WHERE status = 'queued'",
+    )
+    .await;
+    let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
+    assert!(matches!(retried.act, Controlled::Done(_)), "{retried:?}");
+    assert_eq!(retried.pages, 2);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 2);
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
+    assert_eq!(crawl.texts(UNTRIED).await, ["failed connect its host is gone"; 2]);
+    assert_eq!(crawl.queue().await.len(), 2);
 }

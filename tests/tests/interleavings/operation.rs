@@ -73,6 +73,7 @@ pub(super) enum Operation {
     Cancel {
         now: bool,
     },
+    /// With a weight: the page limit alone would be changed of an execution that has ended too, and mean nothing there.
     Limit {
         max_pages: Option<u8>,
     },

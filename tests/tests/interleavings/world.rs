@@ -174,8 +174,8 @@ impl<'c> World<'c> {
                 self.note(store.cancel_execution(self.execution, mode, None).await.unwrap());
             }
             Operation::Limit { max_pages } => {
-                let changes =
-                    LimitChanges { max_pages: Some(max_pages.map(i64::from)), ..LimitChanges::default() };
+                let max_pages = Some(max_pages.map(i64::from));
+                let changes = LimitChanges { max_pages, weight: Some(1), ..LimitChanges::default() };
                 self.note(store.change_limits(self.execution, changes, None).await.unwrap());
             }
             Operation::Retry => self.note(store.retry_execution(self.execution, None).await.unwrap().act),

@@ -218,8 +218,9 @@ async fn locked(connection: &mut PgConnection, execution: ExecutionId) -> Result
     Ok(budgets)
 }
 
-/// Locks an execution's row until the transaction ends.
-async fn lock(connection: &mut PgConnection, execution: ExecutionId) -> Result<(), StoreError> {
+/// Locks an execution's row until the transaction ends. The statement after it sees all that whoever held the row before has
+/// done.
+pub(super) async fn lock(connection: &mut PgConnection, execution: ExecutionId) -> Result<(), StoreError> {
     // Not `FOR UPDATE`: whoever records pages holds the row's key, and a busy fleet always does.
     sqlx::query_scalar!("SELECT id FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE", execution.0)
         .fetch_optional(connection)
