@@ -167,7 +167,7 @@ impl Store {
         // By workflow_executions_pkey, in its order; mostly there is none.
         let found = sqlx::query_scalar!(
             "SELECT id FROM workflow_executions
-             WHERE retry_failed_before IS NOT NULL AND status IN ('running', 'paused') AND ($1::uuid IS NULL OR id = $1)
+             WHERE retry_failed_before > '-infinity' AND status IN ('running', 'paused') AND ($1::uuid IS NULL OR id = $1)
              ORDER BY id LIMIT 1",
             only.map(|id| id.0),
         )
@@ -194,7 +194,7 @@ impl Store {
                 SELECT id, retry_failed_before,
                     CASE WHEN max_pages IS NULL THEN $2::int8 ELSE greatest(max_pages - pages_admitted, 0) END AS room
                 FROM workflow_executions
-                WHERE id = $1 AND retry_failed_before IS NOT NULL AND status IN ('running', 'paused')
+                WHERE id = $1 AND retry_failed_before > '-infinity' AND status IN ('running', 'paused')
             ), with_place AS (
                 SELECT id, host, rendered FROM url_queue
                 WHERE execution_id = (SELECT id FROM execution) AND status = 'failed' AND admitted
@@ -244,7 +244,9 @@ impl Store {
                         SELECT FROM url_queue AS page
                         WHERE page.execution_id = execution.id AND page.status = 'failed'
                           AND page.processed_at < execution.retry_failed_before AND (page.admitted OR execution.room > 0))
-                        THEN execution.retry_failed_before END
+                        THEN execution.retry_failed_before
+                        -- That there was a retry is remembered.
+                        ELSE '-infinity' END
                 FROM execution WHERE target.id = execution.id
             )
             SELECT count(*) AS "count!" FROM wanted"#,
