@@ -2,6 +2,7 @@
 //! what it does not load. Knows nothing about who uses a tab, or how often.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chromiumoxide_cdp::cdp::browser_protocol::browser::{
@@ -66,6 +67,7 @@ struct Attached {
     tabs: Mutex<HashMap<String, Arc<PageEvents>>>,
     /// Targets that are not attached to yet.
     opening: Mutex<HashSet<String>>,
+    crashed: AtomicU64,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +113,11 @@ impl Opener {
         let attached = Arc::new(Attached::default());
         connection.listen("", attached.clone());
         Self { connection, egress, attached, creating: TaskTracker::new() }
+    }
+
+    /// How many tabs have crashed.
+    pub(super) fn crashed(&self) -> u64 {
+        self.attached.crashed.load(Ordering::Relaxed)
     }
 
     /// The line to the browser.
@@ -323,9 +330,7 @@ impl Attached {
     }
 
     fn remove(&self, tab: &AttachedTab) {
-        let mut attached = self.lock();
-        attached.remove(&tab.target);
-        attached.remove(&tab.session);
+        self.lock().retain(|name, _| *name != tab.target && *name != tab.session);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<PageEvents>>> {
@@ -353,6 +358,7 @@ impl Listener for Attached {
                 let name = gone.session_id.or(gone.target_id).unwrap_or_default();
                 if let Some(tab) = self.lock().get(&name) {
                     tab.mark_gone();
+                    self.crashed.fetch_add(u64::from(method == "Target.targetCrashed"), Ordering::Relaxed);
                 }
             }
             _ => {}

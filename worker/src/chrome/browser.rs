@@ -17,6 +17,8 @@ use crate::egress::Egress;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked how much memory it has.
 const WEIGH_EVERY: Duration = Duration::from_secs(2);
+/// How long after the end of its process it may take until a tab is known to have gone.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// A browser that did not answer this many times in a row is dead.
 const PINGS_MISSED: u32 = 2;
 /// A browser none of whose last so many tabs opened is ill.
@@ -124,6 +126,7 @@ impl Browser {
             () = self.launched.connection.lost() => WatchEnd::Lost("its pipe ended"),
             () = self.launched.exited() => WatchEnd::Lost("its process ended"),
             end = self.ping(upkeep) => end,
+            end = self.watch_memory(upkeep) => end,
         }
     }
 
@@ -135,38 +138,47 @@ impl Browser {
         (self.started.elapsed() >= upkeep.age).then_some("age")
     }
 
-    /// Ends pages that have far too much memory for themselves, which harms no page in another process. Answers how much the
-    /// browser uses beside those.
-    fn weigh(&self, upkeep: Upkeep) -> u64 {
-        let is_too_heavy = |process: &Process| process.bytes > upkeep.page_memory && process.is_of_pages();
-        let (heavy, others): (Vec<_>, Vec<_>) =
-            processes(self.launched.id()).into_iter().partition(is_too_heavy);
-        for process in heavy {
-            let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
-            tracing::warn!(mib, most, "a page used too much memory: its process was ended");
-            process.kill();
+    /// Looks how much memory it has. Pages that have far too much for themselves are ended, which harms no page in another process.
+    /// Where no tab has gone with that, it was a frame or a worker of one: the whole browser goes, as the page would be recorded
+    /// without it.
+    async fn watch_memory(&self, upkeep: Upkeep) -> WatchEnd {
+        loop {
+            tokio::time::sleep(WEIGH_EVERY.min(upkeep.ping_every)).await;
+            let processes = processes(self.launched.id());
+            let is_too_heavy =
+                |process: &&Process| process.bytes > upkeep.page_memory && process.is_of_pages();
+            let heavy: Vec<_> = processes.iter().filter(is_too_heavy).collect();
+            let crashed = self.tabs.crashed();
+            for process in &heavy {
+                let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
+                tracing::warn!(mib, most, "a page uses too much memory: its process is ended");
+                process.kill();
+            }
+            if !heavy.is_empty() {
+                tokio::time::sleep(TOLD_WITHIN).await;
+                if self.tabs.crashed() == crashed {
+                    return WatchEnd::Lost("a part of a page used far too much memory");
+                }
+                continue;
+            }
+            let bytes: u64 = processes.iter().map(|process| process.bytes).sum();
+            if bytes > upkeep.memory.saturating_add(upkeep.memory / 4) {
+                return WatchEnd::Lost("it used far too much memory");
+            }
+            if bytes > upkeep.memory && !upkeep.until_lost {
+                return WatchEnd::Retired("memory");
+            }
         }
-        others.iter().map(|process| process.bytes).sum()
     }
 
     async fn ping(&self, upkeep: Upkeep) -> WatchEnd {
         let mut missed = 0;
-        let (mut last_ping, mut last_weighed) = (Instant::now(), Instant::now());
+        let mut last_ping = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
-            let mut retired = self.has_done_its_work(upkeep);
+            let retired = self.has_done_its_work(upkeep);
             self.tabs.leave_idle_pages();
             self.tabs.look_at_loads();
-            if last_weighed.elapsed() >= WEIGH_EVERY.min(upkeep.ping_every) {
-                last_weighed = Instant::now();
-                let bytes = self.weigh(upkeep);
-                if bytes > upkeep.memory.saturating_add(upkeep.memory / 4) {
-                    return WatchEnd::Lost("it used far too much memory");
-                }
-                if bytes > upkeep.memory {
-                    retired = retired.or(Some("memory"));
-                }
-            }
             if let Some(reason) = retired.filter(|_| !upkeep.until_lost) {
                 return WatchEnd::Retired(reason);
             }

@@ -92,6 +92,11 @@ pub(super) struct Lease {
 }
 
 impl Tabs {
+    /// How many tabs have crashed.
+    pub(super) fn crashed(&self) -> u64 {
+        self.opener.crashed()
+    }
+
     /// Begins to watch a browser's targets.
     pub(super) async fn start(
         connection: Connection,

@@ -41,11 +41,12 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     crash::reach(CrashPoint::AfterDeliveryBeforeClaim);
     // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
-    let leave = worker.company.join().await;
-    // Who had to wait for a page that runs alone may come too late.
-    if worker.draining.is_cancelled() {
-        return delivery.requeue().await;
-    }
+    let leave = tokio::select! {
+        biased;
+        // Others may have it who need not wait for a page that runs alone here.
+        () = worker.draining.cancelled() => return delivery.requeue().await,
+        leave = worker.company.join() => leave,
+    };
     let (page, held) = match worker.claims.claim(&delivery.message).await {
         Claim::Ours(page, held) => (*page, held),
         Claim::Nobodys => return acknowledge(delivery).await,

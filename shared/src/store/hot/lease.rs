@@ -1,5 +1,7 @@
 //! The lease: a worker's row, whose heartbeat keeps all of the worker's pages its own.
 
+use tokio_postgres::error::SqlState;
+
 use super::HotStore;
 use crate::domain::id::ExecutionId;
 use crate::domain::page::ClaimedPage;
@@ -34,15 +36,12 @@ impl HotStore {
     pub async fn announce(&self, name: &str, slots: usize) -> Result<(), StoreError> {
         let slots = i32::try_from(slots).unwrap_or(i32::MAX);
         let client = self.client().await?;
-        let versions =
-            client.query_one("SELECT max(version) FROM _sqlx_migrations WHERE success", &[]).await?;
-        let (there, needed) = (versions.get::<_, Option<i64>>(0).unwrap_or_default(), schema_version());
-        if there < needed {
-            let older = format!(
-                "its schema has version {there} and this worker needs {needed}: `crawlify migrate` or a coordinator of this \
-                 version brings it up to date"
-            );
-            return Err(StoreError::Unusable(older.into()));
+        let versions = client.query_one("SELECT max(version) FROM _sqlx_migrations WHERE success", &[]).await;
+        match versions {
+            Ok(versions) => is_new_enough(versions.get::<_, Option<i64>>(0).unwrap_or_default())?,
+            // Some roles may see the tables of a worker alone.
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+            Err(error) => return Err(error.into()),
         }
         client
             .execute(
@@ -123,4 +122,16 @@ impl HotStore {
         client.execute("UPDATE workers SET status = 'stopped' WHERE id = $1", &[&self.worker.0]).await?;
         Ok(())
     }
+}
+
+fn is_new_enough(there: i64) -> Result<(), StoreError> {
+    let needed = schema_version();
+    if there >= needed {
+        return Ok(());
+    }
+    let older = format!(
+        "its schema has version {there} and this worker needs {needed}: `crawlify migrate` or a coordinator of this version brings \
+         it up to date"
+    );
+    Err(StoreError::Unusable(older.into()))
 }

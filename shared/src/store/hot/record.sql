@@ -132,5 +132,5 @@ WITH page AS (
 SELECT all_pages_are_ours((SELECT count(*) FROM done), cardinality($2)),
     ARRAY(SELECT execution_id FROM missed ORDER BY execution_id, url_hash),
     ARRAY(SELECT url_hash FROM missed ORDER BY execution_id, url_hash),
-    -- Hosts, then lanes: so do all who take locks of both.
+    -- Hosts that are there, then lanes: so do all who take locks of both.
     (SELECT count(*) FROM noted), (SELECT count(*) FROM opened)

@@ -21,7 +21,7 @@ async fn a_document_that_is_unpacked_without_end_ends_alone() {
     let mut beside = bench.open().await;
     bench.load(&mut beside, "/plain").await.unwrap();
     let mut tab = bench.open().await;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(200);
     let loaded = tab.navigate(&bench.url("/bomb"), WaitUntil::Load, None, deadline).await;
     assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::TabCrash);
     assert!(Instant::now() < deadline, "it was ended before its deadline");
