@@ -22,7 +22,7 @@ pub struct Retried {
     /// As with every act. Refused also where no page has failed, where a budget would skip pages instead, and where none of
     /// them has a place in `max_pages`, nor finds one.
     pub act: Controlled,
-    /// Failed pages: those that go back, where it was done.
+    /// Failed pages: those that go back, where it was done; fewer where a dispatcher takes places before them.
     pub pages: i64,
     /// The budgets that are used up and would skip failed pages, or have none tried.
     pub spent: Vec<SpentBudget>,

@@ -7,9 +7,9 @@ use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{Controlled, LimitChanges};
 use crawlify_shared::store::hot::ClaimRequest;
-use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
-use harness::wait::wait_for;
+
+use super::behind_a_dispatcher;
 
 const ONE_AT_A_TIME: Limits = Limits { host_concurrency: Some(1), ..NO_LIMITS };
 
@@ -163,23 +163,10 @@ async fn what_a_paused_execution_had_on_the_way_keeps_no_place() {
 async fn what_a_dispatcher_makes_queued_while_a_pause_waits_for_it_keeps_no_place() {
     let crawl = Crawl::start(ONE_AT_A_TIME, &["http://a.test/1"]).await;
     let other = crawl.another(ONE_AT_A_TIME, &["http://a.test/2"]).await;
-    // As a dispatcher does in one statement.
-    let mut dispatcher = crawl.pool.begin().await.unwrap();
-    for step in [
-        "SELECT FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE",
-        "UPDATE url_queue SET status = 'queued', queued_at = now(), admitted = true WHERE execution_id = $1",
-    ] {
-        sqlx::query(step).bind(crawl.execution.0).execute(&mut *dispatcher).await.unwrap();
-    }
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let dispatching = async {
-        let within = Duration::from_secs(10);
-        wait_for("the pause waits for the dispatcher", within, async || crawl.number(waiting).await == 1)
-            .await;
-        dispatcher.commit().await.unwrap();
-    };
-    let (paused, ()) = join(crawl.store.pause_execution(crawl.execution, None), dispatching).await;
+    let queued =
+        "UPDATE url_queue SET status = 'queued', queued_at = now(), admitted = true WHERE execution_id = $1";
+    let paused =
+        behind_a_dispatcher(&crawl, queued, crawl.store.pause_execution(crawl.execution, None)).await;
     assert!(matches!(paused.unwrap(), Controlled::Done(_)));
     let row = "SELECT concat_ws(' ', status, epoch, queued_at) FROM url_queue WHERE url LIKE '%/1'";
     assert_eq!(crawl.texts(row).await, ["pending 1"]);

@@ -1,7 +1,5 @@
 //! Failed pages that are tried afresh, also of an execution that has ended.
 
-use std::time::Duration;
-
 use crawlify_shared::domain::fault::Faults;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
@@ -13,8 +11,9 @@ use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::store::retry::SpentBudget;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
-use harness::wait::wait_for;
 use serde_json::{Value, json};
+
+use super::behind_a_dispatcher;
 
 const PAGES: [&str; 2] = ["http://shop.test/1", "http://shop.test/2"];
 const ROWS: &str =
@@ -277,22 +276,9 @@ async fn a_retry_sees_what_a_dispatcher_has_counted_of_a_path_while_it_waited() 
              UPDATE execution_budgets SET used = 0",
         )
         .await;
-    let mut dispatcher = crawl.pool.begin().await.unwrap();
-    for step in [
-        "SELECT FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE",
-        "UPDATE execution_budgets SET used = 1 WHERE execution_id = $1",
-    ] {
-        sqlx::query(step).bind(crawl.execution.0).execute(&mut *dispatcher).await.unwrap();
-    }
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let dispatching = async {
-        let within = Duration::from_secs(10);
-        wait_for("the retry waits for the dispatcher", within, async || crawl.number(waiting).await == 1)
-            .await;
-        dispatcher.commit().await.unwrap();
-    };
-    let (retried, ()) = join(crawl.store.retry_execution(crawl.execution, None), dispatching).await;
+    let counted = "UPDATE execution_budgets SET used = 1 WHERE execution_id = $1";
+    let retried =
+        behind_a_dispatcher(&crawl, counted, crawl.store.retry_execution(crawl.execution, None)).await;
     assert_eq!(retried.unwrap().spent, [SpentBudget::Path("/a/".to_owned())]);
 }
 
