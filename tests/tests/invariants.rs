@@ -63,9 +63,17 @@ const DAMAGES: [(&[&str], &str); 22] = [
 ];
 
 /// The same, for what only shows beside a calm crawl.
-const DIFFERENCES: [(&[&str], &str); 4] = [
+const DIFFERENCES: [(&[&str], &str); 6] = [
     (&["I2"], "UPDATE node_records SET output = '\"another title\"' WHERE page_id = (PAGE '/2')
         AND definition_id = (NODE 1)"),
+    (&["I2"], "UPDATE node_records SET output = '{\"kept\": 1}' WHERE output = (SELECT output FROM node_records
+        WHERE page_id = (PAGE '/2') AND definition_id = (NODE 1));
+        UPDATE node_records SET output = '{\"kept\": 2}' WHERE page_id = (PAGE '/2') AND definition_id = (NODE 1)"),
+    // Another order is none.
+    (&[], "UPDATE node_records SET output = '{\"dropped_urls\": [\"a\", \"b\"]}' WHERE output = (SELECT output FROM node_records
+        WHERE page_id = (PAGE '/2') AND definition_id = (NODE 1));
+        UPDATE node_records SET output = '{\"dropped_urls\": [\"b\", \"a\"]}'
+        WHERE page_id = (PAGE '/2') AND definition_id = (NODE 1)"),
     (&["I3"], "DELETE FROM extracted_items WHERE page_id = (PAGE '/2'); UPDATE page_counters SET items = items - 1
         WHERE execution_id = EXECUTION AND worker_id = (WORKER); UPDATE workflow_executions SET stats =
         jsonb_set(stats, '{items_extracted}', to_jsonb((stats->>'items_extracted')::int - 1)) WHERE id = EXECUTION"),

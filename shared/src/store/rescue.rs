@@ -78,7 +78,8 @@ impl Store {
         let pages = sqlx::query!(
             r#"WITH orphan AS (
                 -- A worker that said goodbye is nobody's loss, and a suspect that only waited to be alone took nobody down.
-                SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue,
+                SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue, w.name,
+                    extract(epoch FROM greatest(w.heartbeat_at - q.locked_at, interval '0'))::int8 AS held_for,
                     (w.status IS DISTINCT FROM 'stopped'
                         AND (greatest(q.worker_faults, q.browser_faults) < $3 OR w.id IS NULL
                             OR (w.alone_with, w.alone_epoch) IS NOT DISTINCT FROM (q.id, q.epoch)))::int AS fault
@@ -98,12 +99,15 @@ impl Store {
                         THEN 'quarantined: ' || (q.worker_faults + o.fault) || ' times its worker was lost, or held it longer than its lease'
                         ELSE 'the worker was lost on attempt ' || q.attempt END
                 FROM orphan o WHERE q.id = o.id
-                RETURNING q.id, q.execution_id, q.host, q.status, q.epoch, q.attempt, o.locked_by, o.is_overdue, o.fault
+                RETURNING q.id, q.execution_id, q.host, q.status, q.epoch, q.attempt, o.locked_by, o.is_overdue, o.fault, o.name, o.held_for
             ), evidence AS (
                 INSERT INTO lost_attempts (page_id, epoch, attempt, fault, worker_id, error)
                 SELECT id, epoch, attempt, 'worker', locked_by,
                     CASE WHEN is_overdue THEN 'the page was held longer than its lease'
-                        ELSE 'the worker was not heard of any more' END
+                        ELSE format('the worker %s was not heard of any more, with %s other pages in its hands; it had this one for %s s',
+                            COALESCE(name, 'that nobody knows'),
+                            (SELECT count(*) - 1 FROM returned AS beside WHERE beside.locked_by = returned.locked_by),
+                            COALESCE(held_for, 0)) END
                 FROM returned WHERE fault > 0
                 ON CONFLICT (page_id, epoch, attempt) DO NOTHING
             ), woken AS (

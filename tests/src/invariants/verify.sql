@@ -18,7 +18,12 @@ WITH node AS (
     SELECT n.execution_id, q.url, n.node_id, n.status, CASE jsonb_typeof(n.output)
         -- In the order of the values: scripts of the site may sort what is the same.
         WHEN 'array' THEN (SELECT jsonb_agg(e ORDER BY e) FROM jsonb_array_elements(n.output) e)::text
-        WHEN 'object' THEN NULL ELSE n.output::text END AS output
+        -- Where a page has been scrolled to depends on how far it was laid out.
+        WHEN 'object' THEN (
+            SELECT jsonb_object_agg(f.key, CASE jsonb_typeof(f.value)
+                WHEN 'array' THEN (SELECT jsonb_agg(e ORDER BY e) FROM jsonb_array_elements(f.value) e) ELSE f.value END)
+            FROM jsonb_each(n.output - '{x,y}'::text[]) f)::text
+        ELSE n.output::text END AS output
     FROM node_executions n JOIN url_queue q ON q.id = n.page_id AND q.attempt = n.attempt
     WHERE n.execution_id IN ($1, $2) AND $2::uuid IS NOT NULL AND q.status = 'completed'
 )

@@ -66,7 +66,9 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
     );
     assert_eq!(
         crawl.texts("SELECT concat_ws(' ', attempt, fault, worker_id IS NOT NULL, error) FROM lost_attempts ORDER BY 1").await,
-        [1, 2, 3].map(|attempt| format!("{attempt} worker t the worker was not heard of any more"))
+        [1, 2, 3].map(|attempt| format!(
+            "{attempt} worker t the worker test was not heard of any more, with 0 other pages in its hands; it had this one for 0 s"
+        ))
     );
     assert_eq!(crawl.store.finish_executions().await.unwrap(), [(crawl.execution, "failed".to_owned())]);
     assert_eq!(
