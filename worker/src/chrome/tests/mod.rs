@@ -8,6 +8,7 @@ mod launching;
 mod loading;
 mod loads;
 mod memory;
+mod neighbours;
 mod statics;
 mod steps;
 mod tls_site;
