@@ -1,9 +1,5 @@
 -- The pace of hosts that refuse pages, in finer steps: it settles a little below what a host bears.
 
-ALTER TABLE url_queue
-    -- How often the page was refused with 503.
-    ADD COLUMN unavailable_faults smallint NOT NULL DEFAULT 0;
-
 ALTER TABLE hosts
     -- By how many steps its pace is slower; four halve it. `backoff_level` says the same in halves, for programs of before.
     ADD COLUMN pace_level smallint NOT NULL DEFAULT 0,
@@ -11,15 +7,15 @@ ALTER TABLE hosts
     ADD COLUMN refused_level smallint NOT NULL DEFAULT 0,
     -- Whether it has answered 503 without a word of its pace since that was last changed, which may mean the pace or the page.
     ADD COLUMN is_doubted boolean NOT NULL DEFAULT false,
-    -- Each page that it serves adds one, up to 16, and each such 503 takes 8: negative where there are many of them.
-    ADD COLUMN credit smallint NOT NULL DEFAULT 16,
+    -- Each page that it serves adds one, up to 8, and each such 503 takes 8: negative where there are many of them.
+    ADD COLUMN credit smallint NOT NULL DEFAULT 8,
     -- Since when it has refused pages in a row, and the class of the last one.
     ADD COLUMN refused_since timestamptz,
     ADD COLUMN refused_with text,
     -- When pages were last recorded of it while there was something of all this to remember.
     ADD COLUMN asked_at timestamptz NOT NULL DEFAULT '-infinity';
 
-UPDATE hosts SET pace_level = backoff_level * 4, asked_at = now() WHERE backoff_level > 0;
+UPDATE hosts SET pace_level = backoff_level * 4 WHERE backoff_level > 0;
 
 -- The delay of a host in milliseconds whose pace is so many steps slower than what was asked for. Where nobody asks for a pace,
 -- they begin at 16 ms. Two minutes is the longest, unless more was asked for.

@@ -28,7 +28,7 @@ use crate::machine::memory_bytes;
 /// How much memory a browser may use where the system does not say how much there is.
 const DEFAULT_MEMORY: u64 = 4 << 30;
 
-/// The most that the processes of a page may have for themselves, on a machine that has enough.
+/// The most memory that a process of pages may have for itself, on a machine that has enough.
 const PAGE_MEMORY: u64 = 2 << 30;
 
 /// How the browser is run.
@@ -47,7 +47,8 @@ pub struct ChromeOptions {
     /// A browser is replaced when its processes together use more memory than this, in bytes, and killed when they use a
     /// quarter more. What they share is not counted.
     pub browser_memory: u64,
-    /// A process in which pages live is killed when it uses more memory than this, in bytes; its pages end as `tab_crash`.
+    /// A process in which pages live is killed when it uses more memory than this, in bytes; its pages end as `tab_crash`. Where
+    /// it is one of a frame or a worker, the browser is killed.
     pub page_memory: u64,
     /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
     /// replaced.

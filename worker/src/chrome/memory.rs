@@ -38,7 +38,7 @@ pub(super) fn processes(root: i32) -> Vec<Process> {
 }
 
 impl Process {
-    /// Whether pages live in it, and nothing that other pages need.
+    /// Whether pages live in it, their frames or their workers; pages may share one.
     pub(super) fn is_of_pages(self) -> bool {
         let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         // Chrome's helpers write their lines anew, with spaces.
