@@ -1,12 +1,11 @@
-//! Which skipped links are reported: each URL of an execution about once, so many of a page at the most. All of them are
-//! counted in the metrics.
+//! Which skipped links are reported: each URL of an execution about once. Each time it is found it is counted in the metrics.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::DiscoveredUrl;
-use crawlify_shared::domain::skip::{MAX_REPORTED_PER_PAGE, SkipReason};
+use crawlify_shared::domain::skip::SkipReason;
 use lru::LruCache;
 
 /// Executions that are remembered.
@@ -48,7 +47,7 @@ impl Skips {
             let Some(skip) = &link.skipped else { return true };
             count(skip.reason);
             let hash = link.url.hash();
-            let is_new = selected.len() < MAX_REPORTED_PER_PAGE && reported.get(&hash).is_none();
+            let is_new = reported.get(&hash).is_none();
             if is_new {
                 selected.push(hash);
             }
@@ -104,11 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn a_page_reports_so_many_at_the_most_and_all_are_counted() {
+    fn a_page_reports_all_of_its_skipped_links_and_all_are_counted() {
         let (skips, execution) = (Skips::new(), ExecutionId::generate());
         let (mut found, mut counted) = (links(1_501), 0);
         let selected = skips.select(execution, &mut found, |_| counted += 1);
-        assert_eq!((selected.len(), found.len(), counted), (1_000, 1_001, 1_500));
+        assert_eq!((selected.len(), found.len(), counted), (1_500, 1_501, 1_500));
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 /// The longest sentence that is kept, in bytes.
 pub const MAX_DETAIL_BYTES: usize = 1024;
-/// At most this many skipped links of one page are reported; the others are counted in the worker's metrics.
-pub const MAX_REPORTED_PER_PAGE: usize = 1_000;
 
 /// Why a URL was not visited, coarse enough to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crawlify_shared::domain::outcome::{DiscoveredUrl, ErrorClass, Failure, PageEnd, PageOutcome, Rendered};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::skip::{MAX_REPORTED_PER_PAGE, Skip, SkipReason};
+use crawlify_shared::domain::skip::{Skip, SkipReason};
 use crawlify_shared::domain::workflow::Workflow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -105,18 +105,31 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
     let is_too_deep = page.depth >= MAX_INDEXES && !named.sitemaps.is_empty();
     let mut seen = HashSet::new();
     let (mut foreign, mut discovered) = (0, Vec::with_capacity(found.min(MAX_URLS)));
-    let sitemaps = named.sitemaps.into_iter().map(|url| (url, true)).filter(|_| !is_too_deep);
+    let sitemaps = named.sitemaps.into_iter().map(|url| (url, true));
     let pages = named.pages.into_iter().map(|url| (url, false));
     for (url, is_sitemap) in pages.chain(sitemaps).filter(|(url, _)| seen.insert(url.hash())) {
-        let skipped = (!hosts.contains(bare(url.host()))).then(|| {
-            foreign += 1;
-            Skip::new(SkipReason::Scope, "a sitemap speaks for its own host and those of the start URLs")
-        });
-        // A sitemap of another site alone must not fill the report.
-        if skipped.is_none() || foreign <= MAX_REPORTED_PER_PAGE {
-            let discovered_by = DISCOVERED_BY.to_owned();
-            discovered.push(DiscoveredUrl { url, discovered_by, skipped, is_sitemap });
-        }
+        let is_foreign = !hosts.contains(bare(url.host()));
+        foreign += usize::from(is_foreign);
+        let skipped = if is_foreign {
+            Some(Skip::new(
+                SkipReason::Scope,
+                "a sitemap speaks for its own host and those of the start URLs",
+            ))
+        } else if is_sitemap && is_too_deep {
+            Some(Skip::new(
+                SkipReason::Depth,
+                format!("sitemaps below more than {MAX_INDEXES} indexes are not read"),
+            ))
+        } else {
+            None
+        };
+        discovered.push(link(url, is_sitemap, skipped));
+    }
+    if let Some(url) = named.one_too_many.filter(|url| seen.insert(url.hash())) {
+        let detail = format!(
+            "the sitemap names more than {MAX_URLS} URLs, which is all that one may: this one and those after it are not read"
+        );
+        discovered.push(link(url, false, Some(Skip::new(SkipReason::Trap, detail))));
     }
     tracing::debug!(page.id = %page.page_id, found, foreign, unusable, "a sitemap was read");
     let not_a_page = |message: String| Some(Failure::new(ErrorClass::NotAPage, message));
@@ -137,6 +150,10 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
     };
     let end = failure.map_or(PageEnd::Completed, PageEnd::Failed);
     PageOutcome { discovered, bytes, ..PageOutcome::nothing(end) }
+}
+
+fn link(url: PageUrl, is_sitemap: bool, skipped: Option<Skip>) -> DiscoveredUrl {
+    DiscoveredUrl { url, discovered_by: DISCOVERED_BY.to_owned(), skipped, is_sitemap }
 }
 
 #[cfg(test)]
@@ -176,12 +193,28 @@ mod tests {
     }
 
     #[test]
+    fn the_first_url_beyond_what_a_sitemap_may_name_stands_for_those_after_it() {
+        let named = Named {
+            pages: vec![url("http://a.test/1")],
+            one_too_many: Some(url("http://a.test/2")),
+            broken: Some(Failure::new(ErrorClass::NotAPage, "it names more than it may")),
+            ..Named::default()
+        };
+        let read = outcome(&page(0), named, &HashSet::from(["a.test".to_owned()]));
+        let last = read.discovered.last().unwrap();
+        assert_eq!(last.url.as_str(), "http://a.test/2");
+        assert!(last.skipped.as_ref().unwrap().detail.contains("those after it"));
+    }
+
+    #[test]
     fn indexes_lead_no_deeper_than_they_may() {
         assert_eq!(read(MAX_INDEXES - 1, &[], &["http://a.test/1.xml"]).end, PageEnd::Completed);
         let deep = read(MAX_INDEXES, &["http://a.test/1"], &["http://a.test/2.xml"]);
         assert!(
             matches!(&deep.end, PageEnd::Failed(failure) if failure.message.contains("below more than 3"))
         );
-        assert_eq!(deep.discovered.len(), 1, "its pages count");
+        let skipped: Vec<_> =
+            deep.discovered.iter().map(|link| link.skipped.as_ref().map(|skip| skip.reason)).collect();
+        assert_eq!(skipped, [None, Some(SkipReason::Depth)], "its pages count, its sitemap is accounted for");
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Named {
     pub(super) pages: Vec<PageUrl>,
     /// Of an index: further sitemaps.
     pub(super) sitemaps: Vec<PageUrl>,
+    /// The first that it names beyond what it may.
+    pub(super) one_too_many: Option<PageUrl>,
     /// Entries that are no URL of a page.
     pub(super) unusable: usize,
     /// How much of it was read, unpacked.
@@ -118,6 +120,7 @@ impl Named {
             Element::Loc | Element::Other => return Ok(()),
         };
         if list.len() >= MAX_URLS {
+            self.one_too_many = PageUrl::parse(loc).ok();
             return Err(not_a_sitemap(format!("it names more than {MAX_URLS} URLs")));
         }
         match PageUrl::parse(loc) {
@@ -245,8 +248,10 @@ mod tests {
         let entry = "<url><loc>http://a.test/1</loc></url>";
         let named = read(&format!("<urlset>{}</urlset>", entry.repeat(MAX_URLS))).await;
         assert_eq!((named.pages.len(), named.broken), (MAX_URLS, None));
-        let named = read(&format!("<urlset>{}</urlset>", entry.repeat(MAX_URLS + 1))).await;
+        let next = "<url><loc>http://a.test/2</loc></url><url><loc>http://a.test/3</loc></url>";
+        let named = read(&format!("<urlset>{}{next}</urlset>", entry.repeat(MAX_URLS))).await;
         assert_eq!(named.pages.len(), MAX_URLS);
+        assert_eq!(named.one_too_many.as_ref().map(PageUrl::as_str), Some("http://a.test/2"));
         assert!(named.broken.unwrap().message.contains("50000"));
     }
 
