@@ -1,7 +1,7 @@
 //! When a workflow is to be executed, again and again: a cron expression in the time of some place.
 //!
-//! One time of the day that the clocks skip is run right after the gap, and one that they show twice is run once. What
-//! is due every so often goes on by the clocks, in the hour that they show twice as well.
+//! A time of the day that the clocks skip is run right after the gap, and one that they show twice is run once, also where an
+//! expression lists several. What is due every so often goes on by the clocks, in the hour that they show twice as well.
 
 use chrono::{DateTime, Duration, FixedOffset, Offset, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -13,11 +13,15 @@ use super::workflow::suggest::did_you_mean;
 
 /// The longest expression that is read, in bytes.
 const MAX_CRON_BYTES: usize = 256;
+/// An expression that lists more times of the day goes by the clocks.
+const MOST_TIMES: usize = 48;
 
 /// Times at which something is due.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     cron: Cron,
+    /// One for each time of the day that it lists; none where it is due every so often.
+    times: Vec<Cron>,
     time_zone: Tz,
 }
 
@@ -62,14 +66,14 @@ impl Schedule {
     /// Everything that is wrong with them, at `/cron` and `/time_zone`.
     pub fn parse(cron: &str, time_zone: &str) -> Result<Self, Vec<Problem>> {
         match (read_cron(cron), read_time_zone(time_zone)) {
-            (Ok(cron), Ok(time_zone)) => {
-                let schedule = Self { cron, time_zone };
+            (Ok(read), Ok(time_zone)) => {
+                let schedule = Self { times: times_of_the_day(cron, &read), cron: read, time_zone };
                 match schedule.next_after(Utc::now()) {
                     Some(_) => Ok(schedule),
                     None => Err(vec![problem("/cron", "never_due", "this time never comes".to_owned())]),
                 }
             }
-            (cron, time_zone) => Err([cron.err(), time_zone.err()].into_iter().flatten().collect()),
+            (read, time_zone) => Err([read.err(), time_zone.err()].into_iter().flatten().collect()),
         }
     }
 
@@ -77,17 +81,17 @@ impl Schedule {
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         // Whole seconds: the library keeps what is beyond them.
         let after = DateTime::from_timestamp(after.timestamp(), 0)?;
-        match self.cron.determine_job_type() {
-            JobType::FixedTime => self.next_of_the_day(after),
-            JobType::IntervalWildcard => self.next_by_the_clocks(after),
+        if self.times.is_empty() {
+            return self.next_by_the_clocks(after);
         }
+        self.times.iter().filter_map(|time| self.next_of_the_day(time, after)).min()
     }
 
     /// Of an expression that names one time of the day. The library knows gaps and hours shown twice; but within the
     /// second showing it answers with the first, which is over.
-    fn next_of_the_day(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    fn next_of_the_day(&self, time: &Cron, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let search = |from: DateTime<Utc>| {
-            let found = self.cron.find_next_occurrence(&from.with_timezone(&self.time_zone), false).ok()?;
+            let found = time.find_next_occurrence(&from.with_timezone(&self.time_zone), false).ok()?;
             Some(found.with_timezone(&Utc))
         };
         search(after)
@@ -144,6 +148,38 @@ impl Schedule {
         // Clocks are changed at whole seconds.
         DateTime::from_timestamp(high.timestamp(), 0)
     }
+}
+
+/// The times of the day that an expression lists, each as an expression of its own: the library takes what lists several for
+/// something that is due every so often.
+fn times_of_the_day(text: &str, cron: &Cron) -> Vec<Cron> {
+    /// The library's mark of a value that is set as such.
+    const SET: u8 = 1;
+    if cron.determine_job_type() == JobType::FixedTime {
+        return vec![cron.clone()];
+    }
+    let clock = [&cron.pattern.hours, &cron.pattern.minutes, &cron.pattern.seconds];
+    if clock.iter().any(|field| field.from_wildcard || field.step != 1) {
+        return Vec::new();
+    }
+    let [hours, minutes, seconds] = clock.map(|field| field.get_set_values(SET));
+    if hours.len() * minutes.len() * seconds.len() > MOST_TIMES {
+        return Vec::new();
+    }
+    // Day of the month, month, day of the week.
+    let fields: Vec<_> = text.split_whitespace().collect();
+    let days = fields[fields.len().saturating_sub(3)..].join(" ");
+    let mut times = Vec::new();
+    for hour in &hours {
+        for minute in &minutes {
+            times.extend(
+                seconds
+                    .iter()
+                    .filter_map(|second| read_cron(&format!("{second} {minute} {hour} {days}")).ok()),
+            );
+        }
+    }
+    times
 }
 
 fn read_cron(text: &str) -> Result<Cron, Problem> {
@@ -215,6 +251,18 @@ mod tests {
         assert_eq!(runs("30 2 * * *", "Europe/Berlin", "2026-10-24T00:00:00Z", 3), expected);
         let hourly = ["2026-10-24T23:30:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"].map(at);
         assert_eq!(runs("30 * * * *", "Europe/Berlin", "2026-10-24T23:00:00Z", 3), hourly);
+    }
+
+    #[test]
+    fn several_times_of_the_day_are_each_run_once_through_both_changes_of_the_clocks() {
+        for cron in ["30 2,14 * * *", "0 30 2,14 * * *"] {
+            let spring = ["2026-03-28T13:30:00Z", "2026-03-29T01:00:00Z", "2026-03-29T12:30:00Z"].map(at);
+            assert_eq!(runs(cron, "Europe/Berlin", "2026-03-28T12:00:00Z", 3), spring, "{cron}");
+            let autumn = ["2026-10-25T00:30:00Z", "2026-10-25T13:30:00Z", "2026-10-26T01:30:00Z"].map(at);
+            assert_eq!(runs(cron, "Europe/Berlin", "2026-10-24T22:00:00Z", 3), autumn, "{cron}");
+        }
+        let twice_an_hour = ["2026-01-15T01:00:00Z", "2026-01-15T01:30:00Z", "2026-01-15T02:00:00Z"].map(at);
+        assert_eq!(runs("0,30 1-2 * * *", "UTC", "2026-01-15T00:00:00Z", 3), twice_an_hour);
     }
 
     #[test]
