@@ -31,8 +31,6 @@ const SESSION_NAMES: [&str; 13] = [
     "phpsessid",
     "jsessionid",
     "sessionid",
-    "session_id",
-    "session",
     "sessid",
     "sid",
     "cfid",
@@ -41,14 +39,31 @@ const SESSION_NAMES: [&str; 13] = [
     "zenid",
     "xtcsid",
     "asp.net_sessionid",
+    "session_id",
+    "session",
 ];
+/// Those that name something that a site is about as well, such as the sessions of a conference.
+const MAY_MEAN_MORE: [&str; 2] = ["session_id", "session"];
+/// Of a name that may mean something else, so many URLs must have come that differ in more than the id ...
+const SESSION_PLACES: u64 = 20;
+/// ... and each of them with so many ids, on average.
+const SESSION_IDS_PER_PLACE: u64 = 2;
 const PAGING_NAMES: [&str; 7] = ["page", "p", "paged", "start", "offset", "seite", "pg"];
 
 /// What is known of the queries of one execution's links.
 #[derive(Debug)]
 pub(super) struct Queries {
     paths: LruCache<String, PathQueries>,
-    sessions: LruCache<String, Distinct>,
+    sessions: LruCache<String, Sessions>,
+}
+
+/// What is known of one session parameter.
+#[derive(Debug)]
+struct Sessions {
+    ids: Distinct,
+    /// URLs without the id, and with it.
+    places: Distinct,
+    urls: Distinct,
 }
 
 #[derive(Debug)]
@@ -95,15 +110,35 @@ impl Queries {
     fn judge_session(&mut self, url: &PageUrl, most: u32) -> Option<String> {
         let (name, value) = session_of(url)?;
         let place = format!("{} {name}", url.as_url().authority());
-        let values = self.sessions.get_or_insert_mut(place, || Distinct::new(EXACT_STRINGS));
-        values.see(value.as_str());
-        let count = values.count();
-        (count > u64::from(most)).then(|| {
+        let sessions = self.sessions.get_or_insert_mut(place, Sessions::new);
+        sessions.see(url, &value);
+        let count = sessions.ids.count();
+        let is_meant = !MAY_MEAN_MORE.contains(&name.as_str()) || sessions.are_everywhere();
+        (is_meant && count > u64::from(most)).then(|| {
             format!(
                 "the parameter `{name}` looks like the id of a session and has had about {count} values, more than \
                  {most} (`traps.session_ids`)"
             )
         })
+    }
+}
+
+impl Sessions {
+    fn new() -> Self {
+        let [ids, places, urls] = [(); 3].map(|()| Distinct::new(EXACT_STRINGS));
+        Self { ids, places, urls }
+    }
+
+    fn see(&mut self, url: &PageUrl, id: &str) {
+        self.ids.see(id);
+        self.places.see(&url.as_str().replace(id, ""));
+        self.urls.see(url.as_str());
+    }
+
+    /// Whether many pages come with ever new ids, and not each with its own.
+    fn are_everywhere(&self) -> bool {
+        let places = self.places.count();
+        places >= SESSION_PLACES && self.urls.count() >= places * SESSION_IDS_PER_PLACE
     }
 }
 
@@ -231,6 +266,24 @@ mod tests {
         );
         let path = (0..100).map(|n| format!("https://shop.test/a;jsessionid=0A1B2C3D4E5F{n:020}?x=1"));
         assert_eq!(first_trap(path).map(|(number, _)| number), Some(50));
+    }
+
+    #[test]
+    fn a_parameter_that_may_mean_something_else_is_one_where_many_pages_come_with_ever_new_ids() {
+        let id = |n: usize| uuid::Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000 + n as u128);
+        let everywhere =
+            (0..3_000).map(|n| format!("https://shop.test/item/{}?session={}", n % 30, id(n / 30)));
+        let (number, reason) = first_trap(everywhere).expect("it is a trap");
+        assert_eq!(number, 1_500, "the first with the 51st id: {reason}");
+        let talks = (0..1_000).map(|n| format!("https://conference.test/talk?session={}", id(n)));
+        assert_eq!(first_trap(talks), None);
+        let parts = (0..3_000).map(|n| {
+            let part = ["", "/slides", "/video"][n % 3];
+            format!("https://conference.test/talk{part}?session_id={}", id(n / 3))
+        });
+        assert_eq!(first_trap(parts), None);
+        let named = (0..1_000).map(|n| format!("https://conference.test/talk/a-title-{n}?session={}", id(n)));
+        assert_eq!(first_trap(named), None);
     }
 
     #[test]
