@@ -20,6 +20,7 @@ impl Store {
     /// As every statement of the store.
     pub async fn sweep_leftover_pages(&self) -> Result<u64, StoreError> {
         self.remove_lanes_of_cancelled().await?;
+        self.note_what_is_swept().await?;
         Ok(self.skip_beyond_limits().await?
             + self.cancel_leftover_pages().await?
             + self.fail_unreachable_pages().await?
@@ -129,14 +130,31 @@ impl Store {
 
     /// Removes what the dispatcher no longer looks at; a page that is recorded after the cancellation may add to it.
     async fn remove_lanes_of_cancelled(&self) -> Result<(), StoreError> {
-        // Reads workflow_executions_cancelled_idx, and for each execution lanes_pkey.
+        // Reads workflow_executions_unswept_idx, and for each execution lanes_pkey.
         sqlx::query!(
             "DELETE FROM lanes WHERE (execution_id, host) IN (
                 SELECT lane.execution_id, lane.host
                 FROM workflow_executions AS execution JOIN lanes AS lane ON lane.execution_id = execution.id
-                WHERE execution.status = 'cancelled' AND execution.completed_at > now() - interval '1 day'
+                WHERE execution.status = 'cancelled' AND execution.swept_at IS NULL
                 LIMIT $1 FOR UPDATE OF lane SKIP LOCKED)",
             SWEPT_AT_ONCE,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Has nobody look any more into executions that were cancelled long ago and of which nothing is left.
+    async fn note_what_is_swept(&self) -> Result<(), StoreError> {
+        // Reads workflow_executions_unswept_idx, and for each execution url_queue_pending_idx, url_queue_open_idx, lanes_pkey. A page
+        // in hand may still bring others, and where there is none nothing can.
+        sqlx::query!(
+            "UPDATE workflow_executions AS execution SET swept_at = now()
+             WHERE status = 'cancelled' AND swept_at IS NULL AND completed_at < now() - interval '1 day'
+               AND NOT EXISTS (
+                   SELECT FROM url_queue WHERE execution_id = execution.id AND status IN ('queued', 'processing'))
+               AND NOT EXISTS (SELECT FROM url_queue WHERE execution_id = execution.id AND status = 'pending')
+               AND NOT EXISTS (SELECT FROM lanes WHERE execution_id = execution.id)",
         )
         .execute(&self.pool)
         .await?;
@@ -170,12 +188,12 @@ impl Store {
     }
 
     async fn cancel_leftover_pages(&self) -> Result<u64, StoreError> {
-        // Reads workflow_executions_cancelled_idx, and for each execution url_queue_pending_idx in its order and
+        // Reads workflow_executions_unswept_idx, and for each execution url_queue_pending_idx in its order and
         // url_queue_open_idx. Pages in hand are left to their workers, and swept once they are given back.
         let cancelled = sqlx::query!(
             "WITH cancelled AS (
                 SELECT id FROM workflow_executions
-                WHERE status = 'cancelled' AND completed_at > now() - interval '1 day'
+                WHERE status = 'cancelled' AND swept_at IS NULL
             ), waiting AS (
                 SELECT page.id
                 FROM cancelled CROSS JOIN LATERAL (

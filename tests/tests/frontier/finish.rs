@@ -103,6 +103,18 @@ async fn the_pages_of_a_cancelled_execution_are_cancelled_and_those_in_hand_end_
     // What a page in hand finds is not crawled any more.
     worker.record(&[finished(&page, &small_table(), &["http://shop.test/4".to_owned()])]).await.unwrap();
     assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 1);
+    // However long nobody has looked.
+    crawl
+        .change(
+            "UPDATE workflow_executions SET completed_at = now() - interval '3 days' WHERE status = 'cancelled';
+             UPDATE url_queue SET status = 'pending' WHERE url LIKE '%/4'",
+        )
+        .await;
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 1);
+    const SWEPT: &str = "SELECT count(*) FROM workflow_executions WHERE swept_at IS NOT NULL";
+    assert_eq!(crawl.number(SWEPT).await, 0, "it was just now that something was left");
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
+    assert_eq!(crawl.number(SWEPT).await, 1, "the cancelled one alone");
     let open = "SELECT count(*) FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
         WHERE e.status = 'cancelled' AND q.status = 'pending'";
     assert_eq!(crawl.number(open).await, 0);
