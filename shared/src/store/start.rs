@@ -86,7 +86,13 @@ impl<'a> Beginning<'a> {
                 ORDER BY host
                 ON CONFLICT (host) DO NOTHING
             ), another_chance AS (
-                UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}', refused = 0
+                -- One that is given up begins anew. Another one is tried at once, and what it has missed still counts: schedules start
+                -- more often than a host is given up.
+                UPDATE hosts SET
+                    unreachable = CASE WHEN unreachable >= 10 THEN 0 ELSE unreachable END,
+                    unreachable_until = CASE WHEN unreachable >= 10 THEN '-infinity' ELSE least(unreachable_until, now()) END,
+                    unreachable_origins = CASE WHEN unreachable >= 10 THEN '{}' ELSE unreachable_origins END,
+                    refused = CASE WHEN refused >= 12 THEN 0 ELSE refused END
                 WHERE host IN (
                     SELECT host FROM hosts
                     WHERE (unreachable > 0 OR refused > 0) AND host = ANY ($14) AND EXISTS (SELECT FROM execution)

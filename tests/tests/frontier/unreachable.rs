@@ -235,6 +235,24 @@ async fn a_start_gives_a_host_another_chance_and_so_does_time() {
 }
 
 #[tokio::test]
+async fn starts_that_come_more_often_than_a_host_is_given_up_do_not_keep_it_from_being_given_up() {
+    let (crawl, worker) = start(NO_LIMITS, &urls(30)).await;
+    for times in 1..=HOST_GIVEN_UP_AFTER {
+        miss(&crawl, &worker, times).await;
+        if times < HOST_GIVEN_UP_AFTER {
+            crawl.another(NO_LIMITS, &["http://gone.test/other"]).await;
+            assert_eq!(
+                (crawl.number(TIMES).await, crawl.number(PAUSE).await),
+                (i64::from(times), 0),
+                "tried at once"
+            );
+            crawl.change("UPDATE url_queue SET status = 'cancelled' WHERE url LIKE '%/other'").await;
+        }
+    }
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 30);
+}
+
+#[tokio::test]
 async fn a_miss_that_is_recorded_while_a_start_gives_another_chance_is_the_first() {
     let (crawl, worker) = start(NO_LIMITS, &urls(30)).await;
     miss(&crawl, &worker, HOST_GIVEN_UP_AFTER).await;
