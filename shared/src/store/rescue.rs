@@ -148,7 +148,7 @@ impl Store {
                 WHERE q.id IN (
                     SELECT id FROM url_queue
                     WHERE status = 'queued'
-                      AND queued_at < now() - $1::float8 * power(2, least(requeues, 10)) * interval '1 second'
+                      AND queued_at < now() - $1::float8 * power(2, least(requeues, 3)) * interval '1 second'
                     LIMIT 1000 FOR UPDATE SKIP LOCKED)
                 RETURNING execution_id, host
             ), woken AS (

@@ -202,7 +202,7 @@ async fn a_page_whose_message_was_lost_is_published_again() {
 }
 
 #[tokio::test]
-async fn a_page_that_waits_long_in_a_slow_fleet_is_published_again_more_and_more_seldom() {
+async fn a_page_that_waits_long_in_a_slow_fleet_is_published_again_more_seldom_but_not_ever_more() {
     let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
     let mut published = 0;
     // An hour, in steps of half a minute: without a growing pause it would be 120 times.
@@ -212,7 +212,8 @@ async fn a_page_that_waits_long_in_a_slow_fleet_is_published_again_more_and_more
         published += rescue(&crawl).await.pages_requeued;
         crawl.change("UPDATE url_queue SET status = 'queued', queued_at = COALESCE(queued_at, now())").await;
     }
-    assert!((3..=8).contains(&published), "{published}");
+    // After 30, 60 and 120 seconds, then every four minutes: a broker that loses it in the end is not waited for longer.
+    assert!((15..=18).contains(&published), "{published}");
 }
 
 #[tokio::test]
