@@ -257,8 +257,16 @@ impl Store {
     pub async fn delete_workflow(&self, workflow: WorkflowId) -> Result<DeleteWorkflow, StoreError> {
         // Lock: the workflow's row; an execution that is being started holds it shared until it is committed. One
         // that was committed after this statement began is not seen here: the foreign key of executions refuses
-        // then. Indexes: workflow_executions_workflow_idx, url_queue_open_idx, node_records_definition_idx.
+        // then. Those that are there are locked by a statement before it, so that it sees a retry that has just set one
+        // running, and none can while it deletes. Indexes: workflow_executions_workflow_idx, url_queue_open_idx, node_records_definition_idx.
         // Node records have no foreign key, since their partitions are dropped whole; the rest cascades.
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query_scalar!(
+            "SELECT id FROM workflow_executions WHERE workflow_id = $1 ORDER BY id FOR NO KEY UPDATE",
+            workflow.0
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
         let answer = sqlx::query!(
             r#"
             WITH found AS (
@@ -290,10 +298,13 @@ impl Store {
             "#,
             workflow.0,
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *transaction)
         .await;
         match answer {
-            Ok(answer) if answer.deleted => Ok(DeleteWorkflow::Deleted),
+            Ok(answer) if answer.deleted => {
+                transaction.commit().await?;
+                Ok(DeleteWorkflow::Deleted)
+            }
             Ok(answer) if answer.found => Ok(DeleteWorkflow::InUse),
             Ok(_) => Ok(DeleteWorkflow::NotFound),
             Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {

@@ -1,7 +1,7 @@
 //! Failed pages that are tried afresh, also of an execution that has ended.
 
 use crawlify_shared::domain::fault::Faults;
-use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::{Limits, parse_budget_changes};
@@ -9,6 +9,7 @@ use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
 use crawlify_shared::store::executions::ExecutionStatus;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::store::retry::SpentBudget;
+use crawlify_shared::store::workflows::DeleteWorkflow;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
 use serde_json::{Value, json};
@@ -280,6 +281,18 @@ async fn a_retry_sees_what_a_dispatcher_has_counted_of_a_path_while_it_waited() 
     let retried =
         behind_a_dispatcher(&crawl, counted, crawl.store.retry_execution(crawl.execution, None)).await;
     assert_eq!(retried.unwrap().spent, [SpentBudget::Path("/a/".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_workflow_whose_execution_a_retry_has_just_set_running_is_not_deleted() {
+    let crawl = crawl_with(json!({})).await;
+    crawl.change("UPDATE workflow_executions SET status = 'completed'").await;
+    let workflow = sqlx::query_scalar("SELECT id FROM workflows").fetch_one(&crawl.pool).await.unwrap();
+    let retried = "UPDATE workflow_executions SET status = 'running' WHERE id = $1";
+    let deleted =
+        behind_a_dispatcher(&crawl, retried, crawl.store.delete_workflow(WorkflowId(workflow))).await;
+    assert_eq!(deleted.unwrap(), DeleteWorkflow::InUse);
+    assert_eq!(crawl.number("SELECT count(*) FROM workflow_executions").await, 1);
 }
 
 #[tokio::test]
