@@ -9,4 +9,4 @@ mod vectors;
 pub use canary::Canary;
 pub use lured::LuredSite;
 pub use site::HostileSite;
-pub use vectors::{VECTORS, Vector, Way};
+pub use vectors::{DEAD_IN_FULL_BROWSER, DEAD_IN_HEADLESS_SHELL, VECTORS, Vector, Way};

@@ -101,10 +101,10 @@ fn attempt(query: &str) -> String {
 }
 
 fn page(vector: &Vector, site: SocketAddr, canary: SocketAddr) -> String {
-    let (Way::Address(body) | Way::Leaving(body) | Way::Staying(body) | Way::Dead(body)) = vector.way;
+    let (Way::Address(body) | Way::Leaving(body) | Way::Staying(body)) = vector.way;
     let (body, name) = (fill(body, vector, site, canary), vector.name);
     let done = match vector.way {
-        Way::Staying(_) | Way::Dead(_) => {
+        Way::Staying(_) => {
             format!("<script>setTimeout(() => fetch('/done/{name}'), {DONE_AFTER_MS})</script>")
         }
         Way::Address(_) | Way::Leaving(_) => String::new(),

@@ -19,8 +19,6 @@ pub enum Way {
     Leaving(&'static str),
     /// This page stays, and says when it is done.
     Staying(&'static str),
-    /// Like [`Way::Staying`], but something else keeps it from working too, guard or no guard.
-    Dead(&'static str),
 }
 
 const fn vector(name: &'static str, way: Way) -> Vector {
@@ -131,43 +129,33 @@ pub const VECTORS: &[Vector] = &[
     page("form_mapped", "<img src='http://[::ffff:127.0.0.1]:{port}/'>"),
     page("form_unspecified", "<img src='http://0.0.0.0:{port}/'>"),
     page("form_mapped_ws", "<script>new WebSocket('ws://[::ffff:127.0.0.1]:{port}/')</script>"),
-    // Popups never open here, and these need one.
-    vector("popup", Way::Dead("<script>window.open('http://{canary}/')</script>")),
-    vector(
+    page("popup", "<script>window.open('http://{canary}/')</script>"),
+    page(
         "form_post_blank",
-        Way::Dead(
-            "<form method=post target=_blank action='http://{canary}/'></form><script>document.forms[0].submit()</script>",
-        ),
+        "<form method=post target=_blank action='http://{canary}/'></form><script>document.forms[0].submit()</script>",
     ),
-    vector(
+    page(
         "link_blank",
-        Way::Dead(
-            "<a target=_blank rel=noopener href='http://{canary}/'>x</a><script>document.querySelector('a').click()</script>",
-        ),
+        "<a target=_blank rel=noopener href='http://{canary}/'>x</a><script>document.querySelector('a').click()</script>",
     ),
-    vector(
+    page(
         "link_ping",
-        Way::Staying(
-            "<a ping='http://{canary}/' href='#x'>x</a><script>document.querySelector('a').click()</script>",
-        ),
+        "<a ping='http://{canary}/' href='#x'>x</a><script>document.querySelector('a').click()</script>",
     ),
-    // Without a window there is no place for an icon.
-    vector("favicon", Way::Dead("<link rel=icon href='http://{canary}/'>")),
-    vector("webtransport", Way::Staying("<script>new WebTransport('https://{canary}/')</script>")),
-    vector(
+    page("favicon", "<link rel=icon href='http://{canary}/'>"),
+    page("webtransport", "<script>new WebTransport('https://{canary}/')</script>"),
+    page(
         "speculation_prefetch",
-        Way::Staying(
-            "<script type=speculationrules>{\"prefetch\": [{\"urls\": [\"http://{canary}/\"], \"eagerness\": \"immediate\"}]}</script>",
-        ),
+        "<script type=speculationrules>{\"prefetch\": [{\"urls\": [\"http://{canary}/\"], \"eagerness\": \"immediate\"}]}</script>",
     ),
-    // Nothing is connected to ahead of its time.
-    vector("preconnect", Way::Dead("<link rel=preconnect href='http://{canary}/'>")),
-    vector("dns_prefetch", Way::Dead("<link rel=dns-prefetch href='http://{canary}/'>")),
+    page("preconnect", "<link rel=preconnect href='http://{canary}/'>"),
+    page("dns_prefetch", "<link rel=dns-prefetch href='http://{canary}/'>"),
 ];
 
-impl Vector {
-    /// Whether it must reach the canary where nothing guards it.
-    pub fn must_be_live(&self) -> bool {
-        !matches!(self.way, Way::Dead(_))
-    }
-}
+/// Those that reach nothing in the headless shell, guard or no guard, in the order of the table: popups never open there, without a
+/// window there is no place for an icon, and nothing is connected to ahead of its time.
+pub const DEAD_IN_HEADLESS_SHELL: &[&str] =
+    &["popup", "form_post_blank", "link_blank", "favicon", "preconnect", "dns_prefetch"];
+
+/// Those that reach nothing in the full browser: our flags forbid its pings, and the canary has no name to look up.
+pub const DEAD_IN_FULL_BROWSER: &[&str] = &["link_ping", "dns_prefetch"];

@@ -1,4 +1,5 @@
-//! The canary: every vector of a hostile site reaches it without the guard, and none does behind it.
+//! The canary: every vector of a hostile site reaches it without the guard, and none does behind it. Which are dead in which
+//! browser, guard or no guard, is said beside the vectors; `CRAWLIFY_CHROME` chooses the browser.
 
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use crawlify_worker::egress::EgressOptions;
 use futures_util::StreamExt;
 use futures_util::stream;
 use harness::answering_site::AnsweringSite;
-use harness::hostile::{Canary, HostileSite, LuredSite, VECTORS, Vector, Way};
+use harness::hostile::{
+    Canary, DEAD_IN_FULL_BROWSER, DEAD_IN_HEADLESS_SHELL, HostileSite, LuredSite, VECTORS, Vector, Way,
+};
 use harness::postgres::TestDatabase;
 use harness::wait::wait_for;
 use tokio::time::Instant;
@@ -32,7 +35,7 @@ async fn try_one(browser: &Browser, site: &HostileSite, vector: &'static Vector)
     let canary = Canary::start().await;
     let url = site.url_of(vector, canary.address);
     let visited = browser.visit(&url, async || {
-        if matches!(vector.way, Way::Staying(_) | Way::Dead(_)) {
+        if matches!(vector.way, Way::Staying(_)) {
             let what = format!("the page of `{}` has done its work", vector.name);
             wait_for(&what, PATIENCE, async || site.is_done(vector)).await;
         }
@@ -65,19 +68,17 @@ async fn no_vector_reaches_the_canary_behind_the_guard() {
 }
 
 #[tokio::test]
-async fn every_vector_is_live_without_the_guard() {
+async fn every_vector_is_live_without_the_guard_but_those_that_are_dead_in_this_browser() {
     let site = HostileSite::start().await;
     let browser = Browser::behind(None).await;
+    let dead = if browser.is_headless_shell() { DEAD_IN_HEADLESS_SHELL } else { DEAD_IN_FULL_BROWSER };
     let tried = try_all(&browser, &site).await;
-    let mut silent = Vec::new();
     for one in &tried {
         let live = if one.hits > 0 { "live" } else { "dead" };
         eprintln!("{live:5} {:3} {}", one.hits, one.vector.name);
-        if one.hits == 0 && one.vector.must_be_live() {
-            silent.push(one.vector.name);
-        }
     }
-    assert!(silent.is_empty(), "these did not reach the canary: {silent:?}");
+    let silent: Vec<_> = tried.iter().filter(|one| one.hits == 0).map(|one| one.vector.name).collect();
+    assert_eq!(silent, dead, "what did not reach the canary, in {}", browser.driver.description());
 }
 
 #[tokio::test]

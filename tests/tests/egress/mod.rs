@@ -28,9 +28,14 @@ struct Browser {
 impl Browser {
     async fn behind(options: Option<EgressOptions>) -> Self {
         let egress = options.map(|options| Egress::start(options).unwrap());
-        // Without the guard, what would keep UDP from working is taken away too; with it, that is not heeded.
-        let extra_flags = ["webrtc-ip-handling-policy", "force-webrtc-ip-handling-policy"];
-        let extra_flags = extra_flags.map(|name| format!("--{name}=default")).to_vec();
+        // Without the guard, what would keep UDP from working is taken away too; with it, that is not heeded. And the full
+        // browser opens popups that nobody clicked for.
+        let extra_flags = [
+            "--webrtc-ip-handling-policy=default",
+            "--force-webrtc-ip-handling-policy=default",
+            "--disable-popup-blocking",
+        ];
+        let extra_flags = extra_flags.map(str::to_owned).to_vec();
         let options = ChromeOptions { egress, extra_flags, ..ChromeOptions::default() };
         let driver = ChromeDriver::start(options).await.unwrap();
         let session = Session {
@@ -42,6 +47,11 @@ impl Browser {
             proxy: None,
         };
         Self { driver, session }
+    }
+
+    /// Whether it is the headless shell; the full browser has more parts, which may ask for more.
+    fn is_headless_shell(&self) -> bool {
+        self.driver.description().contains("headless shell")
     }
 
     /// Goes to an address in a tab, and calls `then` while the tab is there.

@@ -3,6 +3,7 @@
 //! It reads the checkout's text and compiles nothing. Each rule is a function from one file to its problems, so that
 //! the tests at the end can plant a violation of each.
 
+mod migrations;
 mod source;
 
 use std::fs;
@@ -127,33 +128,6 @@ fn coordinator_and_worker_do_not_depend_on_each_other() {
     }
 }
 
-#[test]
-fn the_migrations_explain_themselves_and_make_the_tables_that_users_query() {
-    let mut everything = String::new();
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(root().join("migrations")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let mut problems = Vec::new();
-    for file in &files {
-        let text = fs::read_to_string(file).unwrap();
-        problems.extend(migration_problems(file.file_name().unwrap().to_str().unwrap(), &text));
-        everything.push_str(&text);
-    }
-    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
-    for table in [
-        "TABLE workflows (",
-        "TABLE workflow_versions (",
-        "TABLE workflow_executions (",
-        "TABLE url_queue (",
-        "TABLE node_records (",
-        "VIEW node_executions AS",
-        "TABLE extracted_items (",
-        "VIEW extracted_data AS",
-    ] {
-        assert!(everything.contains(&format!("CREATE {table}")), "no migration creates {table}");
-    }
-}
-
 fn problems(source: &Source) -> Vec<String> {
     let mut problems = Vec::new();
     let mut add = |problem: String| problems.push(format!("{}: {problem}", source.path));
@@ -213,23 +187,6 @@ fn doubled_modules(sources: &[Source]) -> Vec<String> {
         .iter()
         .filter(|folder| sources.iter().any(|source| source.path.starts_with(&format!("{folder}/"))));
     doubled.map(|folder| format!("{folder}.rs: the head of a folder is its mod.rs")).collect()
-}
-
-fn migration_problems(name: &str, text: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    let (version, rest) = name.split_at_checked(14).unwrap_or((name, ""));
-    if version.len() != 14 || !version.bytes().all(|byte| byte.is_ascii_digit()) || !rest.starts_with('_') {
-        problems.push(format!("{name}: a migration is called YYYYMMDDhhmmss_what_it_does.sql"));
-    }
-    let mut before = "";
-    for line in text.lines() {
-        let creates = line.starts_with("CREATE TABLE") || line.starts_with("CREATE VIEW");
-        if creates && !before.starts_with("--") && !line.contains(" PARTITION OF ") {
-            problems.push(format!("{name}: no comment explains `{line}`"));
-        }
-        before = line;
-    }
-    problems
 }
 
 fn is_below(path: &str, folder: &str) -> bool {
@@ -315,14 +272,4 @@ fn what_is_allowed_is_not_complained_of() {
     ] {
         assert_eq!(planted(path, code), [""; 0], "{path}: {code}");
     }
-}
-
-#[test]
-fn a_migration_without_comment_or_number_is_found() {
-    assert_eq!(
-        migration_problems("20261123000001_core.sql", "-- Things.\nCREATE TABLE things (id int);"),
-        [""; 0]
-    );
-    assert_eq!(migration_problems("20261123000001_core.sql", "\nCREATE TABLE things (id int);").len(), 1);
-    assert_eq!(migration_problems("1_core.sql", "").len(), 1);
 }

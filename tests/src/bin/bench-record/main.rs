@@ -1,28 +1,26 @@
 //! Measures the recorder's statement: node rows a second at 20, 200 and 2,000 rows a statement, against bare binary
-//! COPY of the same rows into the same table. `make bench-record` runs it; ARCHITECTURE.md has the numbers.
+//! COPY into the same tables: of the node rows alone, and of all rows that the statement inserts. `make bench-record`
+//! runs it; ARCHITECTURE.md has the numbers.
 //!
 //! The Postgres is a private one with fsync on, as it is in earnest. One connection each, one statement after the
 //! other; only the statements are timed, not the making of the rows. Never touches another database.
 //!
 //! With `--plans FILE` it measures nothing, but writes Postgres' log with the plan of every statement to that file.
 
+mod copier;
 mod report;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crawlify_cli::private_postgres::PrivatePostgres;
-use crawlify_shared::domain::outcome::NodeEnd;
-use crawlify_shared::domain::page::FinishedPage;
 use crawlify_shared::store::hot::HotStore;
 use harness::bench::RECORD_BYTES;
 use harness::bench::shop_crawl::{DurablePostgres, ShopCrawl};
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
 
+use copier::{Copied, Copier};
 use report::{Measured, report};
 
 /// Pages of one statement; each has as many node rows as the demo workflow has nodes, which is 20.
@@ -33,28 +31,9 @@ const MEASURED: Duration = Duration::from_secs(3);
 /// Pages that are prepared at a time, all of which are then recorded: as many as a fleet has in its hands.
 const PREPARED: usize = 100;
 
-const COPY: &str =
-    "COPY node_records (started_at, page_id, definition_id, duration_us, worker, attempt, retry_count,
-    status, error_class, error, output) FROM STDIN (FORMAT binary)";
-const COPY_TYPES: [Type; 11] = [
-    Type::TIMESTAMPTZ,
-    Type::UUID,
-    Type::INT4,
-    Type::INT4,
-    Type::INT4,
-    Type::INT2,
-    Type::INT2,
-    Type::CHAR,
-    Type::TEXT,
-    Type::TEXT,
-    Type::JSONB,
-];
-
 struct Bench {
     crawl: ShopCrawl,
-    /// The numbers of the nodes' definitions, and of the worker, as records have them.
-    definitions: Vec<i32>,
-    number: i32,
+    copier: Copier,
 }
 
 #[tokio::main]
@@ -108,12 +87,15 @@ async fn measure(postgres: &PrivatePostgres) -> Result<()> {
     bench.explain_fsync(&mut std::io::stdout()).await?;
     // The first statements find cold caches and statements that are not prepared.
     bench.record(10, Duration::from_millis(500)).await?;
-    bench.copy(10, Duration::from_millis(500)).await?;
-    let mut results: Vec<[Vec<Measured>; 2]> = GROUPS.iter().map(|_| Default::default()).collect();
+    for what in [Copied::Nodes, Copied::All] {
+        bench.copy(what, 10, Duration::from_millis(500)).await?;
+    }
+    let mut results: Vec<[Vec<Measured>; 3]> = GROUPS.iter().map(|_| Default::default()).collect();
     for round in 1..=ROUNDS {
-        for (group, [recorded, copied]) in GROUPS.iter().zip(&mut results) {
+        for (group, [recorded, nodes, all]) in GROUPS.iter().zip(&mut results) {
             recorded.push(bench.record(*group, MEASURED).await?);
-            copied.push(bench.copy(*group, MEASURED).await?);
+            nodes.push(bench.copy(Copied::Nodes, *group, MEASURED).await?);
+            all.push(bench.copy(Copied::All, *group, MEASURED).await?);
         }
         writeln!(std::io::stderr(), "round {round} of {ROUNDS} done")?;
     }
@@ -131,10 +113,8 @@ async fn prepare(postgres: &PrivatePostgres) -> Result<Bench> {
     let first = crawl.finished_pages(1)?;
     crawl.insert_claimed(&first).await?;
     crawl.hot.record(&first).await?;
-    let rows = crawl.client.query("SELECT id FROM node_definitions ORDER BY position", &[]).await?;
-    let definitions = rows.iter().map(|row| row.get(0)).collect();
-    let number = crawl.client.query_one("SELECT number FROM workers", &[]).await?.get(0);
-    Ok(Bench { crawl, definitions, number })
+    let copier = Copier::prepare(&crawl.client).await?;
+    Ok(Bench { crawl, copier })
 }
 
 impl Bench {
@@ -157,50 +137,24 @@ impl Bench {
         Ok(self.measured(pages, statements, spent))
     }
 
-    /// Copies the node rows of groups of `pages` pages until `time` was spent.
-    async fn copy(&mut self, pages: usize, time: Duration) -> Result<Measured> {
+    /// Copies rows of groups of `pages` pages until `time` was spent.
+    async fn copy(&mut self, what: Copied, pages: usize, time: Duration) -> Result<Measured> {
         let mut statements = Vec::new();
         let mut spent = Duration::ZERO;
         while spent < time {
             let prepared = self.crawl.finished_pages(PREPARED.max(pages))?;
             for group in prepared.chunks(pages) {
                 let begun = Instant::now();
-                let rows = self.copy_group(group).await?;
+                let rows = self.copier.copy(&self.crawl.client, what, group).await?;
                 let took = begun.elapsed();
-                ensure!(rows == self.rows(group.len()), "{rows} rows were copied");
+                // A page gives one item and one new page.
+                let others = if what == Copied::All { 2 * group.len() as u64 } else { 0 };
+                ensure!(rows == self.rows(group.len()) + others, "{rows} rows were copied");
                 spent += took;
                 statements.push(took);
             }
         }
         Ok(self.measured(pages, statements, spent))
-    }
-
-    async fn copy_group(&self, group: &[FinishedPage]) -> Result<u64> {
-        let sink = self.crawl.client.copy_in(COPY).await?;
-        let mut writer = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
-        for finished in group {
-            let page = &finished.page;
-            for node in &finished.outcome.nodes {
-                let NodeEnd::Completed(output) = &node.end else { continue };
-                let output = (!output.is_null()).then_some(output);
-                let duration_us = (node.completed_at - node.started_at).num_microseconds().unwrap_or(0);
-                let row: [&(dyn ToSql + Sync); 11] = [
-                    &node.started_at,
-                    &page.page_id.0,
-                    &self.definitions[usize::from(node.position)],
-                    &i32::try_from(duration_us)?,
-                    &self.number,
-                    &i16::try_from(page.attempt)?,
-                    &0_i16,
-                    &99_i8,
-                    &None::<&str>,
-                    &None::<&str>,
-                    &output,
-                ];
-                writer.as_mut().write(&row).await?;
-            }
-        }
-        Ok(writer.finish().await?)
     }
 
     async fn explain_fsync(&self, to: &mut impl Write) -> Result<()> {
@@ -227,6 +181,7 @@ impl Bench {
         Ok(bytes as f64)
     }
 
+    /// The node rows of so many pages.
     fn rows(&self, pages: usize) -> u64 {
         (pages * self.crawl.table.nodes.len()) as u64
     }
