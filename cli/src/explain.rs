@@ -10,6 +10,7 @@ use crawlify_worker::explain::{
     ExplainedBudgets, ExplainedLimits, ExplainedLoading, ExplainedNode, ExplainedPage, ExplainedPhase,
     ExplainedRun, Explanation, explain,
 };
+use serde_json::Number;
 
 use crate::args::ExplainArgs;
 use crate::exit::{Code, Failure};
@@ -89,8 +90,8 @@ fn budgets(budgets: &ExplainedBudgets) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(" · ") }
 }
 
-fn traps(rules: &BTreeMap<&'static str, Option<u32>>) -> String {
-    let on = rules.iter().filter_map(|(name, number)| Some(format!("{name} {}", (*number)?)));
+fn traps(rules: &BTreeMap<&'static str, Option<Number>>) -> String {
+    let on = rules.iter().filter_map(|(name, number)| Some(format!("{name} {}", number.as_ref()?)));
     let on: Vec<String> = on.collect();
     if on.is_empty() { "links are followed without looking for traps".to_owned() } else { on.join(" · ") }
 }

@@ -62,7 +62,9 @@ async fn answer(uri: Uri, Query(query): Query<HashMap<String, String>>) -> Html<
             let day = Days::new(u64::try_from(place).unwrap_or(0));
             let date = NaiveDate::from_ymd_opt(2026, 1, 1).and_then(|first| first.checked_add_days(day));
             let date = date.unwrap_or_default().format("%A, %-d %B %Y");
-            (format!("{date}: {}", words("an empty day")), vec![format!("/day/{}", place + 1)])
+            let visitor = 1_000_000 + place * 17;
+            let text = ["an empty day", "its calendar", "its newsletter"].map(words).join(" ");
+            (format!("{date}: you are visitor {visitor}. {text}"), vec![format!("/day/{}", place + 1)])
         }
         "find" => {
             let (colour, size, brand) = (number("colour"), number("size"), number("brand"));

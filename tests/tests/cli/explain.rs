@@ -41,6 +41,7 @@ async fn the_json_has_phases_order_and_runs() {
     let sale = json!([{"prefix": "/sale/", "max_pages": 5}]);
     assert_eq!(plan["budgets"], json!({"time_seconds": 3600, "bytes": null, "path_prefixes": sale}));
     assert_eq!((&plan["traps"]["days_back"], &plan["traps"]["session_ids"]), (&Value::Null, &json!(7)));
+    assert_eq!(plan["traps"]["similarity"], json!(0.98));
     assert_eq!(plan["loading"]["blocked_kinds"], json!(["image"]));
     assert_eq!(plan["loading"]["blocked_patterns"], json!(["*.example.com/*"]));
     assert_eq!(plan["loading"]["headers"], json!(["X-Key"]));

@@ -11,6 +11,7 @@ use crawlify_shared::domain::workflow::{
     Act, Action, ElementState, Isolation, Node, Phase, Render, Selector, WaitUntil, Workflow,
 };
 use serde::Serialize;
+use serde_json::Number;
 
 pub use budgets::{ExplainedBudgets, ExplainedPathBudget};
 
@@ -29,7 +30,7 @@ pub struct Explanation {
     /// What it may spend.
     pub budgets: ExplainedBudgets,
     /// What counts as a trap: each rule by its setting, and its number; `null` is off.
-    pub traps: BTreeMap<&'static str, Option<u32>>,
+    pub traps: BTreeMap<&'static str, Option<Number>>,
     /// How pages are loaded.
     pub loading: ExplainedLoading,
     /// The phases, in the order of execution.

@@ -1,26 +1,16 @@
-//! Pages that give the same: when very many of one shape in a row do, there is no use in more of them.
+//! Pages that give nearly the same: when very many of one shape in a row do, there is no use in more of them.
 //!
-//! What pages give is compared by fingerprints that differ in few bits where texts differ in few words (Charikar,
-//! "Similarity estimation techniques from rounding algorithms", 2002). Dates do not count, as every empty day of a calendar
-//! shows its own; other numbers do, as many products differ in nothing else.
+//! Each is compared with the first of its row, so that pages which differ ever so little from the one before may lead
+//! anywhere in the end.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
-use serde_json::Value;
 
-use super::dates;
+use super::given::Given;
 
-/// Shapes that are remembered of one execution.
+/// Shapes that are remembered of one execution, with what one page of each gave: some 2 MiB at the most.
 const SHAPES: NonZeroUsize = NonZeroUsize::new(512).expect("it is not zero");
-/// Fewer words say nothing, even where they are the same to the letter: "in stock" is what a thousand good pages give.
-const LEAST_WORDS: usize = 20;
-/// Words beyond this number do not count.
-const MOST_WORDS: usize = 20_000;
-/// Fingerprints that differ in more bits are different. Two of a thousand screws, whose descriptions differ in one word
-/// of hundred, differ in more.
-const SAME_BITS: u32 = 1;
 
 /// What is known of the contents of one execution's pages.
 #[derive(Debug)]
@@ -28,10 +18,10 @@ pub(super) struct Contents {
     shapes: LruCache<String, Streak>,
 }
 
-/// Pages of one shape in a row that gave the same.
+/// Pages of one shape in a row that gave nearly the same.
 #[derive(Debug)]
 struct Streak {
-    fingerprint: u64,
+    first: Given,
     pages: u32,
 }
 
@@ -40,83 +30,44 @@ impl Contents {
         Self { shapes: LruCache::new(SHAPES) }
     }
 
-    /// Takes in what a page gave. One that differs from those before it ends their streak, also a suspicious one.
-    pub(super) fn see(&mut self, shape: &str, fingerprint: Option<u64>) {
-        let Some(fingerprint) = fingerprint else {
+    /// Takes in what a page gave. One that differs from the first of a streak ends it, also a suspicious one.
+    pub(super) fn see(&mut self, shape: &str, given: Option<Given>, similarity: f64) {
+        let Some(given) = given else {
             self.shapes.pop(shape);
             return;
         };
         match self.shapes.get_mut(shape) {
-            Some(streak) if (streak.fingerprint ^ fingerprint).count_ones() <= SAME_BITS => {
+            Some(streak) if given.is_like(&streak.first, similarity) => {
                 streak.pages = streak.pages.saturating_add(1);
             }
-            Some(streak) => *streak = Streak { fingerprint, pages: 1 },
+            Some(streak) => *streak = Streak { first: given, pages: 1 },
             None => {
-                self.shapes.put(shape.to_owned(), Streak { fingerprint, pages: 1 });
+                self.shapes.put(shape.to_owned(), Streak { first: given, pages: 1 });
             }
         }
     }
 
     /// Says why no more pages of a shape are wanted, if none are.
-    pub(super) fn judge(&mut self, shape: &str, most: u32) -> Option<String> {
+    pub(super) fn judge(&mut self, shape: &str, most: u32, similarity: f64) -> Option<String> {
         let pages = self.shapes.get(shape)?.pages;
         (pages >= most).then(|| {
             format!(
-                "the last {pages} pages of the shape `{shape}` gave the same text, at least {most} \
-                 (`traps.identical_pages`)"
+                "the last {pages} pages of the shape `{shape}` gave nearly the same text: at least {most} \
+                 (`traps.identical_pages`) with a similarity of at least {similarity} (`traps.similarity`)"
             )
         })
     }
 }
 
-/// The fingerprint of the texts in some values; `None` where there are too few words to compare.
-pub(super) fn fingerprint<'v>(values: impl IntoIterator<Item = &'v Value>) -> Option<u64> {
-    let mut words = Vec::new();
-    for value in values {
-        collect_words(value, &mut words);
-    }
-    if words.len() < LEAST_WORDS {
-        return None;
-    }
-    let mut balance = [0_i64; 64];
-    for pair in words.windows(2) {
-        let mut hasher = DefaultHasher::new();
-        pair.hash(&mut hasher);
-        let hash = hasher.finish();
-        for (bit, balance) in balance.iter_mut().enumerate() {
-            *balance += if hash >> bit & 1 == 1 { 1 } else { -1 };
-        }
-    }
-    let ones = balance.iter().enumerate().filter(|(_, balance)| **balance > 0);
-    Some(ones.fold(0, |fingerprint, (bit, _)| fingerprint | 1 << bit))
-}
-
-fn collect_words(value: &Value, words: &mut Vec<u64>) {
-    match value {
-        Value::Null | Value::Bool(_) => {}
-        Value::Number(number) => words.push(hash_of(&number.to_string())),
-        Value::String(text) => {
-            let room = MOST_WORDS.saturating_sub(words.len());
-            words.extend(dates::words_beside_dates(text, room).iter().map(|word| hash_of(word)));
-        }
-        Value::Array(elements) => elements.iter().for_each(|element| collect_words(element, words)),
-        Value::Object(members) => members.values().for_each(|member| collect_words(member, words)),
-    }
-}
-
-fn hash_of(word: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    word.hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::NaiveDate;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::traps::sample::words;
 
+    const USUAL: f64 = 0.98;
     const EMPTY_DAY: &str = "There are no events on this day. Choose another day in the calendar on the left, or \
         subscribe to the newsletter of the town to be told of new events as soon as they are announced here.";
 
@@ -129,18 +80,35 @@ mod tests {
         })
     }
 
+    fn given(value: &Value) -> Option<Given> {
+        Given::of([(0, value)])
+    }
+
+    /// Takes in pages of one shape until they are a trap: at which page, and why.
+    fn trap(pages: impl IntoIterator<Item = Value>, most: u32, similarity: f64) -> Option<(usize, String)> {
+        let mut contents = Contents::new();
+        pages.into_iter().zip(1..).find_map(|(page, number)| {
+            contents.see("site.test/*", given(&page), similarity);
+            Some((number, contents.judge("site.test/*", most, similarity)?))
+        })
+    }
+
     #[test]
     fn pages_without_end_that_give_the_same_are_a_trap_after_a_hundred() {
         let mut contents = Contents::new();
         for page in 1..=100 {
-            assert_eq!(contents.judge("site.test/day/#", 100), None, "before page {page}");
-            contents.see("site.test/day/#", fingerprint([&json!(EMPTY_DAY)]));
+            assert_eq!(contents.judge("site.test/day/#", 100, USUAL), None, "before page {page}");
+            contents.see("site.test/day/#", given(&json!(EMPTY_DAY)), USUAL);
         }
-        let reason = contents.judge("site.test/day/#", 100).expect("a hundred were the same");
-        assert!(reason.contains("last 100 pages of the shape `site.test/day/#`"), "{reason}");
-        assert_eq!(contents.judge("site.test/shop/*", 100), None, "another shape");
-        contents.see("site.test/day/#", fingerprint([&screw(1)]));
-        assert_eq!(contents.judge("site.test/day/#", 100), None, "there was something new after all");
+        let reason = contents.judge("site.test/day/#", 100, USUAL).expect("a hundred were the same");
+        assert_eq!(
+            reason,
+            "the last 100 pages of the shape `site.test/day/#` gave nearly the same text: at least 100 \
+             (`traps.identical_pages`) with a similarity of at least 0.98 (`traps.similarity`)"
+        );
+        assert_eq!(contents.judge("site.test/shop/*", 100, USUAL), None, "another shape");
+        contents.see("site.test/day/#", given(&screw(1)), USUAL);
+        assert_eq!(contents.judge("site.test/day/#", 100, USUAL), None, "there was something new after all");
     }
 
     #[test]
@@ -159,26 +127,22 @@ mod tests {
             "%Y-%m-%d 00:00",
             "week of %d.%m.%Y, %H:%M:%S",
         ] {
-            let mut contents = Contents::new();
-            for day in first.iter_days().take(100) {
+            let days = first.iter_days().take(100).map(|day| {
                 let date = day.and_hms_opt(8, 30, 0).unwrap().format(format);
-                let page = json!({"title": date.to_string(), "text": format!("{date}: {EMPTY_DAY} Back to {date}.")});
-                contents.see("site.test/day/#", fingerprint([&page]));
-            }
-            assert!(contents.judge("site.test/day/#", 100).is_some(), "{format}");
+                json!({"title": date.to_string(), "text": format!("{date}: {EMPTY_DAY} Back to {date}.")})
+            });
+            assert!(trap(days, 100, 1.0).is_some(), "{format}");
         }
     }
 
     #[test]
     fn empty_months_with_the_numbers_of_their_days_are_a_trap() {
-        let mut contents = Contents::new();
-        for month in 0..100 {
+        let months = (0..100).map(|month| {
             let days = (1..=28 + month % 4).map(|day| format!("<{day}> ")).collect::<String>();
             let name = ["January", "May", "August"][month % 3];
-            let page = format!("{name} {}\nMo Tu We Th Fr Sa Su {days} {EMPTY_DAY}", 2026 + month / 12);
-            contents.see("site.test/month/*", fingerprint([&json!(page)]));
-        }
-        assert!(contents.judge("site.test/month/*", 100).is_some());
+            json!(format!("{name} {}\nMo Tu We Th Fr Sa Su {days} {EMPTY_DAY}", 2026 + month / 12))
+        });
+        assert!(trap(months, 100, 1.0).is_some());
     }
 
     #[test]
@@ -209,40 +173,99 @@ mod tests {
                 (0..20).map(|line| format!("{} {} EUR, ", names[(page * 20 + line * page) % 9], line));
             lines.collect::<String>()
         };
-        let mut contents = Contents::new();
-        for number in 0..300 {
-            for (shape, text) in
-                [("screws", sizes(number)), ("weather", weather(number)), ("list", list(number))]
-            {
-                contents.see(shape, fingerprint([&json!(text)]));
-                assert_eq!(contents.judge(shape, 10), None, "{text}");
-            }
-        }
+        assert_eq!(trap((0..300).map(|number| json!(sizes(number))), 10, USUAL), None);
+        assert_eq!(trap((0..300).map(|day| json!(weather(day))), 10, USUAL), None);
+        assert_eq!(trap((0..300).map(|page| json!(list(page))), 10, USUAL), None);
     }
 
     #[test]
     fn a_thousand_products_that_are_much_alike_are_no_trap() {
-        let mut contents = Contents::new();
-        for number in 0..1_000 {
-            contents.see("shop.test/p/*", fingerprint([&screw(number)]));
-            assert_eq!(contents.judge("shop.test/p/*", 100), None, "after screw {number}");
-        }
+        assert_eq!(trap((0..1_000).map(screw), 100, USUAL), None);
+        let boilerplate = words(1, 300, 5_000);
+        let product = |number: usize| {
+            let title = format!("Packet {number} of screws");
+            let (before, after) = (boilerplate[..150].join(" "), boilerplate[150..].join(" "));
+            json!({
+                "title": title, "price": number as f64 / 7.0,
+                "description": format!("{before} {title} {after}"),
+            })
+        };
+        assert_eq!(trap((0..1_000).map(product), 100, USUAL), None);
+        let untitled = (0..1_000).map(|number| json!({"description": product(number)["description"]}));
+        assert_eq!(
+            trap(untitled, 100, USUAL).map(|(page, _)| page),
+            Some(100),
+            "their titles tell them apart"
+        );
     }
 
     #[test]
-    fn pages_that_give_few_words_are_not_compared() {
-        assert_eq!(fingerprint([&json!("In stock"), &json!(51.77), &Value::Null]), None);
-        let mut contents = Contents::new();
-        for _ in 0..1_000 {
-            contents.see("shop.test/p/*", fingerprint([&json!("In stock")]));
-        }
-        assert_eq!(contents.judge("shop.test/p/*", 100), None);
+    fn a_visitor_counter_and_the_time_of_rendering_do_not_make_a_page_new() {
+        let text = words(1, 300, 5_000).join(" ");
+        let page = |number: usize| {
+            let (visitor, time) = (1_000_000 + number * 17, number * 7_919 % 1_000);
+            json!({"text": format!("{text} You are visitor {visitor}. This page was made in 0.{time:03} s.")})
+        };
+        assert_eq!(trap((0..200).map(page), 100, USUAL).map(|(page, _)| page), Some(100));
     }
 
     #[test]
-    fn the_same_words_have_the_same_fingerprint_wherever_they_are_kept() {
-        let first = fingerprint([&json!({"text": EMPTY_DAY.to_uppercase()})]);
-        assert_eq!(first, fingerprint([&json!([EMPTY_DAY])]));
-        assert_ne!(first, fingerprint([&screw(1)]));
+    fn the_id_of_a_session_in_a_long_text_does_not_make_a_page_new() {
+        let text = words(1, 300, 5_000);
+        let page = |number: u64| {
+            let id = u128::from(number + 1) * 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+            let (begin, middle, end) =
+                (text[..100].join(" "), text[100..200].join(" "), text[200..].join(" "));
+            json!(format!("{begin} {id:032x} {middle} {id:032x} {end}"))
+        };
+        assert_eq!(trap((0..200).map(page), 100, USUAL).map(|(page, _)| page), Some(100));
+    }
+
+    #[test]
+    fn pages_that_differ_in_ten_words_of_three_hundred_are_a_trap_on_request_alone() {
+        let page = |number: usize| {
+            let mut text = words(1, 300, 5_000);
+            text.iter_mut().skip(15).step_by(30).for_each(|word| word.push_str(&format!("x{number}")));
+            json!(text.join(" "))
+        };
+        assert_eq!(trap((0..200).map(page), 100, USUAL), None);
+        let (number, reason) = trap((0..200).map(page), 100, 0.9).expect("it is a trap");
+        assert_eq!(number, 100);
+        assert!(reason.contains("a similarity of at least 0.9 ("), "{reason}");
+    }
+
+    #[test]
+    fn at_a_similarity_of_one_a_counter_makes_a_page_new() {
+        let text = words(1, 300, 5_000).join(" ");
+        let page = |number: usize| json!(format!("{text} visitor {}", 1_000_000 + number));
+        assert_eq!(trap((0..200).map(page), 100, 1.0), None);
+        assert!(trap((0..200).map(|_| page(1)), 100, 1.0).is_some());
+    }
+
+    #[test]
+    fn pages_that_change_a_word_at_a_time_are_no_trap() {
+        let page = |number: usize| {
+            let mut text = words(1, 300, 5_000);
+            text.iter_mut().step_by(2).take(number).for_each(|word| word.push('x'));
+            json!(text.join(" "))
+        };
+        let [one, next] = [50, 51].map(|number| given(&page(number)).unwrap());
+        assert!(next.is_like(&one, USUAL), "neighbours are alike");
+        assert_eq!(trap((0..150).map(page), 100, USUAL), None);
+    }
+
+    #[test]
+    fn many_short_values_are_compared_to_the_letter() {
+        let page = |stock: usize| {
+            let names: Vec<String> = (0..10).map(|name| format!("name{name}")).collect();
+            json!({"a": names, "b": names, "stock": stock})
+        };
+        assert_eq!(trap((0..200).map(|_| page(1)), 100, USUAL).map(|(page, _)| page), Some(100));
+        assert_eq!(trap((0..200).map(page), 100, USUAL), None);
+    }
+
+    #[test]
+    fn pages_that_give_few_words_are_no_trap() {
+        assert_eq!(trap((0..1_000).map(|_| json!("In stock")), 100, USUAL), None);
     }
 }

@@ -8,8 +8,11 @@ mod calendar;
 mod content;
 mod dates;
 mod distinct;
+mod given;
 mod path;
 mod query;
+#[cfg(test)]
+mod sample;
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +31,7 @@ use serde_json::Value;
 use crate::program::Program;
 use calendar::Calendars;
 use content::Contents;
+use given::Given;
 use query::Queries;
 
 /// Executions that are remembered; an older one starts anew.
@@ -63,7 +67,7 @@ impl Traps {
             return;
         }
         // What does not need the lock comes before it: a page may have thousands of links.
-        let fingerprint = rules.identical_pages.and_then(|_| content::fingerprint(values(program, outcome)));
+        let given = rules.identical_pages.and_then(|_| Given::of(values(program, outcome)));
         let page_shape = shape(&page.url);
         let today = Utc::now().date_naive();
         let skip = |why| Skip::new(SkipReason::Trap, why);
@@ -72,7 +76,7 @@ impl Traps {
             link.skipped = by_itself(&link.url, rules).map(skip);
         }
         if rules.identical_pages.is_some() {
-            self.with_seen(page.execution_id, |seen| seen.contents.see(&page_shape, fingerprint));
+            self.with_seen(page.execution_id, |seen| seen.contents.see(&page_shape, given, rules.similarity));
         }
         // Other pages may have the lock between.
         for links in links.chunks_mut(LINKS_AT_ONCE) {
@@ -103,19 +107,20 @@ impl Seen {
 
     /// Takes a link in, and says why it leads into a trap, if what was seen before shows it.
     fn judge(&mut self, url: &PageUrl, rules: &Rules, today: NaiveDate) -> Option<String> {
-        self.calendars
-            .judge(url, rules, today)
-            .or_else(|| self.queries.judge(url, rules))
-            .or_else(|| rules.identical_pages.and_then(|most| self.contents.judge(&shape(url), most)))
+        self.calendars.judge(url, rules, today).or_else(|| self.queries.judge(url, rules)).or_else(|| {
+            rules.identical_pages.and_then(|most| self.contents.judge(&shape(url), most, rules.similarity))
+        })
     }
 }
 
-/// What the page's `extract` nodes gave. Links are left out: menus are the same everywhere.
-fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<Item = &'o Value> {
+/// What the page's `extract` nodes gave, with their positions. Links are left out: menus are the same everywhere.
+fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<Item = (u16, &'o Value)> {
     outcome.nodes.iter().filter_map(|record| {
         let definition = program.table.nodes.get(usize::from(record.position))?;
         match &record.end {
-            NodeEnd::Completed(output) if definition.node_type == "extract" => Some(output),
+            NodeEnd::Completed(output) if definition.node_type == "extract" => {
+                Some((record.position, output))
+            }
             _ => None,
         }
     })
@@ -123,7 +128,7 @@ fn values<'o>(program: &'o Program, outcome: &'o PageOutcome) -> impl Iterator<I
 
 #[cfg(test)]
 mod tests {
-    use crawlify_shared::domain::outcome::DiscoveredUrl;
+    use crawlify_shared::domain::outcome::{DiscoveredUrl, NodeRecord};
     use crawlify_shared::domain::workflow::parse_config;
     use serde_json::json;
 
@@ -151,6 +156,40 @@ mod tests {
             Traps::new().judge(&page, &program, &mut outcome);
             let skipped: Vec<_> = outcome.discovered.iter().map(|link| link.skipped.is_some()).collect();
             assert_eq!(skipped, [false, !is_sitemap]);
+        }
+    }
+
+    #[test]
+    fn what_extract_nodes_give_is_compared_by_the_rules_of_the_workflow() {
+        let text: String = (0..40).map(|number| format!("word{number} ")).collect();
+        for (similarity, is_trap) in [(0.9, true), (0.98, false)] {
+            let workflow = parse_config(&json!({
+                "start_urls": ["https://site.test/"],
+                "traps": {"identical_pages": 3, "similarity": similarity},
+                "data_extraction": [
+                    {"id": "text", "type": "extract", "params": {"selector": "main"}, "output_key": "text"}
+                ],
+            }));
+            let (program, traps) = (Program::compile(workflow.unwrap()), Traps::new());
+            let first = claimed_page("https://site.test/day/1");
+            let skipped = [1_000_001, 1_000_002, 1_000_003].map(|visitor| {
+                let end = NodeEnd::Completed(json!(format!("{text} visitor {visitor}")));
+                let (started_at, completed_at) = (first.claimed_at, first.claimed_at);
+                let link = DiscoveredUrl {
+                    url: PageUrl::parse("https://site.test/day/2").unwrap(),
+                    discovered_by: "links".to_owned(),
+                    skipped: None,
+                    is_sitemap: false,
+                };
+                let mut outcome = PageOutcome {
+                    nodes: vec![NodeRecord { position: 0, started_at, completed_at, end, retries: 0 }],
+                    discovered: vec![link],
+                    ..PageOutcome::nothing(PageEnd::Completed)
+                };
+                traps.judge(&first, &program, &mut outcome);
+                outcome.discovered[0].skipped.is_some()
+            });
+            assert_eq!(skipped, [false, false, is_trap], "{similarity}");
         }
     }
 

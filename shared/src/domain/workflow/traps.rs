@@ -2,14 +2,19 @@
 
 use std::ops::RangeInclusive;
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::problem::Report;
 use super::reader::{Object, wrong_type};
 
+/// How alike pages that count as the same must be at least. With less, half of a text could be something else.
+const SIMILARITIES: RangeInclusive<f64> = 0.5..=1.0;
+/// Of a hundred words in a row one may differ: a visitor counter, a time, the id of a session.
+const SIMILARITY: f64 = 0.98;
+
 /// The rules of trap detection; `None` switches a rule off. The defaults are such that a site has to be very strange
 /// to be hit without being endless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traps {
     /// The longest URL that is followed, in bytes.
     pub max_url_length: Option<u32>,
@@ -25,8 +30,10 @@ pub struct Traps {
     pub query_strings: Option<u32>,
     /// How many different values a session parameter may have.
     pub session_ids: Option<u32>,
-    /// How many pages of one shape may give the same in a row.
+    /// How many pages of one shape may give nearly the same in a row.
     pub identical_pages: Option<u32>,
+    /// Which share of each long text is in common at least where pages give nearly the same, from 0.5 to 1.
+    pub similarity: f64,
 }
 
 impl Default for Traps {
@@ -41,6 +48,7 @@ impl Default for Traps {
             query_strings: None,
             session_ids: Some(50),
             identical_pages: Some(100),
+            similarity: SIMILARITY,
         }
     }
 }
@@ -56,19 +64,22 @@ impl Traps {
         query_strings: None,
         session_ids: None,
         identical_pages: None,
+        similarity: SIMILARITY,
     };
 
-    /// The rules by the names of their settings.
-    pub fn rules(&self) -> [(&'static str, Option<u32>); 8] {
+    /// The rules by the names of their settings, and what belongs to one that is on.
+    pub fn rules(&self) -> [(&'static str, Option<Number>); 9] {
+        let whole = |number: Option<u32>| number.map(Number::from);
         [
-            ("max_url_length", self.max_url_length),
-            ("repeated_segments", self.repeated_segments),
-            ("days_ahead", self.days_ahead),
-            ("days_back", self.days_back),
-            ("query_variants", self.query_variants),
-            ("query_strings", self.query_strings),
-            ("session_ids", self.session_ids),
-            ("identical_pages", self.identical_pages),
+            ("max_url_length", whole(self.max_url_length)),
+            ("repeated_segments", whole(self.repeated_segments)),
+            ("days_ahead", whole(self.days_ahead)),
+            ("days_back", whole(self.days_back)),
+            ("query_variants", whole(self.query_variants)),
+            ("query_strings", whole(self.query_strings)),
+            ("session_ids", whole(self.session_ids)),
+            ("identical_pages", whole(self.identical_pages)),
+            ("similarity", self.identical_pages.and_then(|_| Number::from_f64(self.similarity))),
         ]
     }
 }
@@ -97,6 +108,7 @@ pub(super) fn read_traps(config: &mut Object<'_>, report: &mut Report) -> Traps 
         query_strings: rule("query_strings", 10..=1_000_000_000, default.query_strings),
         session_ids: rule("session_ids", 1..=10_000, default.session_ids),
         identical_pages: rule("identical_pages", 2..=1_000_000, default.identical_pages),
+        similarity: read_similarity(&mut traps, default.similarity, report),
     };
     traps.warn_of_unknown("`traps`", report);
     read
@@ -119,4 +131,23 @@ fn read_rule(
             wrong_type(&traps.at(name), "a whole number, or `false` to switch the rule off", other, report)
         }
     }
+}
+
+fn read_similarity(traps: &mut Object<'_>, default: f64, report: &mut Report) -> f64 {
+    let at = traps.at("similarity");
+    let Some(value) = traps.value("similarity") else { return default };
+    let (least, most) = (*SIMILARITIES.start(), *SIMILARITIES.end());
+    let Value::Number(number) = value else {
+        let expected =
+            format!("a number from {least} to {most} (`identical_pages`: false switches the rule off)");
+        return wrong_type(&at, &expected, value, report).unwrap_or(default);
+    };
+    let share = number.as_f64().filter(|share| SIMILARITIES.contains(share));
+    if share.is_none() {
+        let message = format!(
+            "{number} is not within {least} and {most}: it is the share of a text that must be the same, such as {default}"
+        );
+        report.problem(&at, "out_of_range", message);
+    }
+    share.unwrap_or(default)
 }

@@ -121,6 +121,13 @@ fn traps_are_on_and_each_rule_can_be_changed_or_switched_off() {
         parsed(&with(json!({"traps": rules}))).traps,
         Traps { days_ahead: None, query_variants: Some(50), query_strings: Some(900), ..Traps::default() }
     );
+    for (given, read) in [(json!(0.9), 0.9), (json!(1), 1.0), (json!(0.5), 0.5), (Value::Null, 0.98)] {
+        let rules = json!({"similarity": given});
+        assert_eq!(
+            parsed(&with(json!({"traps": rules}))).traps,
+            Traps { similarity: read, ..Traps::default() }
+        );
+    }
 }
 
 #[test]
@@ -134,6 +141,19 @@ fn every_problem_of_trap_rules_is_told_at_once() {
             "wrong_type /config/traps/identical_pages",
         ]
     );
+    for (similarity, problem) in [
+        (json!(0.49), "out_of_range"),
+        (json!(98), "out_of_range"),
+        (json!("0.9"), "wrong_type"),
+        (json!(false), "wrong_type"),
+    ] {
+        let rules = json!({"similarity": similarity});
+        assert_eq!(
+            problems(&with(json!({"traps": rules}))),
+            [format!("{problem} /config/traps/similarity")],
+            "{similarity}"
+        );
+    }
     assert_eq!(problems(&with(json!({"traps": "off"}))), ["wrong_type /config/traps"]);
     assert_eq!(warnings(&with(json!({"traps": {"days": 5}}))), ["unknown_setting /config/traps/days"]);
 }
