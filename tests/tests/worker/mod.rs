@@ -130,6 +130,15 @@ impl Running {
         assert!(text.lines().any(|exported| exported == line), "{line} is not among\n{text}");
     }
 
+    /// Waits until it does.
+    async fn exports(&self, line: &str) {
+        wait_for(&format!("the worker exports {line}"), WITHIN, async || {
+            let text = telemetry::encode(&self.registry).unwrap();
+            text.lines().any(|exported| exported == line)
+        })
+        .await;
+    }
+
     /// Waits until the browser was asked for that many pages.
     async fn loaded(&self, count: usize) {
         wait_for("pages loaded", WITHIN, async || self.driver.loads().len() >= count).await;
