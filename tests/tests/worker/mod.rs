@@ -12,6 +12,7 @@ mod render;
 mod robots;
 mod sitemaps;
 mod skips;
+mod stopping;
 mod storing;
 mod suspects;
 mod unreachable;

@@ -79,9 +79,11 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
         };
         // The browser may have gone while we waited; the next look says so, and waits for another.
         if !worker.driver.is_ready() || !worker.leases.is_held() {
-            delivery.requeue().await;
+            // Dropping it gives it back, and does not wait for a broker that may not answer.
+            drop(delivery);
             continue;
         }
-        pages.spawn(page::run(delivery, slot, Arc::clone(worker)));
+        let page = page::run(delivery, slot, Arc::clone(worker));
+        pages.spawn(worker.cut.clone().run_until_cancelled_owned(page));
     }
 }
