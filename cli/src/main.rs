@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use crawlify_cli::args::Cli;
 use crawlify_cli::commands;
+use crawlify_cli::exit::{Code, Failure};
+use crawlify_shared::process;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let code = match commands::run(cli).await {
+fn main() -> ExitCode {
+    let ran = process::run(commands::run(Cli::parse()));
+    let code = match ran.unwrap_or_else(|error| Err(Failure::of(Code::Configuration, &error))) {
         Ok(code) => code,
         Err(failure) => {
             // Nobody is left to tell when stderr is closed.

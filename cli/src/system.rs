@@ -194,7 +194,7 @@ impl Foundation {
 }
 
 impl System {
-    /// Lets the worker end its pages: it takes no more. Returns when it has ended, at most the drain deadline later.
+    /// Lets the worker end its pages: it takes no more. Returns when it has ended, at most 3 s after the drain deadline.
     pub async fn drain(&self) {
         self.stop_worker.cancel();
         self.worker.stopped().await;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use crawlify_coordinator::role::{self, Args};
+use crawlify_shared::process;
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
 use tokio_util::sync::CancellationToken;
@@ -15,12 +16,12 @@ struct Cli {
     args: Args,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     init_logging("info,sqlx=warn,lapin=off", LogFormat::Json);
     let stop = CancellationToken::new();
     let hurry = CancellationToken::new();
-    match until_stopped(stop.clone(), hurry, role::run(Cli::parse().args, stop)).await {
+    let run = role::run(Cli::parse().args, stop.clone());
+    match process::run(until_stopped(stop, hurry, run)).flatten() {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,
         Ok(Some(Err(error))) => {
             tracing::error!(error = format!("{error:#}"), "the coordinator ends");

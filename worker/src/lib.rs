@@ -25,11 +25,12 @@ mod robots;
 pub mod role;
 mod sitemap;
 mod skips;
+mod stopping;
 mod traps;
 mod when_to_return;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crawlify_shared::broker::Broker;
@@ -40,6 +41,7 @@ use crawlify_shared::store::hot::HotStore;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +61,7 @@ use render::Renders;
 use robots::Robots;
 use sitemap::Sitemaps;
 use skips::Skips;
+use stopping::{CLOSE, Stages};
 use traps::Traps;
 
 /// How a worker runs.
@@ -94,6 +97,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// Has the pages in hand given back.
     abandon: CancellationToken,
+    /// Until when the caller may close driver and broker. Written before the worker has ended.
+    closes_by: Arc<OnceLock<Instant>>,
     finished: TaskTracker,
 }
 
@@ -144,10 +149,13 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Give the pages in hand back.
     pub(crate) abandon: CancellationToken,
+    /// Nothing of the worker goes on.
+    pub(crate) cut: CancellationToken,
 }
 
 /// Starts a worker. It drains when `stop` is cancelled: it takes nothing more, ends the pages in hand within the
-/// drain deadline, gives the others back uncharged, and then ends. The caller closes driver and broker afterwards.
+/// drain deadline, gives the others back uncharged, and then ends, at most 3 s after that deadline whatever is away. The caller
+/// closes driver and broker afterwards.
 ///
 /// # Errors
 /// The address is taken, the database's URL does not parse, the metrics are registered already, or TLS cannot be set up.
@@ -172,7 +180,9 @@ pub async fn start(
         None => None,
     };
     let admin = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let (end, abandon, last) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let (end, abandon, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    // Of a worker whose time is over no task goes on, whatever it waits for.
+    let (last, until_cut) = (TaskTracker::new(), || cut.clone());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
     let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
     let lanes = Lanes::new(config.slots);
@@ -180,11 +190,12 @@ pub async fn start(
         Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), config.recorded, end.clone());
     let (leases, beating) =
         Leases::new(heart.clone(), config.lease, config.name, Arc::clone(&lanes), stop.clone(), end.clone());
-    last.spawn(claiming);
-    last.spawn(recording);
-    last.spawn(beating);
+    last.spawn(until_cut().run_until_cancelled_owned(claiming));
+    last.spawn(until_cut().run_until_cancelled_owned(recording));
+    last.spawn(until_cut().run_until_cancelled_owned(beating));
     let renders = Arc::new(Renders::default());
-    last.spawn(write_decisions(store.clone(), Arc::clone(&renders), end.clone()));
+    let deciding = write_decisions(store.clone(), Arc::clone(&renders), end.clone());
+    last.spawn(until_cut().run_until_cancelled_owned(deciding));
     let shared = Arc::new(Shared {
         lanes,
         company: Company::new(store.clone(), config.lease.page_deadline),
@@ -206,11 +217,12 @@ pub async fn start(
         registry,
         draining: stop.clone(),
         abandon: abandon.clone(),
+        cut: cut.clone(),
     });
     if let Some(listener) = listener {
         let router = admin::router(Arc::clone(&shared));
         let (ended, end_of_serving) = (end.clone().cancelled_owned(), end.clone());
-        last.spawn(async move {
+        last.spawn(until_cut().run_until_cancelled_owned(async move {
             let long_ended = async {
                 end_of_serving.cancelled().await;
                 tokio::time::sleep(LAST_ANSWERS).await;
@@ -224,32 +236,41 @@ pub async fn start(
                 // Somebody may hold a connection for ever.
                 () = long_ended => {}
             }
-        });
+        }));
     }
     last.close();
-    let finished = TaskTracker::new();
+    let (finished, closes_by) = (TaskTracker::new(), Arc::<OnceLock<Instant>>::default());
+    let set_closes_by = Arc::clone(&closes_by);
     finished.spawn(async move {
         let pages = TaskTracker::new();
-        consumer::run(Arc::clone(&shared), pages.clone()).await;
+        let told_to_stop = async {
+            shared.draining.cancelled().await;
+            Instant::now()
+        };
+        let ((), told) = tokio::join!(consumer::run(Arc::clone(&shared), pages.clone()), told_to_stop);
+        let stages = Stages::after(told, config.drain_deadline);
+        let _ = set_closes_by.set(stages.closed);
         pages.close();
-        drain(&shared, &pages, config.drain_deadline).await;
+        drain(&shared, &pages, stages).await;
         end.cancel();
-        last.wait().await;
+        let ended = async { tokio::join!(pages.wait(), last.wait()) };
+        if tokio::time::timeout_at(stages.written, ended).await.is_err() {
+            tracing::warn!("the worker ends without its last writes; what it holds is left to its lease");
+            shared.cut.cancel();
+        }
         store.close();
         heart.close();
     });
     finished.close();
-    Ok(Worker { admin, id, abandon, finished })
+    Ok(Worker { admin, id, abandon, closes_by, finished })
 }
 
-/// Waits for the pages in hand, then gives back what is left.
-async fn drain(shared: &Shared, pages: &TaskTracker, deadline: Duration) {
-    /// How long a page may take to be given back; after that the lease's end does it.
-    const GIVE_BACK: Duration = Duration::from_secs(5);
-    if tokio::time::timeout(deadline, pages.wait()).await.is_err() {
+/// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease.
+async fn drain(shared: &Shared, pages: &TaskTracker, stages: Stages) {
+    if tokio::time::timeout_at(stages.drained, pages.wait()).await.is_err() {
         tracing::info!(pages = pages.len(), "the drain deadline has passed: giving pages back");
         shared.abandon.cancel();
-        if tokio::time::timeout(GIVE_BACK, pages.wait()).await.is_err() {
+        if tokio::time::timeout_at(stages.given_back, pages.wait()).await.is_err() {
             tracing::warn!(pages = pages.len(), "some pages could not be given back");
         }
     }
@@ -270,5 +291,10 @@ impl Worker {
                 self.stopped().await;
             }
         }
+    }
+
+    /// Until when driver and broker may be closed, once the worker has ended.
+    pub(crate) fn closes_by(&self) -> Instant {
+        self.closes_by.get().copied().unwrap_or_else(|| Instant::now() + CLOSE)
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use crawlify_shared::process;
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
 use crawlify_worker::role::{self, Args};
@@ -15,12 +16,11 @@ struct Cli {
     args: Args,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     init_logging("info,sqlx=warn,lapin=off", LogFormat::Json);
     let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
     let run = role::run(Cli::parse().args, stop.clone(), hurry.clone());
-    match until_stopped(stop, hurry, run).await {
+    match process::run(until_stopped(stop, hurry, run)).flatten() {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,
         Ok(Some(Err(error))) => {
             tracing::error!(error = format!("{error:#}"), "the worker ends");

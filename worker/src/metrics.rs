@@ -65,6 +65,7 @@ impl Step {
 pub(crate) struct Metrics {
     slots: IntGauge,
     slots_busy: IntGauge,
+    pages_waiting: IntGauge,
     pages: IntCounterVec,
     page_duration: HistogramVec,
     steps: HistogramVec,
@@ -85,11 +86,18 @@ pub(crate) struct Metrics {
     last_page: IntGauge,
 }
 
-/// Counts a slot as busy until it is dropped.
+/// Counts in a gauge until it is dropped: a slot that is busy, a page that waits.
 #[derive(Debug)]
-pub(crate) struct BusySlot(IntGauge);
+pub(crate) struct Counted(IntGauge);
 
-impl Drop for BusySlot {
+impl Counted {
+    fn one_in(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -127,6 +135,10 @@ impl Metrics {
         let metrics = Self {
             slots: gauge("crawlify_worker_slots", "Pages that this worker executes at once.")?,
             slots_busy: gauge("crawlify_worker_slots_busy", "Slots with a page now.")?,
+            pages_waiting: gauge(
+                "crawlify_worker_pages_waiting",
+                "Pages that cannot begin here now, because one that may take down what executes it runs alone.",
+            )?,
             pages: counters(
                 "crawlify_pages_total",
                 "Attempts of pages by outcome, and by how they were loaded.",
@@ -248,9 +260,12 @@ impl Metrics {
         self.messages_rejected.inc_by(total.saturating_sub(self.messages_rejected.get()));
     }
 
-    pub(crate) fn slot_busy(&self) -> BusySlot {
-        self.slots_busy.inc();
-        BusySlot(self.slots_busy.clone())
+    pub(crate) fn slot_busy(&self) -> Counted {
+        Counted::one_in(&self.slots_busy)
+    }
+
+    pub(crate) fn page_waiting(&self) -> Counted {
+        Counted::one_in(&self.pages_waiting)
     }
 
     pub(crate) fn observe_step(&self, step: Step, took: Duration) {

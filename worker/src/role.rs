@@ -12,12 +12,14 @@ use crawlify_shared::domain::id::WorkerId;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
 use crawlify_shared::telemetry;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::chrome::driver::Driver;
 use crate::chrome::{ChromeDriver, ChromeOptions};
 use crate::egress::EgressArgs;
 use crate::machine::Slots;
+use crate::stopping::CLOSE;
 use crate::{Config, StartError, Worker, start};
 
 /// The command line.
@@ -32,7 +34,7 @@ pub struct Args {
     /// The address of that port.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub admin_host: IpAddr,
-    /// How many seconds pages in hand may go on after SIGTERM.
+    /// How many seconds pages in hand may go on after SIGTERM; 7 s later the process has ended.
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     pub drain_deadline: u64,
     /// The Postgres that holds the frontier.
@@ -50,7 +52,8 @@ pub struct Args {
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a worker until `stop`, then drains it; on `hurry` it gives back the pages in hand instead. Servers that are away are
-/// waited for, however long; meanwhile the admin port says so.
+/// waited for, however long; meanwhile the admin port says so. Its end waits for none of them: 5 s after the drain deadline it is
+/// over.
 ///
 /// # Errors
 /// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken.
@@ -82,6 +85,7 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
     egress.register(&registry)?;
     // Also ends when a server refuses us.
     let stop = stop.child_token();
+    let mut closes_by = Instant::now() + CLOSE;
     let ended = match start(config, broker.clone(), as_driver, registry, stop.clone()).await {
         Ok(worker) => {
             let admin = worker.admin.map(tracing::field::display);
@@ -93,6 +97,7 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
                 None => {}
             }
             worker.stopped_or_hurried(&hurry).await;
+            closes_by = worker.closes_by();
             reached.unwrap_or(Ok(()))
         }
         Err(error @ StartError::Listen { .. }) => Err(anyhow::Error::new(error).context(
@@ -102,9 +107,15 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
             Err(error.into())
         }
     };
-    driver.close().await;
-    egress.close().await;
-    broker.close().await;
+    let browser = async {
+        driver.close().await;
+        egress.close().await;
+    };
+    let closed = async { tokio::join!(browser, broker.close()) };
+    if tokio::time::timeout_at(closes_by, closed).await.is_err() {
+        // Neither outlives the process: the kernel kills the browser, and closes the broker's connections.
+        tracing::warn!("browser or broker did not close in time; the process ends without that");
+    }
     ended
 }
 

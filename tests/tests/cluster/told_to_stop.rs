@@ -1,8 +1,10 @@
 //! A worker that is told to stop (SIGTERM) while pages are in its browser, with real processes and a real Chrome: pages that end
-//! before the drain deadline are ended, others go back, nobody is charged, and nothing of the worker is left.
+//! before the drain deadline are ended, others go back, nobody is charged, and nothing of the worker is left. Where its servers are
+//! silent, it ends in time all the same.
 
 use std::time::{Duration, Instant};
 
+use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::parse_document;
 use crawlify_shared::store::Store;
@@ -10,6 +12,7 @@ use crawlify_shared::store::control::{CancelMode, Controlled};
 use harness::bench::shop_crawl::start_execution;
 use harness::chain_site::ChainSite;
 use harness::crawl::NO_LIMITS;
+use harness::fault_proxy::{FaultProxy, Mode};
 use harness::fleet::stop;
 use harness::invariants;
 use harness::postgres::TestDatabase;
@@ -37,12 +40,14 @@ const LONG: Duration = Duration::from_secs(60);
 /// the rest is for the end of its browser, on a busy machine. Half of the drain deadline (20 s), so that it is seen to wait for
 /// its pages, and not for that.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
-/// The drain deadline of the worker whose pages are long.
+/// The drain deadline of a worker that does not get rid of its pages.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How long it may take to give them back.
 const GIVES_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// How long its browser may take to be gone, with the profile, on a busy machine: the worker waits for that before it ends.
 const BROWSER_ENDS_WITHIN: Duration = Duration::from_secs(3);
+/// How long after the drain deadline a worker has ended whatever is away, as documented, and two seconds for a busy machine.
+const ENDS_ANYWAY_WITHIN: Duration = Duration::from_secs(7 + 2);
 
 const COMPLETED: &str = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND status = 'completed'";
 const CHARGED: &str = "SELECT sum(charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults
@@ -143,6 +148,41 @@ async fn a_worker_whose_pages_outlast_the_drain_deadline_gives_them_back_uncharg
     assert_eq!(servers.scratch.leftovers(), [""; 0]);
 }
 
+/// Neither its database nor its broker answers it any more, nor ends a connection: each wait is as long as it can be.
+#[tokio::test]
+async fn a_worker_whose_servers_fall_silent_ends_in_time_and_another_one_completes_its_pages() {
+    let (servers, site) = (Servers::create().await, ChainSite::start(8).await);
+    let (postgres, database_url) = FaultProxy::before_postgres(&servers.database.url()).await;
+    let (rabbit, amqp_url) = FaultProxy::before_rabbitmq(&servers.vhost.url()).await;
+    let coordinator = servers.coordinator().await;
+    let drain = DRAIN.as_secs().to_string();
+    let goes = Worker::start(&database_url, &amqp_url, &["--drain-deadline", &drain]).await;
+    let recorded = servers.execute(&[site.url("/")], SHORT).await;
+    wait_for("some pages are completed", WITHIN, async || recorded.number(COMPLETED).await >= 2).await;
+    wait_for("it has taken a page just now", WITHIN, async || goes.has_just_taken_a_page(&recorded).await)
+        .await;
+    postgres.set(Mode::BlackHole);
+    rabbit.set(Mode::BlackHole);
+    let told = Instant::now();
+    goes.program.signal(Signal::TERM);
+    assert!(!held_by(goes.id, &recorded.pool).await.is_empty(), "it had no page when it was told to stop");
+    let (took, ended) = goes.ended(told).await;
+    assert!((DRAIN..=DRAIN + ENDS_ANYWAY_WITHIN).contains(&took), "it took {took:?}:\n{}", ended.stderr);
+
+    // What was swallowed arrives, long after its sender has gone.
+    postgres.set(Mode::Pass);
+    rabbit.set(Mode::Pass);
+    let stays = servers.worker(&[]).await;
+    wait_for("the execution ended", WITHIN, async || recorded.statuses().await.0 != "running").await;
+    let (status, pages) = recorded.statuses().await;
+    assert_eq!((status.as_str(), pages), ("completed", [("completed".to_owned(), 9)].into()));
+    let items = "SELECT count(*) FROM extracted_items WHERE execution_id = $1";
+    assert_eq!(recorded.number(items).await, 9, "no page was recorded twice");
+    recorded.assert_is_sound().await;
+    stop([stays.program, coordinator]).await;
+    invariants::assert_none(&invariants::broker::leftovers(&servers.vhost.url()).await.unwrap());
+}
+
 impl Servers {
     async fn create() -> Self {
         let (database, vhost) = (TestDatabase::create().await, TestVhost::create().await);
@@ -150,25 +190,15 @@ impl Servers {
     }
 
     async fn coordinator(&self) -> Program {
-        let mut program = self.start(&self.scratch, &["coordinator", "--port", "0"]);
+        let arguments = ["coordinator", "--port", "0"];
+        let mut program = start(&self.scratch, &arguments, &self.database.url(), &self.vhost.url());
         program.says("the coordinator is ready", WITHIN).await;
         program
     }
 
     /// Starts a worker with further options, and waits until it is ready.
     async fn worker(&self, options: &[&str]) -> Worker {
-        let scratch = Scratch::create();
-        let arguments = [&["worker", "--slots", "2", "--admin-port", "0"] as &[&str], options].concat();
-        let mut program = self.start(&scratch, &arguments);
-        let line = program.says("the worker is ready", WITHIN).await;
-        Worker { program, id: field(&line, "worker.id").parse().unwrap(), scratch }
-    }
-
-    fn start(&self, scratch: &Scratch, arguments: &[&str]) -> Program {
-        let mut command = crawlify(CRAWLIFY, scratch);
-        command.args(arguments).args(["--database-url", self.database.url().expose()]);
-        command.args(["--amqp-url", self.vhost.url().expose()]);
-        Program::start(command)
+        Worker::start(&self.database.url(), &self.vhost.url(), options).await
     }
 
     /// Starts an execution from these pages that follows every link, and waits so long in each page before.
@@ -192,7 +222,22 @@ impl Servers {
     }
 }
 
+fn start(scratch: &Scratch, arguments: &[&str], database: &SecretUrl, broker: &SecretUrl) -> Program {
+    let mut command = crawlify(CRAWLIFY, scratch);
+    command.args(arguments).args(["--database-url", database.expose(), "--amqp-url", broker.expose()]);
+    Program::start(command)
+}
+
 impl Worker {
+    /// Starts one that finds its servers at these addresses, and waits until it is ready.
+    async fn start(database: &SecretUrl, broker: &SecretUrl, options: &[&str]) -> Self {
+        let scratch = Scratch::create();
+        let arguments = [&["worker", "--slots", "2", "--admin-port", "0"] as &[&str], options].concat();
+        let mut program = start(&scratch, &arguments, database, broker);
+        let line = program.says("the worker is ready", WITHIN).await;
+        Self { program, id: field(&line, "worker.id").parse().unwrap(), scratch }
+    }
+
     /// Whether a page of its has most of its second still before it.
     async fn has_just_taken_a_page(&self, recorded: &Recorded) -> bool {
         let taken: i64 = sqlx::query_scalar(

@@ -12,6 +12,7 @@ mod render;
 mod robots;
 mod sitemaps;
 mod skips;
+mod stopping;
 mod storing;
 mod suspects;
 mod unreachable;
@@ -128,6 +129,15 @@ impl Running {
     fn assert_exported(&self, line: &str) {
         let text = telemetry::encode(&self.registry).unwrap();
         assert!(text.lines().any(|exported| exported == line), "{line} is not among\n{text}");
+    }
+
+    /// Waits until it does.
+    async fn exports(&self, line: &str) {
+        wait_for(&format!("the worker exports {line}"), WITHIN, async || {
+            let text = telemetry::encode(&self.registry).unwrap();
+            text.lines().any(|exported| exported == line)
+        })
+        .await;
     }
 
     /// Waits until the browser was asked for that many pages.

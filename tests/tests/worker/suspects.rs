@@ -1,13 +1,16 @@
-//! A page that lost two workers and waits to be alone in the third, while its neighbours take long.
+//! A page that lost two workers and is alone in the third, or waits to be; and its neighbours, which wait for it or go elsewhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::telemetry;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::{Crawl, NO_LIMITS};
 use harness::wait::wait_for;
+use tokio_util::sync::CancellationToken;
 
-use super::{PAGES, Running, TIMES, WITHIN, page, shop};
+use super::{ENDED, PAGES, Running, TIMES, WITHIN, page, shop, start_worker};
 
 /// A lease is longer than one page takes, and shorter than two of them, one after the other.
 const SHORT: LeaseTimes = LeaseTimes {
@@ -17,6 +20,20 @@ const SHORT: LeaseTimes = LeaseTimes {
     fence_after: Duration::from_secs(4),
     ..TIMES
 };
+
+/// A suspect takes so long that others would wait for it for minutes: they do for 10 s.
+const SLOW: LeaseTimes = LeaseTimes { page_deadline: Duration::from_secs(240), ..TIMES };
+/// Longer than the whole test.
+const SLOWER: LeaseTimes = LeaseTimes { page_deadline: Duration::from_secs(24 * 60), ..TIMES };
+
+/// A crawl of a suspect that hangs, and of others that come later.
+async fn with_a_suspect(urls: &[&str]) -> Crawl {
+    let crawl = Crawl::of(&shop(), NO_LIMITS, urls).await;
+    let others = "UPDATE url_queue SET not_before = now() + interval '1 hour' WHERE url NOT LIKE '%/suspect'";
+    crawl.change(others).await;
+    crawl.change("UPDATE url_queue SET worker_faults = 2, attempt = 2 WHERE url LIKE '%/suspect'").await;
+    crawl
+}
 
 #[tokio::test]
 async fn a_suspect_waits_for_the_slowest_page_and_its_time_and_its_lease_begin_then() {
@@ -53,29 +70,61 @@ async fn a_suspect_waits_for_the_slowest_page_and_its_time_and_its_lease_begin_t
 
 #[tokio::test]
 async fn pages_that_wait_for_a_suspect_go_back_unclaimed_when_the_worker_is_told_to_stop() {
-    let urls = ["http://shop.test/suspect", "http://shop.test/1", "http://shop.test/2"];
-    let crawl = Crawl::of(&shop(), NO_LIMITS, &urls).await;
-    let others = "UPDATE url_queue SET not_before = now() + interval '1 hour' WHERE url NOT LIKE '%/suspect'";
-    crawl.change(others).await;
-    crawl.change("UPDATE url_queue SET worker_faults = 2, attempt = 2 WHERE url LIKE '%/suspect'").await;
+    let crawl =
+        with_a_suspect(&["http://shop.test/suspect", "http://shop.test/1", "http://shop.test/2"]).await;
     let driver = FakeDriver::new()
         .with_page("http://shop.test/suspect", [FakePage::Hangs])
         .with_page("http://shop.test/1", [page(&[])])
         .with_page("http://shop.test/2", [page(&[])]);
-    let running = Running::of(crawl, driver, TIMES).await;
+    let running = Running::of(crawl, driver, SLOWER).await;
     running.loaded(1).await;
     running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
-    running
-        .wait(
-            "the others are on their way",
-            "SELECT (count(*) = 2)::int::int8 FROM url_queue WHERE status = 'queued'",
-        )
-        .await;
+    running.exports("crawlify_worker_pages_waiting 2").await;
     running.stop_worker.cancel();
     tokio::time::timeout(WITHIN, running.worker.stopped()).await.expect("the worker stops");
     assert_eq!(running.driver.loads().len(), 1);
+    running.assert_exported("crawlify_worker_pages_waiting 0");
     let claimed = "SELECT (sum(attempt) + sum(epoch))::int8 FROM url_queue WHERE url NOT LIKE '%/suspect'";
     assert_eq!(running.crawl.number(claimed).await, 0, "claimed, or given back after that");
     running.stop_coordinator.cancel();
     tokio::time::timeout(WITHIN, running.coordinator.stopped()).await.expect("the coordinator stops");
+}
+
+#[tokio::test]
+async fn while_a_suspect_is_alone_for_long_another_worker_has_the_pages_that_wait_for_it() {
+    // More than there are slots: some wait in them, the others have not been looked at.
+    let others: Vec<String> = (0..8).map(|number| format!("http://shop.test/{number}")).collect();
+    let all: Vec<&str> = others.iter().map(String::as_str).chain(["http://shop.test/suspect"]).collect();
+    let driver = |suspect: FakePage| {
+        let driver = FakeDriver::new().with_page("http://shop.test/suspect", [suspect]);
+        others.iter().fold(driver, |driver, url| driver.with_page(url, [page(&[])]))
+    };
+    let running = Running::of(with_a_suspect(&all).await, driver(FakePage::Hangs), SLOW).await;
+    running.loaded(1).await;
+    running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
+    running.exports("crawlify_worker_pages_waiting 5").await;
+
+    let (second, stop, url) =
+        (Arc::new(driver(page(&[]))), CancellationToken::new(), running.crawl.database.url());
+    let registry = telemetry::registry();
+    let worker = start_worker(&url, &running.broker, &second, SLOW, &stop, &registry).await;
+    let completed =
+        "SELECT (count(*) = 8)::int::int8 FROM url_queue WHERE status = 'completed' AND attempt = 1";
+    running.wait("the others are completed", completed).await;
+    let suspect = "SELECT count(*) FROM url_queue WHERE status = 'processing' AND url LIKE '%/suspect'";
+    assert_eq!(running.crawl.number(suspect).await, 1, "it still runs");
+    assert_eq!((running.driver.loads().len(), second.loads().len()), (1, 8));
+    assert_eq!(
+        running.crawl.number("SELECT sum(epoch)::int8 FROM url_queue").await,
+        0,
+        "they went back unclaimed"
+    );
+
+    // The suspect, given back, is alone in the other one.
+    running.stop_worker.cancel();
+    running.wait("the execution ended", ENDED).await;
+    stop.cancel();
+    tokio::time::timeout(WITHIN, worker.stopped()).await.expect("the other worker stops");
+    let crawl = running.stop().await;
+    assert_eq!(crawl.texts(PAGES).await[8], "/suspect completed 3");
 }

@@ -77,7 +77,7 @@ impl Supervisor {
                         None => {}
                     }
                     if let Some(next) = &browser {
-                        hand_over(&watched, next, None).await;
+                        stop.run_until_cancelled(hand_over(&watched, next, None)).await;
                     }
                     let upkeep = Upkeep { until_lost: true, ..self.upkeep };
                     retired.spawn(drain(watched, browser.clone(), upkeep, stop.clone()));

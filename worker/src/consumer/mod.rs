@@ -1,5 +1,6 @@
 //! The consumer: a free slot first, then a delivery. It takes nothing while there is no browser or no lease, so that
-//! a broken worker does not drain the queue into failures.
+//! a broken worker does not drain the queue into failures, and nothing while a page has long been alone here, so that others
+//! have what would have to wait for that.
 
 pub(crate) mod leases;
 
@@ -22,14 +23,21 @@ pub(crate) async fn run(worker: Arc<Shared>, pages: TaskTracker) {
     while !worker.draining.is_cancelled() {
         tokio::select! {
             () = worker.draining.cancelled() => return,
-            () = async { worker.driver.ready().await; worker.leases.held().await } => {}
+            () = async {
+                worker.driver.ready().await;
+                worker.leases.held().await;
+                worker.company.free().await;
+            } => {}
         }
         consume(&worker, &pages).await;
+        if worker.company.is_taken() {
+            tracing::info!("a page has long been alone here: others may have the rest");
+        }
     }
 }
 
-/// Consumes until the worker drains, lacks what pages need, or takes more or fewer pages at once than before. Unread
-/// deliveries then go back to the queue.
+/// Consumes until the worker drains, lacks what pages need, is taken by one of them, or takes more or fewer at once than before.
+/// Unread deliveries then go back to the queue.
 async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
     let mut capacity = worker.lanes.capacity();
     let taken_at_once = *capacity.borrow_and_update();
@@ -40,10 +48,11 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
         let slot = tokio::select! {
             slot = worker.lanes.enter() => slot,
             () = worker.draining.cancelled() => return,
+            () = worker.company.taken() => return,
         };
         let delivery = loop {
             worker.lanes.look();
-            if *capacity.borrow() != taken_at_once {
+            if *capacity.borrow() != taken_at_once || worker.company.is_taken() {
                 return;
             }
             if !worker.driver.is_ready() || !worker.leases.is_held() {
@@ -55,6 +64,7 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
                 delivery = consumer.next() => Some(delivery),
                 () = worker.draining.cancelled() => return,
                 _ = capacity.changed() => None,
+                () = worker.company.taken() => None,
                 () = tokio::time::sleep(LOOK_EVERY) => None,
             };
             worker.lanes.set_hungry(false);
@@ -69,9 +79,11 @@ async fn consume(worker: &Arc<Shared>, pages: &TaskTracker) {
         };
         // The browser may have gone while we waited; the next look says so, and waits for another.
         if !worker.driver.is_ready() || !worker.leases.is_held() {
-            delivery.requeue().await;
+            // Dropping it gives it back, and does not wait for a broker that may not answer.
+            drop(delivery);
             continue;
         }
-        pages.spawn(page::run(delivery, slot, Arc::clone(worker)));
+        let page = page::run(delivery, slot, Arc::clone(worker));
+        pages.spawn(worker.cut.clone().run_until_cancelled_owned(page));
     }
 }

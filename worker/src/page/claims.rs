@@ -108,7 +108,11 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
             if requests.is_empty() {
                 break Vec::new();
             }
-            match store.claim(&requests, lease, again).await {
+            let claimed = tokio::select! {
+                claimed = store.claim(&requests, lease, again) => claimed,
+                () = stop.cancelled() => return,
+            };
+            match claimed {
                 Ok(claimed) => break claimed,
                 Err(error) => {
                     tracing::warn!(

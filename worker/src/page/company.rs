@@ -1,27 +1,44 @@
 //! Whether pages may be executed beside others. One that may have taken down its browser or its worker runs alone: if it
 //! does so again, it harms nobody else, and there is no doubt which page it was. A worker has one such page at the most: a
 //! second one that waited would be taken down with it. The store is told when it begins, as it is charged for the loss of its
-//! worker only from then on.
+//! worker only from then on. What would have to wait for it for long is left to other workers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::hot::HotStore;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
+use tokio::time::Instant;
 
 use super::overdue::GRACE;
+
+/// The others that are here go elsewhere when a suspect has had this part of a page's time, which is 5 s: one that is innocent may
+/// well end sooner, and they had better wait for that.
+const OTHERS_WAIT: u32 = 24;
 
 /// What the pages of one worker share. The lock is fair: while a suspect waits, no further page comes in.
 #[derive(Debug)]
 pub(crate) struct Company {
     lock: Arc<RwLock<()>>,
-    /// Held by the suspect that is here.
-    suspect: Arc<Semaphore>,
+    /// Since when a suspect is here. Written when it comes and by [`Suspect`], read by those that wait for its end.
+    suspect: Arc<watch::Sender<Option<Instant>>>,
     /// How long a suspect waits for the others to end. None are claimed meanwhile, so that it is as long as the slowest page
     /// takes: one that went back sooner would never be alone where there are always slow ones.
     patience: Duration,
+    /// How long others wait for a suspect.
+    others_wait: Duration,
     store: HotStore,
+}
+
+/// That a suspect is here, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Suspect(Arc<watch::Sender<Option<Instant>>>);
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
+    }
 }
 
 /// A page's leave to be executed, until it is dropped.
@@ -30,21 +47,51 @@ pub(crate) enum Leave {
     /// Beside others.
     Beside { _guard: OwnedRwLockReadGuard<()> },
     /// Alone.
-    Alone { _guard: OwnedRwLockWriteGuard<()>, _suspect: OwnedSemaphorePermit },
+    Alone { _guard: OwnedRwLockWriteGuard<()>, _suspect: Suspect },
     /// Not at all: the page goes back, and no other suspect comes in until it has.
-    Back { _suspect: OwnedSemaphorePermit },
+    Back { _suspect: Suspect },
 }
 
 impl Company {
     /// Of a worker whose pages have so long each.
     pub(crate) fn new(store: HotStore, page_deadline: Duration) -> Self {
-        let patience = page_deadline + GRACE;
-        Self { lock: Arc::default(), suspect: Arc::new(Semaphore::new(1)), patience, store }
+        let (patience, others_wait) = (page_deadline + GRACE, page_deadline / OTHERS_WAIT);
+        Self { lock: Arc::default(), suspect: Arc::default(), patience, others_wait, store }
     }
 
     /// Waits until no suspect runs. To be had before the page is claimed: who waits must hold no lease.
     pub(crate) async fn join(&self) -> Leave {
         Leave::Beside { _guard: Arc::clone(&self.lock).read_owned().await }
+    }
+
+    /// Waits until a suspect has been here for long, running or waiting to be alone.
+    pub(crate) async fn taken(&self) {
+        let mut suspect = self.suspect.subscribe();
+        loop {
+            let since = *suspect.borrow_and_update();
+            let long = async {
+                match since {
+                    Some(since) => tokio::time::sleep_until(since + self.others_wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = long => return,
+                // Its sender is ours: this is another suspect, or none.
+                _ = suspect.changed() => {}
+            }
+        }
+    }
+
+    /// Whether a suspect has been here for long.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.suspect.borrow().is_some_and(|since| since.elapsed() >= self.others_wait)
+    }
+
+    /// Waits until no suspect is here.
+    pub(crate) async fn free(&self) {
+        // Its sender is ours, so that this ends only then.
+        let _ = self.suspect.subscribe().wait_for(Option::is_none).await;
     }
 
     /// Exchanges the leave of a suspect for one without company; others keep theirs.
@@ -66,7 +113,7 @@ impl Company {
     }
 
     async fn leave_to_one(&self, leave: Leave) -> Result<Leave, Leave> {
-        let Ok(suspect) = Arc::clone(&self.suspect).try_acquire_owned() else { return Err(leave) };
+        let Some(suspect) = self.enter() else { return Err(leave) };
         drop(leave);
         tracing::debug!("a page that may have taken down what executed it waits to be alone");
         let alone = tokio::time::timeout(self.patience, Arc::clone(&self.lock).write_owned()).await;
@@ -75,6 +122,16 @@ impl Company {
             Err(_elapsed) => Err(Leave::Back { _suspect: suspect }),
         }
     }
+
+    /// Lets a suspect in, unless one is here.
+    fn enter(&self) -> Option<Suspect> {
+        let is_first = self.suspect.send_if_modified(|since| {
+            let is_first = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            is_first
+        });
+        is_first.then(|| Suspect(Arc::clone(&self.suspect)))
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +139,6 @@ mod tests {
     use crawlify_shared::config::{LeaseTimes, SecretUrl};
     use crawlify_shared::domain::id::WorkerId;
     use futures_util::FutureExt;
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -140,6 +196,38 @@ mod tests {
         let expected = LeaseTimes::default().page_deadline + Duration::from_secs(20);
         assert!((expected..expected + Duration::from_secs(1)).contains(&(ended - begun)));
         assert!(late >= ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_for_a_suspect_for_a_moment_and_it_counts_from_its_coming() {
+        let company = company();
+        let others_wait = LeaseTimes::default().page_deadline / OTHERS_WAIT;
+        assert!(company.taken().now_or_never().is_none() && !company.is_taken(), "nobody is here");
+        let slow = company.join().await;
+        let suspect = company.join().await;
+        let begun = Instant::now();
+        let ends_soon = async {
+            let alone = company.leave_to_one(suspect).await.unwrap();
+            assert!(company.free().now_or_never().is_none());
+            drop(alone);
+        };
+        let lets_it_in = async {
+            tokio::time::sleep(others_wait / 2).await;
+            drop(slow);
+        };
+        tokio::join!(ends_soon, lets_it_in);
+        company.free().await;
+        assert!(begun.elapsed() < others_wait && !company.is_taken());
+        // The next one comes, and stays.
+        let suspect = company.join().await;
+        let alone = company.leave_to_one(suspect).await.unwrap();
+        let begun = Instant::now();
+        company.taken().await;
+        assert!((others_wait..others_wait + Duration::from_millis(10)).contains(&begun.elapsed()));
+        assert!(company.is_taken());
+        drop(alone);
+        assert!(!company.is_taken());
+        company.free().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,12 +41,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     crash::reach(CrashPoint::AfterDeliveryBeforeClaim);
     // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
-    let leave = tokio::select! {
-        biased;
-        // Others may have it who need not wait for a page that runs alone here.
-        () = worker.draining.cancelled() => return delivery.requeue().await,
-        leave = worker.company.join() => leave,
-    };
+    let Some(leave) = leave_to_begin(&worker).await else { return delivery.requeue().await };
     let (page, held) = match worker.claims.claim(&delivery.message).await {
         Claim::Ours(page, held) => (*page, held),
         Claim::Nobodys => return acknowledge(delivery).await,
@@ -88,6 +83,17 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
             acknowledge(delivery).await;
         }
         Recorded::Unknown => delivery.requeue().await,
+    }
+}
+
+/// Waits while a page runs alone here. `None`: others may have this one who need not wait for that.
+async fn leave_to_begin(worker: &Shared) -> Option<Leave> {
+    let _waiting = worker.metrics.page_waiting();
+    tokio::select! {
+        biased;
+        () = worker.draining.cancelled() => None,
+        leave = worker.company.join() => Some(leave),
+        () = worker.company.taken() => None,
     }
 }
 

@@ -26,7 +26,8 @@ pub(crate) async fn write_decisions(store: HotStore, renders: Arc<Renders>, stop
     let mut changes = Changes::default();
     while tokio::time::timeout(WRITE_EVERY, stop.cancelled()).await.is_err() {
         changes.take(&renders);
-        if let Err(error) = changes.write(&store).await {
+        // What a stop interrupts is written once more.
+        if let Some(Err(error)) = stop.run_until_cancelled(changes.write(&store)).await {
             tracing::warn!(error = %chain(&error), "cannot store render decisions, will go on");
         }
     }
