@@ -28,6 +28,11 @@ use super::versions::{IfMatch, etag, other_version};
 /// The longest `rate_limit_delay`, a day, and the largest `max_pages`.
 const MAX_DELAY_MS: i64 = 24 * 60 * 60 * 1000;
 const MODES: &str = "`graceful` or `now`";
+/// What it means that the limits of an execution that has ended were changed.
+const FOR_A_RETRY: &str = "execution changed; it has ended and does not go on by itself: a retry (`POST .../retry`) tries its failed \
+     pages again, and those that its limits have left out and now admit";
+const FOR_NOTHING: &str = "execution changed; but it has ended, and does not go on: no page of it has failed, so that there is nothing \
+     to retry. Start another execution for the pages that its limits have left out";
 
 /// What became of an act.
 #[derive(Serialize, ToSchema)]
@@ -38,7 +43,7 @@ pub(super) struct ControlBody {
     status: &'static str,
     /// How often the execution was acted upon; also the `ETag`. To be sent back as `If-Match`.
     version: i32,
-    /// Failed pages that are tried again; of a retry alone.
+    /// Failed pages that are tried again, no more and no fewer; of a retry alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pages: Option<i64>,
 }
@@ -190,7 +195,8 @@ pub(super) struct LimitsDocument {
 }
 
 /// Changes the limits of an execution that has not ended. A higher page limit, or budget, also admits pages that were left out.
-/// Of one that has ended, and was not cancelled, `max_pages` and budgets alone may be changed, for a retry.
+/// Of one that has ended, and was not cancelled, `max_pages` and budgets alone may be changed, for a retry: it does not go on by
+/// itself, and `message` says whether a retry would have it do so.
 #[utoipa::path(
     patch,
     path = "/api/v1/executions/{id}",
@@ -211,15 +217,22 @@ pub(super) async fn change(
 ) -> Result<impl IntoResponse, ApiError> {
     let changes = limits(document)?;
     let act = state.store.change_limits(id, changes, if_match.expected()).await?;
-    if matches!(act, Controlled::Done(_)) {
-        put_back(&state, id).await;
-    }
-    let told = answer(id, act, "execution changed", "", "its limits mean nothing any more");
+    let message = match act {
+        Controlled::Done(standing) if !standing.status.has_ended() => {
+            put_back(&state, id).await;
+            "execution changed"
+        }
+        Controlled::Done(_) if state.store.has_failed_pages(id).await? => FOR_A_RETRY,
+        Controlled::Done(_) => FOR_NOTHING,
+        _ => "",
+    };
+    let told = answer(id, act, message, "", "its limits mean nothing any more");
     told.map(|told| (StatusCode::OK, told))
 }
 
-/// Tries the failed pages of an execution afresh. One that has ended runs again; a cancelled one does not, and neither does one
-/// of which a budget is used up, or `max_pages` where no failed page has a place in it: raise it first.
+/// Tries the failed pages of an execution afresh: those that have their places, or find one that is left, in `max_pages` and in the
+/// budgets of paths. The others stay failed. One that has ended runs again; a cancelled one does not, and neither does one whose
+/// time or bytes are used up, or of which no failed page finds its places: raise them first.
 #[utoipa::path(
     post,
     path = "/api/v1/executions/{id}/retry",
@@ -245,11 +258,15 @@ pub(super) async fn retry(
     } else if let Controlled::Refused(standing) = retried.act
         && retried.pages == 0
     {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "nothing_to_retry",
-            format!("no page of the execution has failed; it is {}", standing.status.as_str()),
-        ));
+        let status = standing.status.as_str();
+        let instead = match standing.status {
+            ExecutionStatus::Completed | ExecutionStatus::Failed => {
+                ". Pages that a limit has left out come back with failed ones only: start another execution for them"
+            }
+            _ => "",
+        };
+        let why = format!("no page of the execution has failed; it is {status}{instead}");
+        return Err(ApiError::new(StatusCode::CONFLICT, "nothing_to_retry", why));
     } else if let Controlled::Refused(standing) = retried.act
         && standing.status != ExecutionStatus::Cancelled
         && !retried.spent.is_empty()
@@ -325,7 +342,7 @@ fn answer(
     }
 }
 
-/// Budgets, or the page limit, would skip the failed pages instead of having them tried.
+/// Budgets, or the page limit, keep every failed page from being tried.
 fn spent(budgets: &[SpentBudget]) -> ApiError {
     let mistakes = budgets.iter().map(|budget| {
         let (name, what) = match budget {
@@ -337,7 +354,7 @@ fn spent(budgets: &[SpentBudget]) -> ApiError {
             }
         };
         let message = format!(
-            "{what}: failed pages would be skipped, not tried; raise it with `PATCH /api/v1/executions/{{id}}` first"
+            "{what}: no failed page can be tried; raise it with `PATCH /api/v1/executions/{{id}}` first"
         );
         Mistake { pointer: None, parameter: None, code: name.to_owned(), message }
     });

@@ -1,12 +1,14 @@
 //! A retry: the failed pages of an execution are tried afresh, also of one that has ended.
 //!
 //! It only marks the execution, as every act of control does ([`super::control`]); the pages go back in portions. Each of them
-//! goes back with a place in `max_pages`: the one that it had, or one that is left. So none is skipped for want of one, which would
-//! lose what is known of its failure.
+//! goes back with its places, in `max_pages` and below paths that have budgets: those that it had, or such as are left
+//! (`super::budgets::places`). These are taken by the retry itself, so that as many go back as it answers, whatever is
+//! dispatched or limited meanwhile, and no page is skipped for want of a place, which would lose what is known of its failure.
 
 use sqlx::Connection;
 
 use super::budgets::lock;
+use super::budgets::places::Plan;
 use super::control::{Act, Controlled, Expected, judge};
 use super::executions::ExecutionStatus;
 use super::sweep::SWEPT_AT_ONCE;
@@ -19,37 +21,26 @@ const PORTIONS: usize = 20;
 /// How a retry ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retried {
-    /// As with every act. Refused also where no page has failed, where a budget would skip pages instead, and where none of
-    /// them has a place in `max_pages`, nor finds one.
+    /// As with every act. Refused also where no page has failed, where time or bytes are used up, and where no failed page has
+    /// its places, nor finds them.
     pub act: Controlled,
-    /// Failed pages: those that go back, where it was done; fewer where a dispatcher takes places before them.
+    /// Failed pages. Where it was done, those that go back: with those that an earlier retry has not put back yet.
     pub pages: i64,
-    /// The budgets that are used up and would skip failed pages, or have none tried.
+    /// The budgets that are used up and keep failed pages from going back, in order.
     pub spent: Vec<SpentBudget>,
 }
 
 /// A budget that is used up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SpentBudget {
-    /// The time since the execution's start.
-    Time,
     /// What its pages have received.
     Bytes,
     /// The pages: `max_pages`.
     Pages,
     /// The pages below this prefix.
     Path(String),
-}
-
-impl SpentBudget {
-    fn of(kind: String, prefix: String) -> Self {
-        match kind.as_str() {
-            "time" => Self::Time,
-            "bytes" => Self::Bytes,
-            "max_pages" => Self::Pages,
-            _ => Self::Path(prefix),
-        }
-    }
+    /// The time since the execution's start.
+    Time,
 }
 
 impl Store {
@@ -57,9 +48,10 @@ impl Store {
     /// paused; a cancelled one is refused. The pages themselves go back in portions ([`Store::put_pages_back`]), and
     /// the execution does not end before the last of them has.
     ///
-    /// Where a budget is used up that would skip failed pages, nothing changes: what is known of the failures would be lost, and
-    /// nothing tried. Of failed pages that were never dispatched, as those of a host that is gone, as many go back as there are places
-    /// left in `max_pages`, and the others stay as they are; where none goes back at all, nothing changes either.
+    /// Where time or bytes are used up, nothing changes: pages would be skipped, what is known of their failures would be lost, and
+    /// nothing tried. Of failed pages that were never dispatched, as those of a host that is gone, as many go back as there are
+    /// places left in `max_pages` and below paths that have budgets, and the others stay as they are; where none goes back at all,
+    /// nothing changes either.
     ///
     /// # Errors
     /// The database's.
@@ -70,82 +62,72 @@ impl Store {
     ) -> Result<Retried, StoreError> {
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
-        // Lock: the execution's row, in a statement of its own: what a dispatcher that held it has just counted of a budget
-        // would be missed otherwise.
+        // Lock: the execution's row, in a statement of its own: what a dispatcher that held it has just counted would be missed
+        // otherwise. Then its budgets.
         lock(&mut transaction, execution).await?;
-        // Counts by url_queue_failed_idx; reads execution_budgets_pkey and page_counters_pkey. Pages below a path were counted
-        // when they were first dispatched: only those that never were find its budget used up. A prefix has no `?`, so that it
-        // can be compared with path and query together. By the clock, so that whatever is counted here has failed before.
-        let row = sqlx::query!(
-            r#"
-            WITH execution AS (
-                SELECT id, status, control_version, started_at,
-                    CASE WHEN max_pages IS NOT NULL THEN greatest(max_pages - pages_admitted, 0) END AS room
-                FROM workflow_executions WHERE id = $1
-            ), found AS (
-                SELECT count(*) AS pages, count(*) FILTER (WHERE NOT admitted) AS without_place
-                FROM url_queue WHERE execution_id = $1 AND status = 'failed'
-            ), failed AS (
-                -- Without a limit there is no `room`, which `least` passes by.
-                SELECT found.pages, found.pages - found.without_place + least(found.without_place, execution.room) AS go_back
-                FROM execution CROSS JOIN found
-            ), spent AS (
-                SELECT budget.kind, budget.prefix
-                FROM execution JOIN execution_budgets AS budget ON budget.execution_id = execution.id
-                WHERE CASE budget.kind
-                    WHEN 'time' THEN execution.started_at + budget.max * interval '1 second' <= now()
-                    WHEN 'bytes' THEN budget.max <= (
-                        SELECT sum(bytes) FROM page_counters WHERE execution_id = execution.id)
-                    ELSE budget.used >= budget.max AND EXISTS (
-                        SELECT FROM url_queue AS page
-                        WHERE page.execution_id = execution.id AND page.status = 'failed'
-                          AND NOT page.budgeted AND page.attempt = 0
-                          AND starts_with(regexp_replace(page.url, '^[a-z]+://[^/]*', ''), budget.prefix)) END
-                UNION ALL
-                SELECT 'max_pages', '' FROM failed WHERE pages > 0 AND go_back = 0
-            ), changed AS (
-                UPDATE workflow_executions AS target
-                SET status = CASE WHEN execution.status = 'paused' THEN 'paused' ELSE 'running' END,
-                    completed_at = NULL, error = NULL, stats = '{}', retry_failed_before = clock_timestamp(),
-                    control_version = execution.control_version + 1
-                FROM execution, failed
-                WHERE target.id = execution.id AND failed.pages > 0
-                  AND execution.status IN ('running', 'paused', 'completed', 'failed')
-                  AND NOT EXISTS (SELECT FROM spent)
-                  AND ($2::int4[] IS NULL OR execution.control_version = ANY ($2))
-                RETURNING target.status, target.control_version
-            )
-            SELECT execution.status AS "status!: ExecutionStatus", execution.control_version AS "version!",
-                changed.status AS "new_status?: ExecutionStatus", changed.control_version AS "new_version?",
-                CASE WHEN changed.status IS NULL THEN failed.pages ELSE failed.go_back END AS "pages!",
-                ARRAY(SELECT kind FROM spent ORDER BY kind, prefix) AS "kinds!",
-                ARRAY(SELECT prefix FROM spent ORDER BY kind, prefix) AS "prefixes!"
-            FROM execution CROSS JOIN failed LEFT JOIN changed ON true
-            "#,
+        // By primary key. Places that an earlier retry has taken, and whose pages have not gone back yet, are given anew.
+        let before = sqlx::query!(
+            r#"SELECT status AS "status: ExecutionStatus", control_version,
+                greatest(max_pages - pages_admitted + retry_places, CASE WHEN max_pages IS NOT NULL THEN 0 END) AS "room?"
+            FROM workflow_executions WHERE id = $1"#,
             execution.0,
-            expected,
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        transaction.commit().await?;
-        let Some(row) = row else {
+        let Some(before) = before else {
             return Ok(Retried { act: Controlled::NotFound, pages: 0, spent: Vec::new() });
         };
-        let spent = row.kinds.into_iter().zip(row.prefixes);
-        let act = Act {
-            status: row.status,
-            version: row.version,
-            new_status: row.new_status,
-            new_version: row.new_version,
+        let plan = Plan::make(&mut transaction, execution, before.room).await?;
+        let may_run = !matches!(before.status, ExecutionStatus::Pending | ExecutionStatus::Cancelled);
+        let is_expected = expected.is_none_or(|versions| versions.contains(&before.control_version));
+        let mut act = Act {
+            status: before.status,
+            version: before.control_version,
+            new_status: None,
+            new_version: None,
         };
-        Ok(Retried {
-            act: judge(Some(act), expected, |_| false),
-            pages: row.pages,
-            spent: spent.map(|(kind, prefix)| SpentBudget::of(kind, prefix)).collect(),
-        })
+        let mut pages = plan.failed;
+        if may_run && is_expected && !plan.is_over && plan.pages > 0 {
+            plan.take_places(&mut transaction, execution).await?;
+            // By the clock, so that whatever was counted above has failed before.
+            let after = sqlx::query!(
+                r#"UPDATE workflow_executions
+                SET status = CASE WHEN status = 'paused' THEN 'paused' ELSE 'running' END,
+                    completed_at = NULL, error = NULL, stats = '{}', retry_failed_before = clock_timestamp(),
+                    retry_pages = $2, retry_places = $3, pages_admitted = pages_admitted - retry_places + $3,
+                    control_version = control_version + 1
+                WHERE id = $1
+                RETURNING status AS "status: ExecutionStatus", control_version"#,
+                execution.0,
+                plan.pages,
+                plan.places,
+            )
+            .fetch_one(&mut *transaction)
+            .await?;
+            (act.new_status, act.new_version) = (Some(after.status), Some(after.control_version));
+            pages = plan.pages;
+        }
+        transaction.commit().await?;
+        let act = judge(Some(act), expected, |_| false);
+        Ok(Retried { act, pages, spent: plan.spent.into_iter().collect() })
     }
 
-    /// Puts the pages back that a retry wants, with a place in `max_pages` each; about [`SWEPT_AT_ONCE`] of them, of all
+    /// Whether a page of an execution has failed: without one there is nothing to retry.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn has_failed_pages(&self, execution: ExecutionId) -> Result<bool, StoreError> {
+        // By url_queue_failed_idx.
+        let has = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM url_queue WHERE execution_id = $1 AND status = 'failed') AS "has!""#,
+            execution.0,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(has)
+    }
+
+    /// Puts the pages back that a retry wants, with their places; about [`SWEPT_AT_ONCE`] of them, of all
     /// executions or `only` one. Answers how many.
     pub(super) async fn put_failed_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
         let mut put_back = 0;
@@ -177,36 +159,40 @@ impl Store {
     }
 
     /// Puts one portion of the failed pages of an execution back, those that failed first before the others, and ends the retry where
-    /// none is left that could go. Answers how many.
+    /// all are back, or none is left that could go. Answers how many.
     async fn put_portion_back(&self, execution: ExecutionId) -> Result<u64, StoreError> {
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
-        // Lock: the execution's row before its pages, as who dispatches does, so that the places that are left are given away
-        // once. It is waited for; a dispatcher goes on to other executions meanwhile.
+        // Lock: the execution's row before its pages, as who dispatches does, so that each of its places is given away once. It is
+        // waited for; a dispatcher goes on to other executions meanwhile.
         lock(&mut transaction, execution).await?;
-        // Reads url_queue_failed_idx in its order, passing by those that find no place. No page is waited for; one that somebody
-        // holds, to whom a late message speaks of it, goes back next time: the retry ends with a look that finds none left. A page
-        // that fails once more has failed after the retry, and stays. What was counted of the pages is taken back under the nil
-        // worker; the rows are locked, so each once. Attempts go on: a second one with the same number would pass the fence with
-        // what the first one recorded.
+        // Reads url_queue_failed_idx in its order, passing by those that have no place, in `max_pages` or below a path: of these all
+        // that the retry gave places are `budgeted`, so that those below a path which has a budget only since then stay. No page is
+        // waited for; one that somebody holds, to whom a late message speaks of it, goes back next time: the retry ends with a look
+        // that finds none left, if not with the last page. A page that fails once more has failed after the retry, and stays. What
+        // was counted of the pages is taken back under the nil worker; the rows are locked, so each once. Attempts go on: a second
+        // one with the same number would pass the fence with what the first one recorded.
         let put_back = sqlx::query_scalar!(
             r#"WITH execution AS (
-                SELECT id, retry_failed_before,
-                    CASE WHEN max_pages IS NULL THEN $2::int8 ELSE greatest(max_pages - pages_admitted, 0) END AS room
+                -- A retry of an older version says no number, and has taken no places.
+                SELECT id, retry_failed_before, retry_pages, retry_places, least(retry_pages, $2::int8) AS portion
                 FROM workflow_executions
                 WHERE id = $1 AND retry_failed_before > '-infinity' AND status IN ('running', 'paused')
             ), with_place AS (
                 SELECT id, host, rendered FROM url_queue
                 WHERE execution_id = (SELECT id FROM execution) AND status = 'failed' AND admitted
                   AND processed_at < (SELECT retry_failed_before FROM execution)
-                ORDER BY processed_at LIMIT $2::int8
+                  AND (budgeted OR attempt > 0 OR NOT is_below_budgeted_path(execution_id, url))
+                ORDER BY processed_at LIMIT (SELECT portion FROM execution)
                 FOR NO KEY UPDATE SKIP LOCKED
             ), without_place AS (
+                -- In the order in which the retry has counted them.
                 SELECT id, host, rendered FROM url_queue
                 WHERE execution_id = (SELECT id FROM execution) AND status = 'failed' AND NOT admitted
                   AND processed_at < (SELECT retry_failed_before FROM execution)
-                ORDER BY processed_at
-                LIMIT (SELECT least(room, $2::int8 - (SELECT count(*) FROM with_place)) FROM execution)
+                  AND (budgeted OR attempt > 0 OR NOT is_below_budgeted_path(execution_id, url))
+                ORDER BY processed_at, id
+                LIMIT (SELECT least(retry_places, portion - (SELECT count(*) FROM with_place)) FROM execution)
                 FOR NO KEY UPDATE SKIP LOCKED
             ), wanted AS (
                 SELECT * FROM with_place UNION ALL SELECT * FROM without_place
@@ -236,18 +222,32 @@ impl Store {
                 FROM execution CROSS JOIN wanted GROUP BY execution.id
                 ON CONFLICT (execution_id, worker_id) DO UPDATE
                     SET failed = c.failed + excluded.failed, static_pages = c.static_pages + excluded.static_pages
-            ), looked_at AS (
-                UPDATE workflow_executions AS target
-                SET pages_admitted = target.pages_admitted + (SELECT count(*) FROM without_place),
+            ), left_over AS (
+                SELECT execution.id, execution.retry_pages - (SELECT count(*) FROM wanted) AS pages,
+                    execution.retry_places - (SELECT count(*) FROM without_place) AS places,
                     -- As it was before this statement: what goes back with it counts, and another look follows.
-                    retry_failed_before = CASE WHEN EXISTS (
+                    EXISTS (
                         SELECT FROM url_queue AS page
                         WHERE page.execution_id = execution.id AND page.status = 'failed'
-                          AND page.processed_at < execution.retry_failed_before AND (page.admitted OR execution.room > 0))
-                        THEN execution.retry_failed_before
+                          AND page.processed_at < execution.retry_failed_before
+                          AND (page.admitted OR execution.retry_places > 0)
+                          AND (page.budgeted OR page.attempt > 0
+                              OR NOT is_below_budgeted_path(page.execution_id, page.url))) AS can_go
+                FROM execution
+            ), looked_at AS (
+                UPDATE workflow_executions AS target
+                SET retry_failed_before = CASE WHEN goes_on.it THEN target.retry_failed_before
                         -- That there was a retry is remembered.
-                        ELSE '-infinity' END
-                FROM execution WHERE target.id = execution.id
+                        ELSE '-infinity' END,
+                    retry_pages = CASE WHEN goes_on.it THEN left_over.pages END,
+                    retry_places = CASE WHEN goes_on.it THEN left_over.places ELSE 0 END,
+                    -- Places for which no page was left are anybody's again.
+                    pages_admitted = CASE WHEN goes_on.it THEN target.pages_admitted
+                        ELSE target.pages_admitted - left_over.places END
+                FROM left_over CROSS JOIN LATERAL (
+                    SELECT left_over.pages IS DISTINCT FROM 0 AND left_over.can_go AS it
+                ) AS goes_on
+                WHERE target.id = left_over.id
             )
             SELECT count(*) AS "count!" FROM wanted"#,
             execution.0,

@@ -254,6 +254,33 @@ async fn a_retry_is_refused_where_no_page_has_a_place_in_the_limit_and_done_when
 }
 
 #[tokio::test]
+async fn a_change_of_an_execution_that_has_ended_says_whether_anything_can_come_of_it() {
+    let api = Api::start().await;
+    let (execution, id) = api.execution(&api.workflow("active").await).await;
+    let left_out = "UPDATE url_queue SET status = 'skipped', error_class = 'limit', processed_at = now() WHERE execution_id = $1";
+    api.change(left_out, id).await;
+    api.change(ENDED, id).await;
+    let raise = async || {
+        let more = json!({"max_pages": 100});
+        let changed = api.expect(StatusCode::OK, Method::PATCH, &execution, Some(&more)).await;
+        assert_eq!(changed["status"], "completed");
+        changed["message"].as_str().unwrap().to_owned()
+    };
+    let message = raise().await;
+    assert!(message.contains("does not go on") && message.contains("Start another execution"), "{message}");
+    let refused = api.act(StatusCode::CONFLICT, &execution, "retry").await;
+    assert_eq!(refused["code"], "nothing_to_retry");
+    assert!(refused["detail"].as_str().unwrap().contains("start another execution"), "{refused}");
+
+    let one_failed = "UPDATE url_queue SET status = 'failed', error_class = 'dns' WHERE execution_id = $1 AND url LIKE '%sale'";
+    api.change(one_failed, id).await;
+    let message = raise().await;
+    assert!(message.contains("does not go on by itself") && message.contains("/retry"), "{message}");
+    assert_eq!(api.act(StatusCode::ACCEPTED, &execution, "retry").await["pages"], 1);
+    assert_eq!(api.get(&execution).await["stats"]["pending"], 2, "with the one that was left out");
+}
+
+#[tokio::test]
 async fn a_higher_limit_puts_pages_back_and_a_retry_failed_ones_before_they_answer() {
     let api = Api::start().await;
     let (execution, id) = api.execution(&api.workflow("active").await).await;

@@ -16,6 +16,7 @@ mod publishing;
 mod refusals;
 mod rescue;
 mod retry;
+mod retry_budgets;
 mod schedules;
 mod unreachable;
 

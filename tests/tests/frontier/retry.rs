@@ -1,18 +1,17 @@
-//! Failed pages that are tried afresh, also of an execution that has ended.
+//! Failed pages that are tried afresh, also of an execution that has ended. Where budgets and limits keep some from it is in
+//! `retry_budgets`.
 
 use crawlify_shared::domain::fault::Faults;
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendered};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
-use crawlify_shared::domain::workflow::{Limits, parse_budget_changes};
+use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
 use crawlify_shared::store::executions::ExecutionStatus;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
-use crawlify_shared::store::retry::SpentBudget;
 use crawlify_shared::store::workflows::DeleteWorkflow;
 use futures_util::future::join;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
-use serde_json::{Value, json};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 
 use super::behind_a_dispatcher;
 
@@ -174,118 +173,9 @@ async fn two_coordinators_put_each_page_back_once() {
     crawl.assert_counters_are_a_recount().await;
 }
 
-/// Four pages, two of them below `/a/`, of an execution with these budgets; all were dispatched that these admit.
-async fn crawl_with(budgets: Value) -> Crawl {
-    let mut config = small_workflow();
-    config["budgets"] = budgets;
-    let pages =
-        ["http://shop.test/a/0", "http://shop.test/a/1", "http://shop.test/b/0", "http://shop.test/b/1"];
-    let crawl = Crawl::of(&config, NO_LIMITS, &pages).await;
-    let reserved = crawl.store.reserve_pages(crawl.execution, 100).await.unwrap();
-    crawl.store.within_budgets(crawl.execution, reserved).await.unwrap();
-    crawl
-}
-
-/// Four pages, two of which have used an execution's page limit up, and ended so. The others have failed untried, as those
-/// of a host that is gone do; the one with the later URL failed first.
-async fn crawl_with_untried_failures(end_of_the_others: &'static str) -> Crawl {
-    let pages = ["http://shop.test/1", "http://shop.test/2", "http://shop.test/3", "http://shop.test/4"];
-    let crawl = Crawl::start(Limits { max_pages: Some(2), ..NO_LIMITS }, &pages).await;
-    assert_eq!(crawl.store.reserve_pages(crawl.execution, 100).await.unwrap().len(), 2);
-    crawl
-        .change(
-            "UPDATE url_queue SET status = 'failed', processed_at = now() - interval '1 minute', error_class = 'connect',
-                error = 'its host is gone' WHERE status = 'pending';
-             UPDATE url_queue SET processed_at = now() - interval '2 minutes'
-                WHERE url = (SELECT max(url) FROM url_queue WHERE status = 'failed')",
-        )
-        .await;
-    crawl.change(end_of_the_others).await;
-    crawl
-}
-
-/// The pages that were never dispatched before a retry, by URL.
-const UNTRIED: &str =
-    "SELECT concat_ws(' ', status, error_class, error) FROM url_queue WHERE attempt = 0 ORDER BY url";
-
-/// Asks for a retry, which is refused and changes nothing; answers because of which budgets.
-async fn spent(crawl: &Crawl) -> Vec<SpentBudget> {
-    const ALL: &str =
-        "SELECT concat_ws(' ', q.status, q.error_class, e.status, e.control_version, e.retry_failed_before)
-        FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id ORDER BY q.url";
-    let before = crawl.texts(ALL).await;
-    let refused = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
-    assert!(matches!(refused.act, Controlled::Refused(_)), "{refused:?}");
-    crawl.store.put_pages_back(None).await.unwrap();
-    crawl.store.sweep_over_budget().await.unwrap();
-    assert_eq!(crawl.texts(ALL).await, before);
-    refused.spent
-}
-
-async fn retry(crawl: &Crawl) {
-    let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
-    assert!(matches!(retried.act, Controlled::Done(_)), "{retried:?}");
-}
-
-#[tokio::test]
-async fn a_retry_after_the_time_loses_no_failure_and_goes_on_when_there_is_more() {
-    let crawl = crawl_with(json!({"time": 60})).await;
-    crawl
-        .change(
-            "UPDATE url_queue SET status = 'completed', processed_at = now() WHERE url LIKE '%/b/%';
-             UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns' WHERE url LIKE '%/a/%';
-             UPDATE workflow_executions SET started_at = started_at - interval '61 seconds'",
-        )
-        .await;
-    assert_eq!(spent(&crawl).await, [SpentBudget::Time], "while it runs");
-    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
-    assert_eq!(spent(&crawl).await, [SpentBudget::Time], "when it has ended");
-    let more = parse_budget_changes(&json!({"time": 600}), "").unwrap();
-    let more = LimitChanges { budgets: Some(more), ..LimitChanges::default() };
-    let changed = crawl.store.change_limits(crawl.execution, more, None).await.unwrap();
-    assert!(matches!(changed, Controlled::Done(_)), "{changed:?}");
-    retry(&crawl).await;
-    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 2);
-    let reserved = crawl.store.reserve_pages(crawl.execution, 100).await.unwrap();
-    assert_eq!(crawl.store.within_budgets(crawl.execution, reserved).await.unwrap().len(), 2);
-    crawl.change("UPDATE url_queue SET status = 'completed', processed_at = now()").await;
-    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn a_retry_is_refused_because_of_a_path_only_where_it_would_skip_a_page() {
-    let crawl = crawl_with(json!({"path_prefixes": [{"prefix": "/a/", "max_pages": 1}]})).await;
-    // One was tried; the other one has failed untried, as the pages of a host that is gone do.
-    crawl
-        .change(
-            "UPDATE url_queue SET attempt = 1 WHERE url LIKE '%/a/%' AND status = 'queued';
-             UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns' WHERE url LIKE '%/a/%'",
-        )
-        .await;
-    assert_eq!(spent(&crawl).await, [SpentBudget::Path("/a/".to_owned())]);
-    crawl.change("UPDATE url_queue SET status = 'completed' WHERE status = 'failed' AND NOT budgeted").await;
-    retry(&crawl).await;
-}
-
-#[tokio::test]
-async fn a_retry_sees_what_a_dispatcher_has_counted_of_a_path_while_it_waited() {
-    let crawl = crawl_with(json!({"path_prefixes": [{"prefix": "/a/", "max_pages": 1}]})).await;
-    crawl
-        .change(
-            "UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'dns'
-                WHERE url LIKE '%/a/%' AND status <> 'queued';
-             UPDATE execution_budgets SET used = 0",
-        )
-        .await;
-    let counted = "UPDATE execution_budgets SET used = 1 WHERE execution_id = $1";
-    let retried =
-        behind_a_dispatcher(&crawl, counted, crawl.store.retry_execution(crawl.execution, None)).await;
-    assert_eq!(retried.unwrap().spent, [SpentBudget::Path("/a/".to_owned())]);
-}
-
 #[tokio::test]
 async fn a_workflow_whose_execution_a_retry_has_just_set_running_is_not_deleted() {
-    let crawl = crawl_with(json!({})).await;
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
     crawl.change("UPDATE workflow_executions SET status = 'completed'").await;
     let workflow = sqlx::query_scalar("SELECT id FROM workflows").fetch_one(&crawl.pool).await.unwrap();
     let retried = "UPDATE workflow_executions SET status = 'running' WHERE id = $1";
@@ -293,48 +183,4 @@ async fn a_workflow_whose_execution_a_retry_has_just_set_running_is_not_deleted(
         behind_a_dispatcher(&crawl, retried, crawl.store.delete_workflow(WorkflowId(workflow))).await;
     assert_eq!(deleted.unwrap(), DeleteWorkflow::InUse);
     assert_eq!(crawl.number("SELECT count(*) FROM workflow_executions").await, 1);
-}
-
-#[tokio::test]
-async fn a_retry_that_has_no_place_for_any_page_loses_no_failure_and_tries_the_oldest_when_there_is_one_more()
-{
-    let completed = "UPDATE url_queue SET status = 'completed', processed_at = now(), attempt = 1 WHERE status = 'queued'";
-    let crawl = crawl_with_untried_failures(completed).await;
-    let gone = "failed connect its host is gone";
-    assert_eq!(spent(&crawl).await, [SpentBudget::Pages], "while it runs");
-    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
-    assert_eq!(spent(&crawl).await, [SpentBudget::Pages], "when it has ended");
-    assert_eq!(crawl.texts(UNTRIED).await, [gone, gone]);
-
-    let three = LimitChanges { max_pages: Some(Some(3)), ..LimitChanges::default() };
-    let changed = crawl.store.change_limits(crawl.execution, three, None).await.unwrap();
-    assert!(matches!(changed, Controlled::Done(_)), "{changed:?}");
-    let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
-    assert!(matches!(retried.act, Controlled::Done(_)), "{retried:?}");
-    assert_eq!(retried.pages, 1);
-    assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "its page is still to go back");
-    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 1);
-    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "there is no place for the other one");
-    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0, "it has its place already");
-    assert_eq!(crawl.texts(UNTRIED).await, [gone, "pending"]);
-    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 3);
-    assert_eq!(crawl.queue().await.len(), 1);
-    crawl.change(completed).await;
-    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
-    assert_eq!(crawl.texts(UNTRIED).await, [gone]);
-}
-
-#[tokio::test]
-async fn pages_that_had_their_places_are_retried_although_the_page_limit_is_used_up() {
-    let crawl = crawl_with_untried_failures(
-        "UPDATE url_queue SET status = 'failed', processed_at = now(), attempt = 1 WHERE status = 'queued'",
-    )
-    .await;
-    let retried = crawl.store.retry_execution(crawl.execution, None).await.unwrap();
-    assert!(matches!(retried.act, Controlled::Done(_)), "{retried:?}");
-    assert_eq!(retried.pages, 2);
-    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 2);
-    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 0);
-    assert_eq!(crawl.texts(UNTRIED).await, ["failed connect its host is gone"; 2]);
-    assert_eq!(crawl.queue().await.len(), 2);
 }

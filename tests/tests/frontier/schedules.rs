@@ -241,6 +241,55 @@ async fn a_run_of_its_own_that_waits_is_forgotten_when_the_schedule_is_disabled(
 }
 
 #[tokio::test]
+async fn a_run_by_hand_that_waits_starts_once_although_the_schedule_is_disabled_meanwhile() {
+    // Alone, and as one with a run of the schedule's own that comes before or after it.
+    for (its_own_before, its_own_after) in [(false, false), (true, false), (false, true)] {
+        let (crawl, schedule) = scheduled(OverlapPolicy::Queue).await;
+        let first = tick(&crawl, schedule).await.unwrap().execution().unwrap();
+        if its_own_before {
+            assert_eq!(tick(&crawl, schedule).await, Some(Fired::Queued));
+        }
+        let version = row(&crawl, schedule).await.version;
+        assert_eq!(fire(&crawl.store, schedule, version, Occasion::Asked).await, Some(Fired::Queued));
+        if its_own_after {
+            assert_eq!(tick(&crawl, schedule).await, Some(Fired::Queued));
+        }
+        assert!(enable(&crawl, schedule, false).await.waiting_since.is_some());
+        assert!(run_due(&crawl).await.is_empty(), "the earlier one runs");
+        crawl.store.cancel_execution(first, CancelMode::Graceful, None).await.unwrap();
+        assert!(matches!(run_due(&crawl).await[..], [Some(Fired::Started(_))]));
+        let after = row(&crawl, schedule).await;
+        assert_eq!((after.waiting_since, after.next_run_at), (None, None), "it has no time of its own");
+
+        // Of a run that was asked for once nothing is left: one of the schedule's own is forgotten as ever.
+        enable(&crawl, schedule, true).await;
+        assert_eq!(tick(&crawl, schedule).await, Some(Fired::Queued));
+        assert_eq!(enable(&crawl, schedule, false).await.waiting_since, None);
+        crawl.change("UPDATE workflow_executions SET status = 'cancelled', completed_at = now()").await;
+        assert!(run_due(&crawl).await.is_empty());
+        assert_eq!(crawl.number(RUNS).await, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_run_by_hand_that_waits_is_forgotten_where_nothing_is_to_wait_any_more() {
+    let (crawl, schedule, first) = disabled_with_a_run_that_waits().await;
+    let skip = ScheduleText {
+        cron: "0 4 * * *",
+        time_zone: "UTC",
+        enabled: false,
+        overlap: OverlapPolicy::Skip,
+        next_run_at: None,
+    };
+    let version = row(&crawl, schedule).await.version;
+    let changed = crawl.store.update_schedule(schedule, version, skip).await.unwrap().unwrap();
+    assert_eq!(changed.waiting_since, None);
+    assert_eq!(crawl.number("SELECT count(*) FROM schedules WHERE waiting_asked").await, 0);
+    crawl.store.cancel_execution(first, CancelMode::Graceful, None).await.unwrap();
+    assert!(run_due(&crawl).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_run_has_the_budgets_and_the_share_of_its_workflow() {
     let (crawl, schedule) = scheduled(OverlapPolicy::Skip).await;
     let fired = fire(&crawl.store, schedule, 0, Occasion::Asked).await;

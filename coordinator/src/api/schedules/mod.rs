@@ -121,8 +121,8 @@ pub(super) async fn get(
     Ok(([etag(row.version)], Json(ScheduleBody::from(row))))
 }
 
-/// Changes a schedule. What it has started goes on; a run that waits is forgotten when the schedule is disabled, or is
-/// to `queue` no more.
+/// Changes a schedule. What it has started goes on; a run that waits is forgotten when the schedule is to `queue` no more, or is
+/// disabled, unless somebody has asked for it.
 #[utoipa::path(
     patch,
     path = "/api/v1/schedules/{id}",
@@ -195,7 +195,7 @@ pub(super) async fn delete(
 }
 
 /// Runs a schedule now, whether it is enabled or not. Its next time stays; what it says of runs that overlap holds. A
-/// run that has to wait starts when the earlier one has ended, of a disabled schedule too.
+/// run that has to wait starts when the earlier one has ended, also of a schedule that is disabled by then.
 #[utoipa::path(
     post,
     path = "/api/v1/schedules/{id}/run",

@@ -3,8 +3,10 @@
 //! Pages below a path are counted exactly: each once, when it is first dispatched, under a lock on the execution's row.
 //! Time and bytes end the dispatching; pages in hand go on to their own end. Budgets that change meanwhile are in
 //! [`change`]: whoever skips pages holds a lock that such a change waits for, so that it finds all that were skipped before.
+//! Which failed pages a retry finds places for is in `places`.
 
 pub mod change;
+pub(super) mod places;
 
 use std::collections::HashSet;
 
@@ -15,6 +17,7 @@ use super::dispatch::ReservedPage;
 use super::sweep::SWEPT_AT_ONCE;
 use super::{Store, StoreError};
 use crate::domain::id::{ExecutionId, PageId};
+use crate::domain::page_url::PageUrl;
 use crate::domain::skip::{Skip, SkipReason};
 use crate::domain::workflow::Budgets;
 
@@ -61,8 +64,8 @@ struct Budget {
 }
 
 impl Budget {
-    fn is_of(&self, page: &ReservedPage) -> bool {
-        self.kind == "path_prefix" && page.url.as_url().path().starts_with(&self.prefix)
+    fn is_of(&self, page: &PageUrl) -> bool {
+        self.kind == "path_prefix" && page.as_url().path().starts_with(&self.prefix)
     }
 
     /// Why a page is skipped once it is used up. The statements that skip many pages say the same.
@@ -126,7 +129,7 @@ impl Store {
             let before = counted_before(&mut transaction, pages).await?;
             let mut counted = Vec::new();
             for page in pages.iter().filter(|page| !before.contains(&page.page_id.0)) {
-                let mut its: Vec<_> = budgets.iter_mut().filter(|budget| budget.is_of(page)).collect();
+                let mut its: Vec<_> = budgets.iter_mut().filter(|budget| budget.is_of(&page.url)).collect();
                 if let Some(budget) = its.iter().find(|budget| budget.used >= budget.max) {
                     refused.push((page, budget.skip()));
                 } else if !its.is_empty() {

@@ -4,8 +4,9 @@
 //! with it, so one of them starts it. As every run raises the version, it also sees every execution that an earlier run
 //! has started. Of the times that were missed while nobody looked, one run is left.
 //!
-//! A run that waits at a disabled schedule is one that somebody asked for since, as disabling it forgets what waits: it
-//! starts all the same, and no time of the schedule's own comes of it.
+//! A run that waits at a disabled schedule is one that somebody has asked for (`waiting_asked`), as disabling it forgets every
+//! other: it starts all the same, and no time of the schedule's own comes of it. Runs that wait are one: where one of them was
+//! asked for, it was.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -201,6 +202,7 @@ impl Store {
                  SET version = version + 1, last_outcome = $2,
                      next_run_at = CASE WHEN $3 AND enabled THEN $4 ELSE next_run_at END,
                      waiting_since = CASE WHEN $2 = 'queued' THEN COALESCE(waiting_since, now()) END,
+                     waiting_asked = $2 = 'queued' AND (waiting_asked OR NOT $3),
                      last_run_at = CASE WHEN $5::uuid IS NULL THEN last_run_at ELSE now() END,
                      last_execution_id = COALESCE($5, last_execution_id)
                  WHERE id = $1",
@@ -225,7 +227,8 @@ impl Store {
     pub async fn suspend_schedule(&self, schedule: ScheduleId, version: i32) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE schedules
-             SET next_run_at = NULL, waiting_since = NULL, last_outcome = 'schedule_invalid', version = version + 1
+             SET next_run_at = NULL, waiting_since = NULL, waiting_asked = false, last_outcome = 'schedule_invalid',
+                 version = version + 1
              WHERE id = $1 AND version = $2",
             schedule.0,
             version,

@@ -177,8 +177,8 @@ impl Store {
     }
 
     /// Replaces a schedule's text, if it is still at this version. A run that waited is forgotten where nothing is to
-    /// wait any more, or where this disables the schedule; one that was asked for while it was disabled already waits
-    /// on. Answers `None` where it is at another one, or gone.
+    /// wait any more, or where the schedule is disabled; but one that somebody has asked for waits on there. Answers `None`
+    /// where it is at another one, or gone.
     ///
     /// # Errors
     /// The database's.
@@ -193,8 +193,8 @@ impl Store {
             "
             UPDATE schedules
             SET cron = $3, time_zone = $4, enabled = $5, overlap = $6, next_run_at = $7, version = version + 1,
-                waiting_since = CASE WHEN ($5 OR NOT enabled) AND $6 = 'queue' THEN waiting_since END,
-                updated_at = now()
+                waiting_since = CASE WHEN ($5 OR waiting_asked) AND $6 = 'queue' THEN waiting_since END,
+                waiting_asked = waiting_asked AND $6 = 'queue', updated_at = now()
             WHERE id = $1 AND version = $2
             RETURNING id, workflow_id, cron, time_zone, enabled, overlap, next_run_at, waiting_since, last_run_at,
                 last_execution_id, last_outcome, version, created_at, updated_at
