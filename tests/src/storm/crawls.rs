@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
 use crawlify_shared::domain::page_url::PageUrl;
-use crawlify_shared::domain::workflow::{Budgets, Robots, Share, parse_document};
+use crawlify_shared::domain::workflow::{Budgets, Render, Robots, Share, parse_document};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::StartExecution;
 use crawlify_shared::store::start::Beginning;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
+use super::waste::Waste;
 use crate::crawl::NO_LIMITS;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -34,6 +35,8 @@ pub(super) struct Crawls {
     workflow: WorkflowId,
     version: i32,
     start_urls: Vec<PageUrl>,
+    /// Whether some pages may be read without being rendered.
+    pub(super) goes_static: bool,
 }
 
 /// Crawls while nothing happens.
@@ -61,8 +64,10 @@ impl Crawls {
         };
         let row = store.create_workflow(text, WorkflowStatus::Active).await?;
         let pool = PgPool::connect(database.expose()).await?;
+        let goes_static = definition.workflow.phases.iter().any(|phase| phase.render != Render::Full);
         let start_urls = definition.workflow.start_urls;
-        Ok(Self { store, pool, workflow: WorkflowId(row.id), version: row.version, start_urls })
+        let (workflow, version) = (WorkflowId(row.id), row.version);
+        Ok(Self { store, pool, workflow, version, start_urls, goes_static })
     }
 
     /// Crawls so many times at once, each to its end.
@@ -145,6 +150,25 @@ impl Crawls {
             *attempts.entry(Url::parse(&url)?.path().to_owned()).or_default() += u64::try_from(attempt)?;
         }
         Ok(attempts)
+    }
+
+    /// All attempts that completed no page. Pages of one worker that were returned within a few seconds are one loss: it would have
+    /// to be unheard of for a whole lease again to be lost once more.
+    pub(super) async fn waste(&self) -> Result<Waste> {
+        let query = "SELECT COALESCE(sum(worker_faults), 0),
+                COALESCE(sum(greatest(attempt - (status = 'completed')::int - worker_faults, 0)), 0),
+                (SELECT count(*) FROM (
+                        SELECT lost_at - lag(lost_at) OVER (PARTITION BY worker_id ORDER BY lost_at) AS later
+                        FROM lost_attempts WHERE fault = 'worker') l
+                    WHERE later IS NULL OR later > interval '10 seconds')
+            FROM url_queue";
+        let (with_workers, otherwise, losses): (i64, i64, i64) =
+            sqlx::query_as(query).fetch_one(&self.pool).await?;
+        Ok(Waste {
+            with_workers: u64::try_from(with_workers)?,
+            otherwise: u64::try_from(otherwise)?,
+            losses: u64::try_from(losses)?,
+        })
     }
 
     pub(super) async fn close(self) {

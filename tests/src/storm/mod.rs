@@ -10,6 +10,7 @@ mod members;
 mod report;
 mod servers;
 mod verdict;
+mod waste;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use deck::{Deck, Victim};
 use members::Members;
 use report::{Fault, Figures};
 use servers::Servers;
+use waste::Waste;
 
 /// How long a crawl may take while nothing happens, and how long after the last fault.
 const CALM_WITHIN: Duration = Duration::from_secs(600);
@@ -104,6 +106,13 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     let mut broken = verdict::of_rows(&crawls, calm.execution, &executions).await?;
     let asked = site.requests_by_path();
     broken.extend(verdict::of_requests(&crawls, options, &faults, &asked, say).await?);
+    let deaths = faults.iter().map(Fault::victim);
+    let (wasted, explained) =
+        (crawls.waste().await?, Waste::explained(deaths, options.slots, crawls.goes_static));
+    for line in wasted.lines(explained) {
+        say(&line);
+    }
+    broken.extend(wasted.beyond(explained));
     let page_ends = crawls.page_ends(begun).await?;
     crawls.close().await;
     let processes = members.stop().await?;
@@ -120,6 +129,8 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
         every: options.every,
         executions: executions.len(),
         page_ends,
+        wasted,
+        explained,
     };
     Ok(Report::new(options.seed, &figures, &faults, broken))
 }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::crawls::Calm;
 use super::deck::Victim;
+use super::waste::Waste;
 use crate::invariants::Violation;
 
 /// So soon after a fault a page must be completed, after 95 of 100 of them.
@@ -45,6 +46,9 @@ pub(super) struct Figures {
     pub(super) executions: usize,
     /// When each page of the storm was completed, in order.
     pub(super) page_ends: Vec<DateTime<Utc>>,
+    /// The attempts that completed no page, and the most that the faults explain.
+    pub(super) wasted: Waste,
+    pub(super) explained: Waste,
 }
 
 /// What came of the storm.
@@ -60,6 +64,9 @@ pub struct Report {
     recoveries: Vec<Duration>,
     calm_pages_a_second: f64,
     pages_a_second: f64,
+    /// Attempts that completed no page, and the most that the faults explain.
+    attempts_wasted: u64,
+    attempts_explained: u64,
     /// Everything that breaks an invariant.
     pub broken: Vec<Violation>,
 }
@@ -114,13 +121,33 @@ impl Report {
             recoveries,
             calm_pages_a_second: figures.calm.pages as f64 / figures.calm.took.as_secs_f64(),
             pages_a_second: during as f64 / figures.storm.as_secs_f64(),
+            attempts_wasted: figures.wasted.attempts(),
+            attempts_explained: figures.explained.attempts(),
             broken,
         }
     }
 
-    /// Whether everything is as if nothing had happened, and the fleet was soon at work again after each fault.
+    /// Whether everything is as if nothing had happened, and the fleet was soon at work again after its faults.
     pub fn is_sound(&self) -> bool {
-        self.broken.is_empty() && self.recovery_p95() <= RECOVERED_WITHIN
+        self.failures().is_empty()
+    }
+
+    /// Why it is not sound, a sentence for each cause.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        if !self.broken.is_empty() {
+            failures.push(format!("invariants are broken, {} times", self.broken.len()));
+        }
+        match self.recovery_p95() {
+            None => failures.push("no page was completed after the end of any fault".to_owned()),
+            Some(p95) if p95 > RECOVERED_WITHIN => failures.push(format!(
+                "recovery p95 is {:.1} s, more than {} s",
+                p95.as_secs_f64(),
+                RECOVERED_WITHIN.as_secs()
+            )),
+            Some(_) => {}
+        }
+        failures
     }
 
     /// Whether half of the pages were completed that a calm fleet would have, or more. Says little of a short storm: its
@@ -129,10 +156,11 @@ impl Report {
         2.0 * self.pages_a_second >= self.calm_pages_a_second
     }
 
-    /// From the end of a fault to the next completed page: what 95 of 100 do not exceed.
-    pub fn recovery_p95(&self) -> Duration {
+    /// From the end of a fault to the next completed page: what 95 of 100 do not exceed; `None` where no fault was followed by
+    /// one.
+    pub fn recovery_p95(&self) -> Option<Duration> {
         let place = (self.recoveries.len() * 95).div_ceil(100);
-        self.recoveries.get(place.saturating_sub(1)).copied().unwrap_or_default()
+        self.recoveries.get(place.checked_sub(1)?).copied()
     }
 
     /// The kinds of faults that there were.
@@ -160,10 +188,17 @@ impl fmt::Display for Report {
         let count = |id: fn(&Violation) -> bool| self.broken.iter().filter(|violation| id(violation)).count();
         let (lost, twice) = (count(Violation::is_loss), count(Violation::is_surplus));
         let kinds: Vec<_> = self.kinds.iter().map(|(name, kind)| format!("{name} {}", kind.faults)).collect();
+        let recovery = match (self.recovery_p95(), self.recoveries.last()) {
+            (Some(p95), Some(longest)) => {
+                format!("recovery p95 {:.1} s (longest {:.1} s)", p95.as_secs_f64(), longest.as_secs_f64())
+            }
+            _ => "no recovery".to_owned(),
+        };
         write!(
             f,
             "chaos: seed {}, {:.0} s, {} faults ({}), {} executions, {} pages, {lost} lost, {twice} twice, {} other \
-             violations, recovery p95 {:.1} s (longest {:.1} s), {:.0} % of the calm throughput ({:.1} of {:.1} pages/s)",
+             violations, {} attempts wasted (at most {}), {recovery}, {:.0} % of the calm throughput ({:.1} of {:.1} \
+             pages/s)",
             self.seed,
             self.storm.as_secs_f64(),
             self.kinds.values().map(|kind| kind.faults).sum::<usize>(),
@@ -171,8 +206,8 @@ impl fmt::Display for Report {
             self.executions,
             self.pages,
             self.broken.len() - lost - twice,
-            self.recovery_p95().as_secs_f64(),
-            self.recoveries.last().copied().unwrap_or_default().as_secs_f64(),
+            self.attempts_wasted,
+            self.attempts_explained,
             100.0 * self.pages_a_second / self.calm_pages_a_second,
             self.pages_a_second,
             self.calm_pages_a_second,
@@ -186,20 +221,45 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_recovery_is_the_time_from_a_faults_end_to_the_next_page() {
-        let begun = Utc::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        let fault = |victim, struck, ended| Fault { victim, struck: at(struck), ended: at(ended) };
+    /// A storm of a minute whose pages were completed in these seconds.
+    fn figures(begun: DateTime<Utc>, page_ends: &[u64]) -> Figures {
         let took = Duration::from_secs(10);
-        let figures = Figures {
+        Figures {
             calm: Calm { execution: ExecutionId::generate(), pages: 100, took },
             begun,
             storm: Duration::from_secs(60),
             every: Duration::from_secs(10),
             executions: 1,
-            page_ends: [5, 14, 30, 61].map(at).to_vec(),
+            page_ends: page_ends.iter().map(|second| begun + Duration::from_secs(*second)).collect(),
+            wasted: Waste { with_workers: 5, otherwise: 1, losses: 2 },
+            explained: Waste { with_workers: 8, otherwise: 2, losses: 1 },
+        }
+    }
+
+    #[test]
+    fn each_cause_of_a_failure_is_told() {
+        let begun = Utc::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let fault = Fault { victim: Victim::Broker, struck: at(4), ended: at(10) };
+        let failures = |page_ends: &[u64], broken| {
+            let report = Report::new(7, &figures(begun, page_ends), &[fault], broken);
+            assert_eq!(report.is_sound(), report.failures().is_empty());
+            report.failures()
         };
+        assert_eq!(failures(&[5, 30], Vec::new()), [""; 0]);
+        assert_eq!(failures(&[5, 31], Vec::new()), ["recovery p95 is 21.0 s, more than 20 s"]);
+        let twice = Violation { id: "I3", sentence: "", row: "twice: an item".to_owned() };
+        assert_eq!(
+            failures(&[5], vec![twice]),
+            ["invariants are broken, 1 times", "no page was completed after the end of any fault"]
+        );
+    }
+
+    #[test]
+    fn a_recovery_is_the_time_from_a_faults_end_to_the_next_page() {
+        let begun = Utc::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let fault = |victim, struck, ended| Fault { victim, struck: at(struck), ended: at(ended) };
         let faults = [
             fault(Victim::Broker, 4, 10),
             fault(Victim::Worker(1), 29, 29),
@@ -209,9 +269,9 @@ mod tests {
             fault(Victim::Worker(2), 69, 70),
         ];
         let lost = Violation { id: "I3", sentence: "", row: "lost: an item".to_owned() };
-        let report = Report::new(7, &figures, &faults, vec![lost]);
+        let report = Report::new(7, &figures(begun, &[5, 14, 30, 61]), &faults, vec![lost]);
         assert_eq!(report.recoveries, [1, 2, 2, 4, 25].map(Duration::from_secs));
-        assert_eq!(report.recovery_p95(), Duration::from_secs(25));
+        assert_eq!(report.recovery_p95(), Some(Duration::from_secs(25)));
         assert!(!report.is_sound() && !report.keeps_its_pace());
         assert_eq!(
             report.costs(),
@@ -224,7 +284,7 @@ mod tests {
         let line = report.to_string();
         for part in [
             "seed 7, 60 s, 6 faults (broker 1, database 1, worker 4), 1 executions, 4 pages, 1 lost, 0 twice, 0 other",
-            "recovery p95 25.0 s (longest 25.0 s), 0 % of the calm throughput (0.1 of 10.0 pages/s)",
+            "violations, 6 attempts wasted (at most 10), recovery p95 25.0 s (longest 25.0 s), 0 % of the calm throughput (0.1 of 10.0 pages/s)",
         ] {
             assert!(line.contains(part), "{line}");
         }

@@ -1,4 +1,5 @@
-//! A proxy that asks who is there (RFC 9110, section 11.7), and makes tunnels for whoever knows the password.
+//! A proxy that asks who is there (RFC 9110, section 11.7), and makes tunnels for whoever knows the password. The first of them
+//! breaks off, as connections do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,9 +72,14 @@ async fn serve(mut client: TcpStream, shared: Arc<Shared>) {
         let _ = client.write_all(denial.as_bytes()).await;
         return;
     }
-    shared.admitted.fetch_add(1, Ordering::Relaxed);
+    let is_first = shared.admitted.fetch_add(1, Ordering::Relaxed) == 0;
     let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap();
     let mut server = TcpStream::connect(target).await.unwrap();
     client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+    if is_first {
+        // Closed with a request unread, a connection is reset.
+        let _ = client.peek(&mut [0]).await;
+        return;
+    }
     let _ = copy_bidirectional(&mut client, &mut server).await;
 }

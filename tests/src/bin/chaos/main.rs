@@ -1,6 +1,6 @@
 //! `make chaos`: the storm (`harness::storm`) from the command line. Prints its seed first and one line of summary last; its
-//! exit code is 1 when anything was lost, done twice or not ended, any other invariant is broken, or the fleet did less than half
-//! of what it does in calm.
+//! exit code is 1 when anything was lost, done twice or not ended, any other invariant is broken, the fleet was not soon at work
+//! again after its faults, or did less than half of what it does in calm. A sentence says which.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -88,8 +88,12 @@ async fn main() -> Result<ExitCode> {
         say(&violation.to_string());
     }
     writeln!(std::io::stdout(), "{report}")?;
+    let mut failures = report.failures();
     if !report.keeps_its_pace() {
-        say("less than half of the calm throughput");
+        failures.push("less than half of the calm throughput is left".to_owned());
     }
-    Ok(if report.is_sound() && report.keeps_its_pace() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    for failure in &failures {
+        say(&format!("failed: {failure}"));
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
