@@ -93,6 +93,16 @@ impl OwnNetwork {
         ip(&["link", "del", CABLE]);
     }
 
+    /// From now on programs within can listen at addresses that are nobody's there.
+    ///
+    /// # Panics
+    /// The kernel does not let that be set.
+    pub fn let_any_address_be_listened_at(&self) {
+        let set = "echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind";
+        let ended = privileged("sh").args(["-c", set]).output().expect("sh is a program");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+
     fn change(&self, what: &str) {
         for host in &self.hosts {
             ip(&["address", what, &format!("{host}/32"), "dev", "lo"]);

@@ -2,6 +2,7 @@
 
 mod canary;
 mod names;
+mod own_addresses;
 mod program;
 
 use std::sync::Arc;

@@ -1,20 +1,20 @@
 //! Connects to where a request leads: resolves once, judges every address, dials exactly what was judged; straight, or
 //! through an execution's own proxy, whose address is judged too.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::workflow::{Proxy, ProxyKind};
-use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::chain;
-use super::policy::{Destination, Policy, at_port, is_this_machine};
+use super::policy::{Destination, Policy, at_port};
 use super::reason::Reason;
 use super::resolve::{Names, Unresolved};
 use super::special::is_global;
+use super::this_machine::{has_none_left, is_this_machine};
 use super::uplink::Uplink;
 
 /// How long one address may take to answer.
@@ -59,7 +59,11 @@ impl Dialler {
             judged => judged?,
         };
         let dialled = self.dial(&before, &at_port(&proxy_addresses, before.port)).await;
-        let mut stream = dialled.map_err(|_| Reason::Proxy)?;
+        let mut stream = match dialled {
+            // That is no fault of the proxy's.
+            Err(Reason::NoSocket) => return Err(Reason::NoSocket),
+            dialled => dialled.map_err(|_| Reason::Proxy)?,
+        };
         // A proxy out in the internet resolves the name for itself, and reaches nothing of ours by that. One that
         // stands among private addresses could be led to others by a name that changes: it gets the address that was
         // judged.
@@ -94,6 +98,7 @@ impl Dialler {
         let addresses = match self.names.addresses(destination).await {
             Ok(addresses) => addresses,
             Err(Unresolved::NoSuchName) => return Err(Reason::NotResolved),
+            Err(Unresolved::NotAsked) => return Err(Reason::NoSocket),
             Err(Unresolved::NoAnswer { was_known }) => {
                 let others = self.uplink.resolves(&self.names, &destination.host.to_string()).await;
                 // It is not its own servers that are wrong, most likely.
@@ -102,8 +107,14 @@ impl Dialler {
                 return Err(if away { Reason::NoNetwork } else { Reason::NotResolved });
             }
         };
-        let is_admitted = self.policy.admits(destination, &addresses, is_this_machine);
-        if is_admitted { Ok(addresses) } else { Err(Reason::NotAllowed) }
+        match self.policy.admits(destination, &addresses, is_this_machine) {
+            Ok(true) => Ok(addresses),
+            Ok(false) => Err(Reason::NotAllowed),
+            Err(error) => {
+                tracing::debug!(%error, "it cannot be told whether an address is this machine's own");
+                Err(Reason::NoSocket)
+            }
+        }
     }
 
     /// The first of the addresses that answers, or what came of the last one. A host that is silent while others answer is
@@ -123,7 +134,7 @@ impl Dialler {
                     self.uplink.heard(&host, *address);
                     Reason::Refused
                 }
-                Ok(Err(error)) if is_ours(&error) => return Err(Reason::NoSocket),
+                Ok(Err(error)) if has_none_left(&error) => return Err(Reason::NoSocket),
                 Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => Reason::Unreachable,
                 Ok(Err(_)) | Err(_) => Reason::TimedOut,
             };
@@ -148,12 +159,6 @@ impl Dialler {
         self.uplink.heard(host, *address);
         Some(stream)
     }
-}
-
-/// Whether no connection was made because this process or machine has none left to make.
-fn is_ours(error: &io::Error) -> bool {
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 fn host(address: IpAddr) -> url::Host<String> {

@@ -1,8 +1,8 @@
 //! The egress guard: the only way from the browser to the network, so that pages reach what they may and nothing else.
 //!
 //! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
-//! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`, `ports`), and what was judged is dialled
-//! (`dial`, `chain`); then bytes go both ways (`exchange`). TLS stays between the browser and the server. Why something
+//! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`, `ports`, `this_machine`), and what was judged is
+//! dialled (`dial`, `chain`); then bytes go both ways (`exchange`). TLS stays between the browser and the server. Why something
 //! was refused is `reason`; `traffic` counts, and so does `records` in what cannot be read; `surplus` is what no page can have loaded.
 //!
 //! Knows nothing about browsers, pages or stores. What may be reached is said once, at the start of the process.
@@ -23,6 +23,7 @@ mod special;
 mod surplus;
 #[cfg(test)]
 mod tests;
+mod this_machine;
 mod traffic;
 mod uplink;
 

@@ -2,8 +2,8 @@
 //! says adds to it. Resolves nothing and asks nobody.
 
 use std::fmt;
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -11,6 +11,7 @@ use url::Host;
 
 use super::ports::may_be_a_sites;
 use super::special::{block, is_global};
+use super::this_machine::is_this_machine;
 
 /// A host and a port, as a request names them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -124,17 +125,25 @@ impl Policy {
     /// Judges all the addresses that a destination has; one that may not be reached forbids them all, because which one
     /// is taken is up to whoever owns the name. A public address is no part of the internet where it is this machine's own,
     /// which `is_ours` knows: what listens there may trust who comes from inside. Nor is a port where no site is.
+    ///
+    /// # Errors
+    /// Those of `is_ours`: nothing is judged.
     pub(super) fn admits(
         &self,
         destination: &Destination,
         addresses: &[IpAddr],
-        is_ours: impl Fn(IpAddr) -> bool,
-    ) -> bool {
+        is_ours: impl Fn(IpAddr) -> io::Result<bool>,
+    ) -> io::Result<bool> {
         let is_web = may_be_a_sites(destination.port);
-        let admits_one = |address| {
-            (is_web && is_global(address) && !is_ours(address)) || self.is_allowed(destination, address)
-        };
-        !addresses.is_empty() && addresses.iter().copied().all(admits_one)
+        for &address in addresses {
+            if self.is_allowed(destination, address) {
+                continue;
+            }
+            if !is_web || !is_global(address) || is_ours(address)? {
+                return Ok(false);
+            }
+        }
+        Ok(!addresses.is_empty())
     }
 
     fn is_allowed(&self, destination: &Destination, address: IpAddr) -> bool {
@@ -148,22 +157,12 @@ impl Policy {
     }
 }
 
-/// Whether an address is this machine's own: one can listen there. Sends nothing. Where it cannot be told, for want of sockets,
-/// it counts as one; one of a kind that this machine does not have is nobody's here.
-pub(super) fn is_this_machine(address: IpAddr) -> bool {
-    match UdpSocket::bind((address, 0)) {
-        Ok(_) => true,
-        Err(error) => {
-            error.kind() != ErrorKind::AddrNotAvailable
-                && error.raw_os_error() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
-        }
-    }
-}
-
-/// What of a start URL must be allowed by name, its addresses being these: nothing, where it is the public internet.
+/// What of a start URL must be allowed by name, its addresses being these: nothing, where it is the public internet. Where
+/// that cannot be told, it is allowed.
 pub fn pinned(destination: Destination, addresses: Vec<IpAddr>) -> Option<Allowed> {
-    let is_public = addresses.iter().all(|address| is_global(*address) && !is_this_machine(*address));
-    (!is_public).then_some(Allowed::Pinned(destination, addresses))
+    let is_public =
+        |address: &IpAddr| is_global(*address) && is_this_machine(*address).is_ok_and(|is_ours| !is_ours);
+    (!addresses.iter().all(is_public)).then_some(Allowed::Pinned(destination, addresses))
 }
 
 /// Puts a port to each address.
@@ -182,7 +181,7 @@ mod tests {
     fn admits(allowed: &[&str], to: &str, addresses: &[&str]) -> bool {
         let policy = Policy::new(allowed.iter().map(|text| text.parse().unwrap()).collect());
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        policy.admits(&destination(to), &addresses, |address| address == OURS)
+        policy.admits(&destination(to), &addresses, |address| Ok(address == OURS)).unwrap()
     }
 
     /// A public address of this machine.
@@ -193,8 +192,19 @@ mod tests {
         assert!(!admits(&[], "shop.test", &["93.184.216.99"]));
         assert!(!admits(&[], "shop.test", &["93.184.216.34", "93.184.216.99"]));
         assert!(admits(&["93.184.216.99:80"], "93.184.216.99", &["93.184.216.99"]));
-        assert!(is_this_machine("127.0.0.1".parse().unwrap()));
-        assert!(!is_this_machine("93.184.216.34".parse().unwrap()));
+    }
+
+    #[test]
+    fn where_it_cannot_be_told_whose_an_address_is_only_what_needs_no_telling_is_judged() {
+        let policy = Policy::new(vec!["93.184.216.34:443".parse().unwrap()]);
+        let judged = |to: &str, address: &str| {
+            let addresses = [address.parse().unwrap()];
+            policy.admits(&destination(to), &addresses, |_| Err(io::ErrorKind::Other.into())).ok()
+        };
+        assert_eq!(judged("shop.test:80", "93.184.216.34"), None);
+        assert_eq!(judged("shop.test:443", "93.184.216.34"), Some(true));
+        assert_eq!(judged("shop.test:25", "93.184.216.34"), Some(false));
+        assert_eq!(judged("shop.test:80", "10.0.0.1"), Some(false));
     }
 
     #[test]
@@ -252,9 +262,9 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let intranet = destination("intranet");
         let policy = Policy::new(pinned(intranet.clone(), vec![address("10.0.0.5")]).into_iter().collect());
-        let is_ours = |_| false;
-        assert!(policy.admits(&intranet, &[address("10.0.0.5")], is_ours));
-        assert!(!policy.admits(&intranet, &[address("169.254.169.254")], is_ours));
+        let admits = |to: &str| policy.admits(&intranet, &[address(to)], |_| Ok(false)).unwrap();
+        assert!(admits("10.0.0.5"));
+        assert!(!admits("169.254.169.254"));
         assert_eq!(pinned(intranet, vec![address("93.184.216.34")]), None);
     }
 }

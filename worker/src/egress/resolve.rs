@@ -9,14 +9,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use moka::Expiry;
 use moka::future::Cache;
+use rustix::io::Errno;
 
 use super::policy::Destination;
+use super::this_machine::has_none_left;
 
 /// How many names are kept.
 const KEPT_NAMES: u64 = 1024;
 /// A failure is believed so many times as long as an answer: pages ask for what they cannot have again and again, and a
 /// resolver that does not answer takes seconds to say so. RFC 9520 allows 1 s to 5 min.
 const FAILURES_KEPT: u32 = 3;
+/// `EAI_NONAME` and `EAI_NODATA`, in glibc's words and in musl's.
+const NO_SUCH_NAME: [&str; 4] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Name does not resolve",
+    "Name has no usable address",
+];
+/// `EAI_MEMORY`, in glibc's words and in musl's.
+const NO_MEMORY: [&str; 2] = ["Memory allocation failure", "Out of memory"];
 /// How long a name may take to be resolved.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -26,7 +37,8 @@ pub trait Resolver: Send + Sync + std::fmt::Debug {
     /// All the addresses of a name; none is an error too.
     ///
     /// # Errors
-    /// There is no such name; or nobody answers who would know it, which is [`ErrorKind::TimedOut`].
+    /// There is no such name; or nobody answers who would know it, which is [`ErrorKind::TimedOut`]; or nobody could be asked for
+    /// want of descriptors or memory, which is the operating system's error.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
@@ -39,17 +51,26 @@ impl Resolver for SystemResolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         match tokio::net::lookup_host((name, 0)).await {
             Ok(addresses) => Ok(addresses.map(|address| address.ip()).collect()),
-            Err(error) if is_no_answer(&error) => Err(ErrorKind::TimedOut.into()),
-            Err(error) => Err(error),
+            Err(error) => Err(understood(error)),
         }
     }
 }
 
-/// Whether a look-up failed because nobody answered (`EAI_AGAIN`), which has no kind of its own in `std`: glibc's words, and
-/// musl's.
-fn is_no_answer(error: &io::Error) -> bool {
+/// Which of a resolver's errors a failed look-up is. What `getaddrinfo` says has no kinds of its own in `std`, so it goes by the
+/// words; of `EAI_SYSTEM` `std` keeps the error of the operating system. Whatever else it may be, nobody said that there is no
+/// such name.
+fn understood(error: io::Error) -> io::Error {
     let message = error.to_string();
-    message.contains("Temporary failure in name resolution") || message.contains("Try again")
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(*words));
+    if has_none_left(&error) {
+        error
+    } else if says(&NO_SUCH_NAME) {
+        ErrorKind::NotFound.into()
+    } else if says(&NO_MEMORY) {
+        Errno::NOMEM.into()
+    } else {
+        ErrorKind::TimedOut.into()
+    }
 }
 
 /// A resolver that is asked for a name once within moments, by however many connections.
@@ -74,6 +95,8 @@ pub(super) enum Unresolved {
         /// Whether it had addresses before, so that it is not its own servers that are wrong.
         was_known: bool,
     },
+    /// Nobody could be asked, for want of descriptors or memory of our own.
+    NotAsked,
 }
 
 /// How long answers are believed.
@@ -82,7 +105,12 @@ struct Validity(Duration);
 
 impl Expiry<String, Answer> for Validity {
     fn expire_after_create(&self, _: &String, answer: &Answer, _: std::time::Instant) -> Option<Duration> {
-        Some(if answer.is_ok() { self.0 } else { self.0 * FAILURES_KEPT })
+        Some(match answer {
+            Ok(_) => self.0,
+            // It says nothing of the name.
+            Err(Unresolved::NotAsked) => Duration::ZERO,
+            Err(_) => self.0 * FAILURES_KEPT,
+        })
     }
 }
 
@@ -103,7 +131,8 @@ impl Names {
 
     /// Whether anybody answers for a name now, whatever is kept of it.
     pub(super) async fn is_answered(&self, name: &str) -> bool {
-        self.resolver.resolve(name).await.map_err(|error| error.kind()) != Err(ErrorKind::TimedOut)
+        let resolved = self.resolver.resolve(name).await;
+        !resolved.is_err_and(|error| error.kind() == ErrorKind::TimedOut || has_none_left(&error))
     }
 
     async fn ask(&self, name: &str) -> Answer {
@@ -114,6 +143,7 @@ impl Names {
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 return Err(Unresolved::NoAnswer { was_known: self.known.contains_key(name) });
             }
+            Err(error) if has_none_left(&error) => return Err(Unresolved::NotAsked),
             Err(_) => return Err(Unresolved::NoSuchName),
         };
         let mut seen = HashSet::new();
@@ -162,5 +192,54 @@ mod tests {
         assert_eq!(other, Err(Unresolved::NoSuchName));
         assert_eq!(names.addresses(&destination).await, Err(Unresolved::NoSuchName));
         assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_name_is_one_that_does_not_exist_only_where_somebody_said_so() {
+        let in_words =
+            |words: &str| io::Error::other(format!("failed to lookup address information: {words}"));
+        for (error, is_no_name, is_want) in [
+            (in_words("Name or service not known"), true, false),
+            (in_words("No address associated with hostname"), true, false),
+            (in_words("Name does not resolve"), true, false),
+            (in_words("Temporary failure in name resolution"), false, false),
+            (in_words("Non-recoverable failure in name resolution"), false, false),
+            (in_words("Memory allocation failure"), false, true),
+            (Errno::MFILE.into(), false, true),
+            (Errno::NFILE.into(), false, true),
+            (Errno::CONNREFUSED.into(), false, false),
+        ] {
+            let said = error.to_string();
+            let understood = understood(error);
+            assert_eq!(understood.kind() == ErrorKind::NotFound, is_no_name, "{said}");
+            assert_eq!(has_none_left(&understood), is_want, "{said}");
+            assert_eq!(understood.kind() == ErrorKind::TimedOut, !is_no_name && !is_want, "{said}");
+        }
+    }
+
+    /// Has no descriptor at first.
+    #[derive(Debug, Default)]
+    struct Wanting(AtomicUsize);
+
+    #[async_trait]
+    impl Resolver for Wanting {
+        async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(Errno::MFILE.into()),
+                _ => Ok(vec![IpAddr::from([93, 184, 216, 34])]),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn that_nobody_could_be_asked_is_not_kept_and_is_no_answer() {
+        let names = || Names::new(Arc::new(Wanting::default()), Duration::from_secs(10));
+        let destination = Destination::of(&"http://cdn.test/".parse().unwrap()).unwrap();
+        let asked = names();
+        assert_eq!(asked.addresses(&destination).await, Err(Unresolved::NotAsked));
+        assert!(asked.addresses(&destination).await.is_ok());
+        let asked = names();
+        assert!(!asked.is_answered("cdn.test").await);
+        assert!(asked.is_answered("cdn.test").await);
     }
 }
