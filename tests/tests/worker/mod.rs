@@ -10,6 +10,7 @@ mod outage;
 mod readiness;
 mod render;
 mod robots;
+mod robots_askers;
 mod sitemaps;
 mod skips;
 mod storing;

@@ -9,6 +9,7 @@ use crawlify_shared::store::hot::FetchedRobots;
 use flate2::read::MultiGzDecoder;
 use reqwest::Response;
 use reqwest::header::USER_AGENT;
+use url::Url;
 
 use super::agent::Agent;
 use super::file::{MAX_BYTES, RobotsFile};
@@ -17,13 +18,12 @@ use crate::http::{self, Outlet, Unanswered};
 /// How long all of it may take, redirects and body included.
 pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(20);
 
-/// Fetches the robots file of an origin.
+/// Fetches a robots file.
 ///
 /// # Errors
 /// The site was not asked at all, for which it is not to blame: the workflow's proxy failed, or our own network is away.
-pub(super) async fn fetch(outlet: &Outlet, origin: &str, agent: &Agent) -> Result<FetchedRobots, Failure> {
-    let request =
-        outlet.get(&format!("{origin}/robots.txt")).header(USER_AGENT, agent.header()).timeout(FETCH_WITHIN);
+pub(super) async fn fetch(outlet: &Outlet, file: &Url, agent: &Agent) -> Result<FetchedRobots, Failure> {
+    let request = outlet.get(file.as_str()).header(USER_AGENT, agent.header()).timeout(FETCH_WITHIN);
     let response = match outlet.send(request).await {
         Ok(response) => response,
         // Section 2.3.1.2: after more than five redirects it counts as absent.
