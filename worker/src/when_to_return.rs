@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::chrome::driver::{Document, DomProgram, Session, Static};
 use crate::execute::{Means, READ_WITHIN, UNHURRIED};
-use crate::http;
+use crate::http::{self, Sent};
 use crate::page::host_turns::is_of_its_host;
 
 /// The page that was refused, and the ways to ask.
@@ -65,11 +65,7 @@ impl Question<'_> {
     async fn ask_by_ourselves(&self, url: &PageUrl, deadline: Instant) -> Option<Duration> {
         let outlet =
             self.means.http.outlet(self.page.execution_id, self.workflow.proxy.as_ref()).await.ok()?;
-        let request = outlet
-            .get(url.as_str())
-            .headers(http::headers(self.workflow))
-            .timeout(deadline.saturating_duration_since(Instant::now()));
-        let response = outlet.send(request).await.ok()?;
+        let response = outlet.get(url.as_url(), Sent::Workflow(self.workflow), deadline).await.ok()?;
         http::back_off(&response).filter(|_| is_of_its_host(self.page, response.url().as_str()))
     }
 }

@@ -10,6 +10,7 @@ mod outage;
 mod readiness;
 mod render;
 mod robots;
+mod robots_askers;
 mod sitemaps;
 mod skips;
 mod stopping;
@@ -187,7 +188,8 @@ async fn start_worker(
         admin: None,
         lease: times,
         drain_deadline: Duration::from_secs(2),
-        egress: Egress::start(EgressOptions::allowing(&["127.0.0.1"]).unwrap()).unwrap(),
+        // Two hosts, for sites that lead to each other.
+        egress: Egress::start(EgressOptions::allowing(&["127.0.0.1", "127.0.0.3"]).unwrap()).unwrap(),
         recorded: Arc::default(),
     };
     let driver = Arc::clone(driver);

@@ -22,7 +22,7 @@ const PAGES: &str =
 const STATUSES: &str = "SELECT status FROM url_queue ORDER BY created_at, id";
 
 /// A crawl of these start URLs that obeys.
-fn obeying(starts: &[String]) -> Value {
+pub(super) fn obeying(starts: &[String]) -> Value {
     let mut config = shop();
     config["start_urls"] = json!(starts);
     config["politeness"] = json!({"robots": "obey"});
@@ -30,7 +30,7 @@ fn obeying(starts: &[String]) -> Value {
 }
 
 /// A browser that knows these pages, which have no links.
-fn driver(urls: &[String]) -> FakeDriver {
+pub(super) fn driver(urls: &[String]) -> FakeDriver {
     urls.iter().fold(FakeDriver::new(), |driver, url| driver.with_page(url, [page(&[])]))
 }
 

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use crawlify_worker::chrome::fake::FakeDriver;
-use harness::answering_site::{AnsweringSite, endless, status, text};
+use harness::answering_site::{AnsweringSite, endless, redirect, status, text};
 use harness::crawl::Crawl;
 use serde_json::{Value, json};
 
@@ -134,6 +134,40 @@ async fn a_sitemap_that_pages_may_not_reach_is_not_asked_for() {
     let crawl = Running::start(&config, driver(&site, &["/1"]), TIMES).await.end().await;
     assert_eq!(crawl.texts(PAGES).await, ["/sitemap.xml failed 0 ssrf_blocked"]);
     assert!(site.requests().is_empty());
+}
+
+#[tokio::test]
+async fn secrets_go_to_the_hosts_that_the_workflow_names_and_to_no_others() {
+    const SECRETS: [&str; 3] = ["authorization", "cookie", "x-api-key"];
+    let elsewhere = AnsweringSite::at("127.0.0.3", |own, path| match path {
+        "/named.xml" | "/led-on.xml" => text(urlset([])),
+        // What is left out of one request must not come back with the next.
+        "/led.xml" => redirect(&format!("{own}/led-on.xml")),
+        _ => status(404),
+    })
+    .await;
+    let (named, led) = (elsewhere.url("/named.xml"), elsewhere.url("/led.xml"));
+    let site = AnsweringSite::start(move |own, path| match path {
+        "/robots.txt" => text(format!("Sitemap: {named}\nSitemap: {own}/own.xml\n")),
+        "/own.xml" => redirect(&led),
+        _ => status(404),
+    })
+    .await;
+    let config = seeded(json!({
+        "start_urls": [site.url("/")], "sitemaps": "robots", "politeness": {"robots": "obey"},
+        "headers": {"Authorization": "Bearer x", "Cookie": "a=x", "X-Api-Key": "x", "Accept-Language": "de"},
+    }));
+    let crawl = Running::start(&config, driver(&site, &["/"]), TIMES).await.end().await;
+    assert_eq!(crawl.texts(PAGES).await, ["/ completed 0", "/named.xml completed 0", "/own.xml completed 0"]);
+    let of_own = site.requests().into_iter().find(|(path, _)| path == "/own.xml").unwrap().1;
+    assert!(SECRETS.iter().all(|name| of_own.contains_key(*name)), "{of_own:?}");
+    for path in ["/named.xml", "/led.xml", "/led-on.xml"] {
+        assert_eq!(elsewhere.asked_for(path), 1, "{path}");
+    }
+    for (path, headers) in elsewhere.requests() {
+        assert!(!SECRETS.iter().any(|name| headers.contains_key(*name)), "{path}: {headers:?}");
+        assert!(path == "/robots.txt" || headers["accept-language"] == "de", "{path}: {headers:?}");
+    }
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ impl Agent {
         Self { user_agent: user_agent.clone(), token: named.unwrap_or_else(|| TOKEN.to_owned()) }
     }
 
+    /// Whether the workflow says who asks.
+    pub(super) fn is_named(&self) -> bool {
+        self.user_agent != USER_AGENT
+    }
+
     /// The value of the header `User-Agent`. Text beyond ASCII is sent as the browser sends it.
     pub(crate) fn header(&self) -> HeaderValue {
         HeaderValue::from_bytes(self.user_agent.as_bytes())

@@ -1,5 +1,5 @@
-//! How a worker comes to know the robots file of an origin: from the store, where another worker has put it, or from
-//! the site, if it is the one to fetch it for the fleet.
+//! How a worker comes to know a robots file: from the store, where another worker has put it, or from the site, if it is the
+//! one to fetch it for the fleet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crawlify_shared::store::hot::{FetchedRobots, HotStore};
 use crawlify_shared::telemetry::chain;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use url::Url;
 
 use super::agent::Agent;
 use super::fetch::fetch;
@@ -33,15 +34,18 @@ const LEAST_REST: Duration = Duration::from_secs(10);
 /// One in so many fetches is followed by a clean-up of what nobody asks for any more.
 const CLEAN_UP_EVERY: u32 = 500;
 
-/// Looking up one origin.
+/// Looking up one robots file.
 #[derive(Debug)]
 pub(super) struct LookUp {
     pub(super) store: HotStore,
     /// The execution that it is done for.
     pub(super) execution: ExecutionId,
     pub(super) outlet: Outlet,
-    pub(super) origin: String,
-    /// The unit of politeness that the origin belongs to.
+    /// Where it is.
+    pub(super) file: Url,
+    /// By what it is known to all crawls that ask as this one does.
+    pub(super) key: String,
+    /// The unit of politeness that it belongs to.
     pub(super) host: String,
     pub(super) agent: Agent,
     /// Whoever awaits what is still to be done after the look-up was dropped.
@@ -56,7 +60,7 @@ struct Reserved<'a> {
     is_used: bool,
 }
 
-/// Nothing is known of an origin.
+/// Nothing is known of a file.
 #[derive(Debug)]
 pub(super) enum NotKnown {
     /// The store has failed.
@@ -91,11 +95,11 @@ impl LookUp {
 
     /// `None`: another worker is fetching it.
     async fn look(&self) -> Result<Option<Known>, NotKnown> {
-        let stored = self.store.robots_file(&self.origin).await?;
+        let stored = self.store.robots_file(&self.key).await?;
         if let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) {
             return Ok(Some(Known::of(stored, false)));
         }
-        if !self.store.reserve_robots_fetch(&self.origin, FETCHED_WITHIN).await? {
+        if !self.store.reserve_robots_fetch(&self.key, FETCHED_WITHIN).await? {
             return Ok(None);
         }
         let mut reserved = Reserved { look_up: self, is_used: false };
@@ -107,10 +111,10 @@ impl LookUp {
 
     /// Fetches the file and stores it, for which it must be reserved.
     async fn fetch(&self) -> Result<Known, NotKnown> {
-        let fetched = match fetch(&self.outlet, &self.origin, &self.agent).await {
+        let fetched = match fetch(&self.outlet, &self.file, &self.agent).await {
             Ok(fetched) => fetched,
             Err(failure) => {
-                self.store.release_robots_fetch(&self.origin).await?;
+                self.store.release_robots_fetch(&self.key).await?;
                 return Err(NotKnown::NoWay(self.execution, failure));
             }
         };
@@ -124,7 +128,7 @@ impl LookUp {
             }
             FetchedRobots::Unreachable { back_off: None, .. } => {}
         }
-        let stored = self.store.store_robots_file(&self.origin, &fetched, FRESH_FOR).await?;
+        let stored = self.store.store_robots_file(&self.key, &fetched, FRESH_FOR).await?;
         if rand::random_ratio(1, CLEAN_UP_EVERY) {
             self.store.forget_robots_files().await?;
         }
@@ -139,12 +143,12 @@ impl Drop for Reserved<'_> {
         }
         // Best effort: without a runtime, or a store that answers, the reservation ends by itself.
         let Ok(runtime) = Handle::try_current() else { return };
-        let (store, origin) = (self.look_up.store.clone(), self.look_up.origin.clone());
+        let (store, file) = (self.look_up.store.clone(), self.look_up.file.clone());
+        let key = self.look_up.key.clone();
         let give_back = async move {
-            let given_back =
-                tokio::time::timeout(GIVEN_BACK_WITHIN, store.release_robots_fetch(&origin)).await;
+            let given_back = tokio::time::timeout(GIVEN_BACK_WITHIN, store.release_robots_fetch(&key)).await;
             if !matches!(given_back, Ok(Ok(()))) {
-                tracing::debug!(origin, "a robots file that nobody fetches stays reserved for a while");
+                tracing::debug!(url = %file, "a robots file that nobody fetches stays reserved for a while");
             }
         };
         self.look_up.tasks.spawn_on(give_back, &runtime);

@@ -1,9 +1,10 @@
 //! robots.txt (RFC 9309): before a page of an obeying execution is loaded, the robots file of its origin is known.
 //!
-//! One worker fetches an origin's file, the fleet shares it through the store for a day, and each worker keeps what it
-//! has read of late. Executions that ignore robots files are let through untouched.
+//! One worker fetches an origin's file, the crawls of the fleet that ask alike share it through the store for a day, and each
+//! worker keeps what it has read of late. Executions that ignore robots files are let through untouched.
 
 mod agent;
+mod asker;
 mod fetch;
 mod file;
 mod known;
@@ -24,8 +25,10 @@ use futures_util::FutureExt;
 use moka::future::Cache;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use url::Url;
 
 pub(crate) use agent::Agent;
+use asker::Asker;
 use known::{Known, Standing, UntilStale};
 use look_up::{LookUp, NotKnown};
 
@@ -47,7 +50,7 @@ pub(crate) struct Robots {
     http: Arc<Http>,
     /// Awaited at the end, before the store is closed.
     tasks: TaskTracker,
-    /// By origin. Pages that need the same file at once wait for one fetch.
+    /// By origin, and how it was asked. Pages that need the same file at once wait for one fetch.
     known: Cache<String, Arc<Known>>,
 }
 
@@ -61,8 +64,8 @@ impl Robots {
     pub(crate) fn new(store: HotStore, http: Arc<Http>, tasks: TaskTracker) -> Self {
         let known = Cache::builder()
             .max_capacity(KEPT_BYTES)
-            .weigher(|origin: &String, known: &Arc<Known>| {
-                known.bytes.saturating_add(u32::try_from(origin.len()).unwrap_or(u32::MAX))
+            .weigher(|key: &String, known: &Arc<Known>| {
+                known.bytes.saturating_add(u32::try_from(key.len()).unwrap_or(u32::MAX))
             })
             .expire_after(UntilStale)
             .build();
@@ -84,8 +87,8 @@ impl Robots {
         if workflow.robots == Choice::Ignore {
             return None;
         }
-        let agent = Agent::of(workflow);
-        let (known, asked_now) = match self.learn(page, workflow, &agent, turns, start_at).await {
+        let asker = Asker::of(workflow);
+        let (known, asked_now) = match self.learn(page, workflow, &asker, turns, start_at).await {
             Ok(found) => found,
             Err(end) => return Some(end),
         };
@@ -99,10 +102,11 @@ impl Robots {
         };
         // A sitemap that the file names itself is there for crawlers, whatever the rules say.
         let is_named = page.is_sitemap && file.sitemaps().iter().any(|url| is_same(url, &page.url));
-        if !is_named && let Err(pattern) = file.check(&agent.token, page.url.as_url()) {
-            return Some(PageEnd::Skipped(Failure::new(ErrorClass::Robots, disallowed(&pattern, &agent))));
+        if !is_named && let Err(pattern) = file.check(&asker.agent.token, page.url.as_url()) {
+            let message = disallowed(&pattern, &asker.agent);
+            return Some(PageEnd::Skipped(Failure::new(ErrorClass::Robots, message)));
         }
-        let crawl_delay = file.crawl_delay(&agent.token);
+        let crawl_delay = file.crawl_delay(&asker.agent.token);
         if crawl_delay > page.host_delay {
             if let Err(error) = self.store.raise_crawl_delay(&page.host, crawl_delay).await {
                 tracing::warn!(page.id = %page.page_id, error = %chain(&error), "cannot write a host's pace");
@@ -125,14 +129,14 @@ impl Robots {
         else {
             return outcome;
         };
-        let agent = Agent::of(workflow);
-        let known = self.known.get(&origin(&reached)).await;
+        let asker = Asker::of(workflow);
+        let known = self.known.get(&asker.key(&reached)).await;
         let verdict = match known.as_ref().map(|known| &known.standing) {
-            Some(Standing::Says(file)) => file.check(&agent.token, reached.as_url()),
+            Some(Standing::Says(file)) => file.check(&asker.agent.token, reached.as_url()),
             _ => Ok(()),
         };
         let Err(pattern) = verdict else { return outcome };
-        let message = format!("it leads to {reached}, and {}", disallowed(&pattern, &agent));
+        let message = format!("it leads to {reached}, and {}", disallowed(&pattern, &asker.agent));
         PageOutcome {
             final_url: outcome.final_url,
             rendered: outcome.rendered,
@@ -154,9 +158,9 @@ impl Robots {
         if workflow.robots == Choice::Ignore {
             return;
         }
-        let agent = Agent::of(workflow);
+        let asker = Asker::of(workflow);
         if workflow.sitemaps.from_robots && workflow.start_urls.contains(&page.url) {
-            let known = self.known.get(&origin(&page.url)).await;
+            let known = self.known.get(&asker.key(&page.url)).await;
             outcome.discovered.extend(known.iter().flat_map(|known| known.named_sitemaps()));
         }
         let until = Instant::now() + LINKS_WITHIN;
@@ -165,19 +169,19 @@ impl Robots {
             if Instant::now() > until {
                 break;
             }
-            let origin = origin(&link.url);
+            let key = asker.key(&link.url);
             let known = match &last {
-                Some((same, known)) if *same == origin => known.clone(),
+                Some((same, known)) if *same == key => known.clone(),
                 _ => {
-                    let known = self.known.get(&origin).await;
-                    last = Some((origin, known.clone()));
+                    let known = self.known.get(&key).await;
+                    last = Some((key, known.clone()));
                     known
                 }
             };
             if let Some(Standing::Says(file)) = known.as_ref().map(|known| &known.standing)
-                && let Err(pattern) = file.check(&agent.token, link.url.as_url())
+                && let Err(pattern) = file.check(&asker.agent.token, link.url.as_url())
             {
-                link.skipped = Some(Skip::new(SkipReason::Robots, disallowed(&pattern, &agent)));
+                link.skipped = Some(Skip::new(SkipReason::Robots, disallowed(&pattern, &asker.agent)));
             }
         }
     }
@@ -188,35 +192,37 @@ impl Robots {
         &self,
         page: &ClaimedPage,
         workflow: &Workflow,
-        agent: &Agent,
+        asker: &Asker,
         turns: &HostTurns,
         start_at: Instant,
     ) -> Result<(Arc<Known>, bool), PageEnd> {
-        let origin = origin(&page.url);
-        if let Some(known) = self.known.get(&origin).await {
+        let key = asker.key(&page.url);
+        if let Some(known) = self.known.get(&key).await {
             return Ok((known, false));
         }
         turns.wait(page, Some(start_at)).await.map_err(|TooFar| PageEnd::Released)?;
         let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await;
         let outlet = outlet.map_err(PageEnd::Failed)?;
+        let file = robots_file(&page.url);
         let until = Instant::now() + PATIENCE;
         let entry = loop {
             let look_up = LookUp {
                 store: self.store.clone(),
                 execution: page.execution_id,
                 outlet: outlet.clone(),
-                origin: origin.clone(),
+                file: file.clone(),
+                key: key.clone(),
                 host: page.host.clone(),
-                agent: agent.clone(),
+                agent: asker.agent.clone(),
                 tasks: self.tasks.clone(),
             };
-            let entry = self.known.entry_by_ref(&origin).or_try_insert_with(look_up.run().boxed());
+            let entry = self.known.entry_by_ref(&key).or_try_insert_with(look_up.run().boxed());
             let error = match tokio::time::timeout_at(until, entry).await {
                 Ok(Ok(entry)) => break entry,
                 Ok(Err(error)) => error,
                 // Longer than a fetch takes: it is the store that is away, and no fault of the page or its site.
                 Err(_elapsed) => {
-                    tracing::warn!(page.id = %page.page_id, origin, "nothing could be learnt of a robots file: the page goes back");
+                    tracing::warn!(page.id = %page.page_id, url = %file, "nothing could be learnt of a robots file: the page goes back");
                     return Err(PageEnd::Released);
                 }
             };
@@ -228,7 +234,7 @@ impl Robots {
                     return Err(PageEnd::Failed(Failure::new(failure.class, message)));
                 }
                 NotKnown::Store(error) => {
-                    tracing::error!(origin, error = %chain(error), "cannot look at a robots file");
+                    tracing::error!(url = %file, error = %chain(error), "cannot look at a robots file");
                     let message = "its robots.txt could not be looked up";
                     return Err(PageEnd::Failed(Failure::new(ErrorClass::Internal, message)));
                 }
@@ -241,9 +247,12 @@ impl Robots {
     }
 }
 
-/// Scheme, host and port.
-fn origin(url: &PageUrl) -> String {
-    url.as_url().origin().ascii_serialization()
+/// Where the robots file of a page's origin is (RFC 9309, section 2.3).
+fn robots_file(url: &PageUrl) -> Url {
+    let mut file = url.as_url().clone();
+    file.set_path("/robots.txt");
+    file.set_query(None);
+    file
 }
 
 fn is_same(written: &str, url: &PageUrl) -> bool {
@@ -254,20 +263,4 @@ fn disallowed(pattern: &str, agent: &Agent) -> String {
     const SHOWN: usize = 200;
     let shown: String = pattern.chars().take(SHOWN).collect();
     format!("robots.txt disallows it for `{}` (`Disallow: {shown}`)", agent.token)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_has_a_port_only_where_it_is_not_the_schemes_own() {
-        for (url, expected) in [
-            ("https://Shop.example:443/a", "https://shop.example"),
-            ("http://shop.example:8080/a?b", "http://shop.example:8080"),
-            ("http://[::1]/", "http://[::1]"),
-        ] {
-            assert_eq!(origin(&PageUrl::parse(url).unwrap()), expected);
-        }
-    }
 }

@@ -13,7 +13,7 @@ use tokio_util::io::StreamReader;
 use url::Url;
 
 use super::parse::MAX_BYTES;
-use crate::http::{self, Outlet};
+use crate::http::{self, Outlet, Sent};
 
 /// A sitemap on its way.
 pub(super) struct Download {
@@ -36,18 +36,14 @@ impl From<Failure> for Absent {
     }
 }
 
-/// Begins to download a sitemap, with the headers that the workflow sends with every request.
+/// Begins to download a sitemap, with the headers of the workflow that may go there.
 pub(super) async fn download(
     outlet: &Outlet,
     url: &Url,
     workflow: &Workflow,
     deadline: Instant,
 ) -> Result<Download, Absent> {
-    let request = outlet
-        .get(url.as_str())
-        .headers(http::headers(workflow))
-        .timeout(deadline.saturating_duration_since(Instant::now()));
-    let response = outlet.send(request).await.map_err(Failure::from)?;
+    let response = outlet.get(url, Sent::Workflow(workflow), deadline).await.map_err(Failure::from)?;
     let status = response.status().as_u16();
     if !response.status().is_success() {
         let failure = Failure::of_status(status);

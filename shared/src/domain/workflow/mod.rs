@@ -33,7 +33,7 @@ pub use model::*;
 pub use problem::Problem;
 pub use proxy::{Proxy, ProxyCredentials, ProxyKind};
 pub use scheduling::Share;
-pub use secrets::{HIDDEN, hide_secrets, restore_secrets};
+pub use secrets::{HIDDEN, hide_secrets, is_plain_header, restore_secrets};
 pub use settings::{MAX_NODES, parse_config};
 pub use traps::Traps;
 

@@ -23,6 +23,11 @@ const PLAIN_HEADERS: [&str; 8] = [
     "user-agent",
 ];
 
+/// Whether a header says nothing secret, whatever its value.
+pub fn is_plain_header(name: &str) -> bool {
+    PLAIN_HEADERS.iter().any(|plain| name.eq_ignore_ascii_case(plain))
+}
+
 /// Hides every secret of a configuration.
 pub fn hide_secrets(config: &mut Value) {
     visit(config, &mut |_, secret| HIDDEN.clone_into(secret));
@@ -123,7 +128,7 @@ fn is_secret(setting: &str, key: &str, text: &str) -> bool {
         return false;
     }
     match setting {
-        "headers" => !PLAIN_HEADERS.iter().any(|plain| key.eq_ignore_ascii_case(plain)),
+        "headers" => !is_plain_header(key),
         "cookies" => !matches!(key, "name" | "domain" | "path" | "same_site" | "sameSite"),
         "authentication" => !matches!(key, "type" | "username"),
         // An address that holds a password is refused, unless the proxy is switched off.

@@ -1,6 +1,7 @@
-//! The robots files that the fleet shares: one worker fetches an origin's file, all of them go by it.
+//! The robots files that the fleet shares: one worker fetches a file, all of them go by it.
 //!
-//! Knows nothing of what a file says: that is the worker's business.
+//! A file is known by a key, the column `origin`: the origin alone, or with a mark of how it was asked where the answer is not
+//! for everybody. Knows nothing of how a key is made and of what a file says: that is the worker's business.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::store::StoreError;
 /// The longest reason that is stored, in bytes.
 const MAX_ERROR_BYTES: usize = 1000;
 
-/// What is known of an origin's robots file.
+/// What is known of a robots file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRobots {
     /// The file; `None` where there is none.
@@ -50,11 +51,11 @@ const COLUMNS: &str = "body, GREATEST(EXTRACT(EPOCH FROM expires_at - clock_time
     (EXTRACT(EPOCH FROM clock_timestamp() - unreachable_since) * 1000)::int8, error";
 
 impl HotStore {
-    /// What is known of an origin's robots file.
+    /// What is known of a robots file.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn robots_file(&self, origin: &str) -> Result<Option<StoredRobots>, StoreError> {
+    pub async fn robots_file(&self, key: &str) -> Result<Option<StoredRobots>, StoreError> {
         let client = self.client().await?;
         // By primary key. A row that was only reserved has neither an answer nor a failure.
         let statement = client
@@ -62,16 +63,16 @@ impl HotStore {
                 "SELECT {COLUMNS} FROM robots_files WHERE origin = $1 AND expires_at > '-infinity'"
             ))
             .await?;
-        let row = client.query_opt(&statement, &[&origin]).await?;
+        let row = client.query_opt(&statement, &[&key]).await?;
         Ok(row.as_ref().map(stored))
     }
 
-    /// Asks for the right to fetch an origin's robots file, which no other worker then has for a while. `false`: it
+    /// Asks for the right to fetch a robots file, which no other worker then has for a while. `false`: it
     /// is fresh, or another worker is fetching it.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn reserve_robots_fetch(&self, origin: &str, within: Duration) -> Result<bool, StoreError> {
+    pub async fn reserve_robots_fetch(&self, key: &str, within: Duration) -> Result<bool, StoreError> {
         let within_ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let client = self.client().await?;
         // The row's lock makes one of two workers that ask at once see the other's reservation.
@@ -84,20 +85,20 @@ impl HotStore {
                  RETURNING origin",
             )
             .await?;
-        Ok(client.query_opt(&statement, &[&origin, &within_ms]).await?.is_some())
+        Ok(client.query_opt(&statement, &[&key, &within_ms]).await?.is_some())
     }
 
-    /// Gives back the right to fetch an origin's robots file: it could not be asked for, and another worker, or another
+    /// Gives back the right to fetch a robots file: it could not be asked for, and another worker, or another
     /// execution, may try its own way.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn release_robots_fetch(&self, origin: &str) -> Result<(), StoreError> {
+    pub async fn release_robots_fetch(&self, key: &str) -> Result<(), StoreError> {
         let client = self.client().await?;
         let statement = client
             .prepare_cached("UPDATE robots_files SET fetching_until = '-infinity' WHERE origin = $1")
             .await?;
-        client.execute(&statement, &[&origin]).await?;
+        client.execute(&statement, &[&key]).await?;
         Ok(())
     }
 
@@ -113,7 +114,7 @@ impl HotStore {
     /// As every statement of the store.
     pub async fn store_robots_file(
         &self,
-        origin: &str,
+        key: &str,
         fetched: &FetchedRobots,
         fresh_for: Duration,
     ) -> Result<StoredRobots, StoreError> {
@@ -133,9 +134,7 @@ impl HotStore {
                          RETURNING {COLUMNS}"
                     ))
                     .await?;
-                client
-                    .query_one(&statement, &[&origin, &status, body, &millis(*crawl_delay), &fresh_ms])
-                    .await?
+                client.query_one(&statement, &[&key, &status, body, &millis(*crawl_delay), &fresh_ms]).await?
             }
             FetchedRobots::Unreachable { reason, back_off } => {
                 let back_off_ms = millis(back_off.unwrap_or_default());
@@ -155,7 +154,7 @@ impl HotStore {
                          RETURNING {COLUMNS}"
                     ))
                     .await?;
-                client.query_one(&statement, &[&origin, &reason, &back_off_ms]).await?
+                client.query_one(&statement, &[&key, &reason, &back_off_ms]).await?
             }
         };
         Ok(stored(&row))

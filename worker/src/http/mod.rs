@@ -1,6 +1,8 @@
 //! HTTP without a browser: for what is no page to look at, robots files and sitemaps, and for what a browser does not tell. Everything that the worker fetches
 //! by itself leaves through a client that is made here, and through the egress guard, as pages do.
 
+mod headers;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +10,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
-use crawlify_shared::domain::workflow::{Proxy, Workflow};
+use crawlify_shared::domain::workflow::Proxy;
 use moka::future::Cache;
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::egress::{Egress, Gate, HEADER};
-use crate::robots::Agent;
+pub(crate) use headers::Sent;
 
 /// Redirects that are followed: as many as RFC 9309, section 2.3.1.2, asks for.
 const MAX_REDIRECTS: usize = 5;
@@ -90,7 +93,8 @@ impl Outlet {
     /// The environment's proxies are not used: what a worker may reach is its configuration's business.
     fn new(gate: Option<Arc<Gate>>) -> Result<Self, reqwest::Error> {
         let mut builder = Client::builder()
-            .redirect(Policy::limited(MAX_REDIRECTS))
+            // Each is a request of its own here, so that what goes with it is judged by where it goes.
+            .redirect(Policy::none())
             .referer(false)
             .connect_timeout(CONNECT_WITHIN)
             .read_timeout(READ_WITHIN)
@@ -104,20 +108,33 @@ impl Outlet {
         Ok(Self { client: builder.build()?, gate })
     }
 
-    /// Begins a request, which must still be given a deadline.
-    pub(crate) fn get(&self, url: &str) -> RequestBuilder {
-        self.client.get(url)
+    /// Asks for an address, and for what it redirects to. The deadline holds for all of that, and for the body of the answer.
+    pub(crate) async fn get(
+        &self,
+        url: &Url,
+        sent: Sent<'_>,
+        deadline: Instant,
+    ) -> Result<Response, Unanswered> {
+        let mut url = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let within = deadline.saturating_duration_since(Instant::now());
+            let headers = sent.headers(&url);
+            let response = self.send(self.client.get(url).headers(headers).timeout(within)).await?;
+            match redirect(&response) {
+                Some(next) => url = next,
+                None => return Ok(response),
+            }
+        }
+        Err(Unanswered::TooManyRedirects)
     }
 
-    /// Sends a request that was begun here.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Unanswered> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Unanswered> {
         match request.send().await {
             // An answer of the guard's. A server that says the same has not been refused anything.
             Ok(response) if response.headers().contains_key(HEADER) => {
                 self.refusal(response.url()).map_or(Ok(response), |failure| Err(Unanswered::Failed(failure)))
             }
             Ok(response) => Ok(response),
-            Err(error) if error.is_redirect() => Err(Unanswered::TooManyRedirects),
             Err(error) => {
                 // Of a tunnel that the guard did not make, the client knows only that there is none.
                 let refusal = error.url().filter(|_| chain(&error).contains("tunnel"));
@@ -145,19 +162,13 @@ impl From<Unanswered> for Failure {
     }
 }
 
-/// The headers that a workflow sends with every request, as whom it asks among them.
-pub(crate) fn headers(workflow: &Workflow) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in workflow.headers.iter() {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
-        {
-            headers.insert(name, value);
-        }
-    }
-    // How it is sent is our business.
-    headers.remove(ACCEPT_ENCODING);
-    headers.insert(USER_AGENT, Agent::of(workflow).header());
-    headers
+/// Where an answer leads (RFC 9110, section 15.4); one that does not say so is taken as it is.
+fn redirect(response: &Response) -> Option<Url> {
+    let leads_on = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(LOCATION).filter(|_| leads_on)?;
+    let mut url = response.url().join(std::str::from_utf8(location.as_bytes()).ok()?).ok()?;
+    url.set_fragment(None);
+    Some(url)
 }
 
 /// What an error of a request or of its body says to the user.
@@ -222,6 +233,7 @@ mod tests {
 
     use super::*;
     use crate::egress::EgressOptions;
+    use crate::robots::Agent;
 
     /// A server that redirects `/to/X` to `http://X/`, and greets at every other path.
     async fn server(tasks: &mut JoinSet<()>) -> String {
@@ -240,7 +252,9 @@ mod tests {
     }
 
     async fn ask(outlet: &Outlet, url: &str) -> Result<String, Failure> {
-        let response = outlet.send(outlet.get(url)).await?;
+        let agent = Agent { user_agent: "test".to_owned(), token: "test".to_owned() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let response = outlet.get(&url.parse().unwrap(), Sent::Agent(&agent), deadline).await?;
         response.text().await.map_err(|error| failure(&error))
     }
 
