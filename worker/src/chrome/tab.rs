@@ -113,7 +113,8 @@ impl ChromeTab {
     /// Begins a navigation and waits for the response's headers.
     async fn begin(&self, url: &PageUrl, deadline: Instant) -> Result<NavigateReturns, TabError> {
         let navigate = NavigateParams::new(url.as_str());
-        let events = &self.attached()?.events;
+        let AttachedTab { events, gate, .. } = self.attached()?;
+        let _awaited = gate.as_ref().map(|gate| gate.await_document());
         for _ in 0..CROSSED_NAVIGATIONS {
             events.begin_navigation();
             let answer = self.call(&navigate, deadline, "the server had not answered").await?;

@@ -18,6 +18,7 @@ use super::policy::Destination;
 use super::reason::Reason;
 use super::records::Records;
 use super::request_head::{Forward, RequestHead, Wants};
+use super::seats::Seat;
 
 /// How long one direction of a tunnel may go on after the other has ended.
 const HALF_CLOSED_FOR: Duration = Duration::from_secs(5);
@@ -28,7 +29,9 @@ const PROXY_DENIES: [&[u8]; 2] = [b"HTTP/1.1 407", b"HTTP/1.0 407"];
 
 /// What is being answered. Written by the side that reads requests, read by the side that reads responses.
 #[derive(Debug)]
-struct Current {
+struct Current<'a> {
+    /// Among the connections of the browser.
+    seat: Seat<'a>,
     /// What may still come; at zero it is too much.
     left: AtomicU64,
     /// How much has come.
@@ -56,7 +59,7 @@ pub(super) async fn serve(mut client: TcpStream, core: &Core) -> io::Result<()> 
         match (dialled, head.wants) {
             (Ok(dialled), Wants::Tunnel) => {
                 client.write_all(ESTABLISHED).await?;
-                return tunnel(client, dialled.stream, &buffer, core).await;
+                return tunnel(client, dialled.stream, &head.destination, &buffer, core).await;
             }
             (Ok(dialled), Wants::Forward(first)) => {
                 return forward(client, dialled, &head.destination, first, buffer, core).await;
@@ -97,22 +100,38 @@ async fn next_head(
     }
 }
 
-/// Lets bytes through both ways; `begun` came from the browser already.
-async fn tunnel(mut client: TcpStream, mut server: TcpStream, begun: &[u8], core: &Core) -> io::Result<()> {
+/// Lets bytes through both ways; `begun` came from the browser already, which speaks first in any case.
+async fn tunnel(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    destination: &Destination,
+    begun: &[u8],
+    core: &Core,
+) -> io::Result<()> {
+    let seat = core.seats.take(destination);
+    seat.send();
     server.write_all(begun).await?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let mut records = Records::default();
     core.count_records(records.begun_in(begun));
     let mut up = pin!(pump(from_client, to_server, |bytes| {
+        seat.send();
         core.count_sent(bytes.len());
         core.count_records(records.begun_in(bytes));
     }));
-    let mut down = pin!(pump(from_server, to_client, |bytes| core.count_received(bytes.len())));
+    let mut down = pin!(pump(from_server, to_client, |bytes| {
+        seat.hear();
+        core.count_received(bytes.len());
+    }));
     // A server that never closes must not keep what the browser has closed.
     let rest: Pin<&mut (dyn Future<Output = io::Result<()>> + Send)> = tokio::select! {
         ended = &mut up => { ended?; down }
         ended = &mut down => { ended?; up }
+        () = seat.must_give_way() => {
+            tracing::debug!(%destination, "a tunnel that was silent gave way to others");
+            return Ok(());
+        }
     };
     tokio::time::timeout(HALF_CLOSED_FOR, rest).await.unwrap_or(Ok(()))
 }
@@ -146,6 +165,7 @@ async fn forward(
     let (from_client, mut to_client) = client.split();
     let (from_server, to_server) = stream.split();
     let current = Current {
+        seat: core.seats.take(destination),
         left: AtomicU64::new(u64::MAX),
         received: AtomicU64::new(0),
         has_answered: AtomicBool::new(false),
@@ -158,6 +178,7 @@ async fn forward(
             Err(error) => Err(error),
         },
         ended = hand_back(from_server, &mut to_client, proxy.is_some(), &current, core) => ended,
+        () = current.seat.must_give_way() => Ok(Some(Reason::GaveWay)),
     };
     let instead = match ended {
         // A proxy that has nothing to say for a server is at fault itself. A connection that it has used before it may end
@@ -174,6 +195,8 @@ async fn forward(
                 core.refusals.note(url, reason);
                 core.cuts.send_modify(|cuts| *cuts += 1);
             }
+            // Which says nothing about the next request to it.
+            Reason::GaveWay => tracing::debug!(%destination, "a request gave way to others"),
             _ => core.refusals.note(destination.to_string(), reason),
         }
         // Where nothing of the response has gone to the browser, ours is the response.
@@ -195,7 +218,7 @@ struct Requests<'a, R, W> {
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
-    async fn hand_on(mut self, first: Forward, mut buffer: Vec<u8>, current: &Current) -> io::Result<()> {
+    async fn hand_on(mut self, first: Forward, mut buffer: Vec<u8>, current: &Current<'_>) -> io::Result<()> {
         let mut request = first;
         loop {
             current.begin(&request, self.destination, self.core);
@@ -240,7 +263,7 @@ async fn hand_back(
     mut from_server: impl AsyncRead + Unpin,
     to_client: &mut (impl AsyncWrite + Unpin),
     is_proxy: bool,
-    current: &Current,
+    current: &Current<'_>,
     core: &Core,
 ) -> io::Result<Option<Reason>> {
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -250,6 +273,7 @@ async fn hand_back(
             return Ok(None);
         }
         core.count_received(read);
+        current.seat.hear();
         let is_first = current.received.load(Ordering::Relaxed) == 0;
         if is_proxy && is_first && PROXY_DENIES.iter().any(|denial| buffer[..read].starts_with(denial)) {
             return Ok(Some(Reason::Proxy));
@@ -267,8 +291,9 @@ async fn hand_back(
     }
 }
 
-impl Current {
+impl Current<'_> {
     fn begin(&self, request: &Forward, destination: &Destination, core: &Core) {
+        self.seat.ask(request.is_document);
         self.received.store(0, Ordering::Relaxed);
         let limit = if request.is_document { core.document_bytes() } else { u64::MAX };
         self.left.store(limit, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crawlify_shared::domain::workflow::Proxy;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +17,7 @@ use super::dial::{Dialled, Dialler};
 use super::exchange;
 use super::policy::Destination;
 use super::reason::{Reason, Refusals};
+use super::seats::{AwaitedDocument, Seats};
 use super::surplus::Surplus;
 use super::traffic::{Counters, Metrics, Outcome, Traffic};
 
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) document_bytes: u64,
     pub(super) page: PageBounds,
+    /// How long a browser's request may keep a connection from others.
+    pub(super) patience: Duration,
     /// What no page can know.
     pub(super) secret: String,
 }
@@ -64,6 +68,8 @@ pub(super) struct Core {
     counters: Counters,
     /// Written by tabs that begin pages, read by whoever looks after the browser.
     surplus: Surplus,
+    /// Written by connections and by tabs that wait for documents, read by connections.
+    pub(super) seats: Seats,
     /// Written by connections, read by tabs whose page did not come.
     pub(super) refusals: Refusals,
     /// How many documents were cut off. Written by connections, awaited by tabs.
@@ -75,6 +81,7 @@ impl Gate {
     pub(super) fn open(
         shared: Arc<Shared>,
         way: Way,
+        patience: Duration,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
@@ -87,6 +94,7 @@ impl Gate {
             way,
             counters: Counters::default(),
             surplus: Surplus::default(),
+            seats: Seats::new(patience),
             refusals: Refusals::default(),
             cuts: watch::Sender::new(0),
         });
@@ -144,6 +152,11 @@ impl Gate {
         self.core.surplus.page_begins();
     }
 
+    /// Notes that a navigation begins, which waits for its document until what this gives is dropped.
+    pub(crate) fn await_document(&self) -> AwaitedDocument<'_> {
+        self.core.seats.await_document()
+    }
+
     /// Whether more has gone through than the pages that began may load, and some pages' worth. What is told once is not told
     /// again: the count begins anew.
     pub(crate) fn has_passed_its_pages(&self) -> bool {
@@ -184,7 +197,7 @@ async fn accept(listener: TcpListener, core: Arc<Core>, tasks: TaskTracker, open
             // Too many open files, most likely: it may pass.
             Err(error) => {
                 tracing::warn!(%error, "the egress guard cannot accept a connection");
-                let pause = tokio::time::sleep(std::time::Duration::from_millis(100));
+                let pause = tokio::time::sleep(Duration::from_millis(100));
                 open.run_until_cancelled(pause).await;
             }
         }

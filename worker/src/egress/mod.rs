@@ -2,7 +2,8 @@
 //!
 //! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
 //! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`, `ports`, `this_machine`), and what was judged is
-//! dialled (`dial`, `chain`); then bytes go both ways (`exchange`). TLS stays between the browser and the server. Why something
+//! dialled (`dial`, `chain`); then bytes go both ways (`exchange`), unless they keep others from going (`seats`). TLS stays between
+//! the browser and the server. Why something
 //! was refused is `reason`; `traffic` counts, and so does `records` in what cannot be read; `surplus` is what no page can have loaded.
 //!
 //! Knows nothing about browsers, pages or stores. What may be reached is said once, at the start of the process.
@@ -19,6 +20,7 @@ mod reason;
 mod records;
 mod request_head;
 pub mod resolve;
+mod seats;
 mod special;
 mod surplus;
 #[cfg(test)]
@@ -51,6 +53,9 @@ use resolve::{Names, Resolver, SystemResolver};
 use traffic::Metrics;
 use uplink::Uplink;
 
+/// What the worker itself fetches keeps nobody from anything: it makes as many connections as it needs.
+const OWN_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// How the guard is set up. Processes say this, never workflows.
 #[derive(Clone, Debug)]
 pub struct EgressOptions {
@@ -64,6 +69,9 @@ pub struct EgressOptions {
     pub page_bytes: u64,
     /// A page that makes more requests than this fails.
     pub page_requests: u64,
+    /// How long a request may wait for its answer where that keeps others from being sent. The document of a navigation may
+    /// wait longer.
+    pub patience: Duration,
     /// Who knows the addresses of names.
     pub resolver: Arc<dyn Resolver>,
     /// How long they are believed: the connections of one page ask once.
@@ -105,6 +113,7 @@ impl Default for EgressOptions {
             document_bytes: 32 << 20,
             page_bytes: 128 << 20,
             page_requests: 4_000,
+            patience: Duration::from_secs(30),
             resolver: Arc::new(SystemResolver),
             names_kept_for: Duration::from_secs(10),
         }
@@ -144,18 +153,19 @@ impl Egress {
             metrics: Metrics::new()?,
             document_bytes,
             page: PageBounds { bytes: page_bytes, requests: page_requests },
+            patience: options.patience,
             secret: uuid::Uuid::new_v4().simple().to_string(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let closed = Gate::open(Arc::clone(&shared), Way::Closed, &tasks, &stop)?;
-        let own = Arc::new(Gate::open(Arc::clone(&shared), Way::Open, &tasks, &stop)?);
+        let closed = Gate::open(Arc::clone(&shared), Way::Closed, shared.patience, &tasks, &stop)?;
+        let own = Gate::open(Arc::clone(&shared), Way::Open, OWN_PATIENCE, &tasks, &stop)?;
         let stopped = stop.clone().drop_guard();
         Ok(Arc::new(Self {
             guard,
             shared,
             gates: Mutex::default(),
             closed,
-            own,
+            own: Arc::new(own),
             tasks,
             stop,
             _stopped: stopped,
@@ -215,7 +225,8 @@ impl Egress {
         }
         gates.retain(|_, gate| gate.strong_count() > 0);
         let way = proxy.map_or(Way::Open, |proxy| Way::Through(proxy.clone()));
-        let gate = Arc::new(Gate::open(Arc::clone(&self.shared), way, &self.tasks, &self.stop)?);
+        let (shared, patience) = (Arc::clone(&self.shared), self.shared.patience);
+        let gate = Arc::new(Gate::open(shared, way, patience, &self.tasks, &self.stop)?);
         gates.insert(execution, Arc::downgrade(&gate));
         Ok(Some(gate))
     }

@@ -33,12 +33,14 @@ pub(crate) enum Reason {
     Proxy,
     /// What came was more than a document may have.
     TooLarge,
+    /// It was not answered, and kept the browser from sending others.
+    GaveWay,
     /// It was no request for a proxy.
     NotUnderstood,
 }
 
 impl Reason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::NotAllowed,
         Self::NotResolved,
         Self::Refused,
@@ -48,6 +50,7 @@ impl Reason {
         Self::NoSocket,
         Self::Proxy,
         Self::TooLarge,
+        Self::GaveWay,
         Self::NotUnderstood,
     ];
 
@@ -62,6 +65,7 @@ impl Reason {
             Self::NoSocket => "no_socket",
             Self::Proxy => "proxy",
             Self::TooLarge => "too_large",
+            Self::GaveWay => "gave_way",
             Self::NotUnderstood => "not_understood",
         }
     }
@@ -83,6 +87,7 @@ impl Reason {
             }
             Self::Proxy => "no connection through the workflow's proxy",
             Self::TooLarge => "the document is too large",
+            Self::GaveWay => "there was no answer, and other requests to the host had to wait for that",
             Self::NotUnderstood => "the request was not understood",
         }
     }
@@ -96,6 +101,7 @@ impl Reason {
             Self::NoNetwork | Self::NoSocket => ErrorClass::NoNetwork,
             Self::Proxy => ErrorClass::Proxy,
             Self::TooLarge => ErrorClass::TooLarge,
+            Self::GaveWay => ErrorClass::NavTimeout,
             Self::NotUnderstood => ErrorClass::Internal,
         };
         Failure::new(class, self.sentence())
@@ -105,6 +111,7 @@ impl Reason {
         match self {
             Self::NotAllowed => "403 Forbidden",
             Self::NotUnderstood => "400 Bad Request",
+            Self::GaveWay => "504 Gateway Timeout",
             _ => "502 Bad Gateway",
         }
     }

@@ -226,6 +226,10 @@ async fn answer(request: Request) -> Response {
             (head, Body::from_stream(first.chain(rest))).into_response()
         }
         "/silent" => std::future::pending().await,
+        "/hangs" => {
+            let pictures = (0..6).map(|number| format!("<img src='/silent?{number}'>"));
+            Html(pictures.collect::<String>()).into_response()
+        }
         "/slow-picture" => Html("<h1>seen</h1><img src=/silent>").into_response(),
         "/late-fetch" => Html(
             "<h1>0</h1><script>onload = () => setTimeout(() => fetch('/plain').then(() => \

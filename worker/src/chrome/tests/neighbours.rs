@@ -6,13 +6,16 @@ use std::time::Duration;
 use crawlify_shared::domain::workflow::WaitUntil;
 use tokio::time::Instant;
 
-use super::bench::{Bench, one, read_all};
+use super::bench::{Bench, eventually, one, options, read_all, soon};
+use crate::chrome::ChromeOptions;
+use crate::egress::{Egress, EgressOptions};
 
 /// What they do can be told by their names.
-const MISBEHAVE: [&str; 9] = [
+const MISBEHAVE: [&str; 10] = [
     "/endless",
     "/flood",
     "/silent",
+    "/hangs",
     "/busy",
     "/dialog-loop",
     "/popups",
@@ -53,4 +56,26 @@ async fn a_page_that_misbehaves_gives_its_place_back_at_its_deadline_and_harms_n
         beside.release().await;
     }
     assert_eq!(bench.driver.browser_pid(), browser, "it is the same browser");
+}
+
+#[tokio::test]
+async fn a_page_that_has_all_connections_to_its_server_gives_them_back_to_those_that_wait() {
+    let patience = Duration::from_secs(1);
+    let egress = EgressOptions { patience, ..EgressOptions::allowing(&["127.0.0.1"]).unwrap() };
+    let egress = Egress::start(egress).unwrap();
+    let bench = Bench::with(ChromeOptions { egress: Some(egress.clone()), ..options() }).await;
+    let (mut beside, mut hostile) = (bench.open().await, bench.open().await);
+    let (hangs, plain) = (bench.url("/hangs"), bench.url("/plain"));
+    let works = async {
+        let execution = bench.session.execution_id;
+        let has_asked = || egress.bytes(execution).is_some_and(|traffic| traffic.requests >= 7);
+        eventually("the page and its six pictures are asked for", has_asked).await;
+        let deadline = Instant::now() + Duration::from_secs(8);
+        beside.navigate(&plain, WaitUntil::Load, None, deadline).await
+    };
+    let loaded = tokio::select! {
+        hung = hostile.navigate(&hangs, WaitUntil::Load, None, soon()) => panic!("it has ended: {hung:?}"),
+        loaded = works => loaded,
+    };
+    assert_eq!(loaded.unwrap().status, Some(200));
 }
