@@ -17,6 +17,7 @@ mod invariants;
 mod recorded;
 mod render;
 mod secrets;
+mod seed;
 mod spine;
 mod store;
 mod storm;

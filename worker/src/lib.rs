@@ -248,10 +248,9 @@ pub async fn start(
             Instant::now()
         };
         let ((), told) = tokio::join!(consumer::run(Arc::clone(&shared), pages.clone()), told_to_stop);
-        let stages = Stages::after(told, config.drain_deadline);
-        let _ = set_closes_by.set(stages.closed);
         pages.close();
-        drain(&shared, &pages, stages).await;
+        let stages = drain(&shared, &pages, Stages::after(told, config.drain_deadline)).await;
+        let _ = set_closes_by.set(stages.closed);
         end.cancel();
         let ended = async { tokio::join!(pages.wait(), last.wait()) };
         if tokio::time::timeout_at(stages.written, ended).await.is_err() {
@@ -265,15 +264,26 @@ pub async fn start(
     Ok(Worker { admin, id, abandon, closes_by, finished })
 }
 
-/// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease.
-async fn drain(shared: &Shared, pages: &TaskTracker, stages: Stages) {
-    if tokio::time::timeout_at(stages.drained, pages.wait()).await.is_err() {
-        tracing::info!(pages = pages.len(), "the drain deadline has passed: giving pages back");
+/// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease. Answers by
+/// when the rest of the end is to be done.
+async fn drain(shared: &Shared, pages: &TaskTracker, mut stages: Stages) -> Stages {
+    let is_over = tokio::select! {
+        () = pages.wait() => false,
+        () = tokio::time::sleep_until(stages.drained) => true,
+        () = shared.abandon.cancelled() => {
+            // Somebody is in a hurry: from now on it goes by the clock.
+            stages = stages.sooner(Instant::now());
+            true
+        }
+    };
+    if is_over {
+        tracing::info!(pages = pages.len(), "pages have no more time: giving them back");
         shared.abandon.cancel();
         if tokio::time::timeout_at(stages.given_back, pages.wait()).await.is_err() {
             tracing::warn!(pages = pages.len(), "some pages could not be given back");
         }
     }
+    stages
 }
 
 impl Worker {

@@ -36,6 +36,11 @@ impl Stages {
         let written = given_back + LAST_WRITES;
         Self { drained, given_back, written, closed: written + CLOSE }
     }
+
+    /// The same where pages have no more time from now on.
+    pub(crate) fn sooner(self, now: Instant) -> Self {
+        if now < self.drained { Self::after(now, Duration::ZERO) } else { self }
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +56,19 @@ mod tests {
             let ended = Stages::after(told, drain).closed + process::ENDS_WITHIN;
             assert!(ended - told <= drain + Duration::from_secs(7), "{drain:?}");
         }
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_waits_for_no_drain_deadline() {
+        let told = Instant::now();
+        let stages = Stages::after(told, Duration::from_secs(600));
+        let hurried = told + Duration::from_secs(10);
+        assert_eq!(stages.sooner(hurried).closed, Stages::after(hurried, Duration::ZERO).closed);
+        assert_eq!(
+            stages.sooner(told + Duration::from_secs(601)).closed,
+            stages.closed,
+            "no later than without"
+        );
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub use in_process::InProcessBroker;
 pub use message::{MAX_MESSAGE_BYTES, MESSAGE_VERSION, PageMessage};
 
 /// How often one message may be delivered before it goes to the dead queue. This is the last fuse only: the attempts
-/// that are counted in the page's row end a page that cannot be crawled, long before.
+/// that are counted in the page's row end a page that cannot be crawled, long before. What goes back unclaimed, as from a worker in
+/// which a page is alone for long, counts here and not there; a page whose message ends so is published again like one that was lost.
 pub const DELIVERY_LIMIT: u16 = 100;
 
 /// Our side of the broker failed; what the caller does next is try again later, except where waiting does not help.

@@ -1,7 +1,7 @@
 //! When a workflow is to be executed, again and again: a cron expression in the time of some place.
 //!
 //! A time of the day that the clocks skip is run right after the gap, and one that they show twice is run once, also where an
-//! expression lists several. What is due every so often goes on by the clocks, in the hour that they show twice as well.
+//! expression lists several. What is due every so often goes on by the clocks, in the hour that they show twice as well: so does what lists every hour, or more than 48 times of a day.
 
 use chrono::{DateTime, Duration, FixedOffset, Offset, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -13,7 +13,7 @@ use super::workflow::suggest::did_you_mean;
 
 /// The longest expression that is read, in bytes.
 const MAX_CRON_BYTES: usize = 256;
-/// An expression that lists more times of the day goes by the clocks.
+/// An expression that lists more times of the day goes by the clocks, and so does one that lists every hour.
 const MOST_TIMES: usize = 48;
 
 /// Times at which something is due.
@@ -163,7 +163,7 @@ fn times_of_the_day(text: &str, cron: &Cron) -> Vec<Cron> {
         return Vec::new();
     }
     let [hours, minutes, seconds] = clock.map(|field| field.get_set_values(SET));
-    if hours.len() * minutes.len() * seconds.len() > MOST_TIMES {
+    if hours.len() == 24 || hours.len() * minutes.len() * seconds.len() > MOST_TIMES {
         return Vec::new();
     }
     // Day of the month, month, day of the week.
@@ -261,6 +261,12 @@ mod tests {
             let autumn = ["2026-10-25T00:30:00Z", "2026-10-25T13:30:00Z", "2026-10-26T01:30:00Z"].map(at);
             assert_eq!(runs(cron, "Europe/Berlin", "2026-10-24T22:00:00Z", 3), autumn, "{cron}");
         }
+        let hourly = ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"].map(at);
+        assert_eq!(
+            runs("30 0-23 * * *", "Europe/Berlin", "2026-10-25T00:00:00Z", 3),
+            hourly,
+            "as `30 * * * *`"
+        );
         let twice_an_hour = ["2026-01-15T01:00:00Z", "2026-01-15T01:30:00Z", "2026-01-15T02:00:00Z"].map(at);
         assert_eq!(runs("0,30 1-2 * * *", "UTC", "2026-01-15T00:00:00Z", 3), twice_an_hour);
     }

@@ -149,7 +149,8 @@ impl Store {
         // By workflow_executions_pkey, in its order; mostly there is none.
         let found = sqlx::query_scalar!(
             "SELECT id FROM workflow_executions
-             WHERE retry_failed_before > '-infinity' AND status IN ('running', 'paused') AND ($1::uuid IS NULL OR id = $1)
+             WHERE (retry_failed_before > '-infinity' OR retry_places > 0) AND status IN ('running', 'paused')
+               AND ($1::uuid IS NULL OR id = $1)
              ORDER BY id LIMIT 1",
             only.map(|id| id.0),
         )
@@ -174,15 +175,19 @@ impl Store {
         // one with the same number would pass the fence with what the first one recorded.
         let put_back = sqlx::query_scalar!(
             r#"WITH execution AS (
-                -- A retry of an older version says no number, and has taken no places.
-                SELECT id, retry_failed_before, retry_pages, retry_places, least(retry_pages, $2::int8) AS portion
+                -- A retry of an older version says no number, and its pages take their places as they go back. One that an older
+                -- version has ended may have left places.
+                SELECT id, retry_failed_before, retry_pages, least(retry_pages, $2::int8) AS portion, retry_pages IS NULL AS is_old,
+                    CASE WHEN retry_pages IS NOT NULL THEN retry_places
+                        WHEN max_pages IS NULL THEN $2::int8
+                        ELSE greatest(max_pages - pages_admitted, 0) END AS places
                 FROM workflow_executions
-                WHERE id = $1 AND retry_failed_before > '-infinity' AND status IN ('running', 'paused')
+                WHERE id = $1 AND (retry_failed_before > '-infinity' OR retry_places > 0) AND status IN ('running', 'paused')
             ), with_place AS (
                 SELECT id, host, rendered FROM url_queue
                 WHERE execution_id = (SELECT id FROM execution) AND status = 'failed' AND admitted
                   AND processed_at < (SELECT retry_failed_before FROM execution)
-                  AND (budgeted OR attempt > 0 OR NOT is_below_budgeted_path(execution_id, url))
+                  AND (budgeted OR attempt > 0 OR (SELECT is_old FROM execution) OR NOT is_below_budgeted_path(execution_id, url))
                 ORDER BY processed_at LIMIT (SELECT portion FROM execution)
                 FOR NO KEY UPDATE SKIP LOCKED
             ), without_place AS (
@@ -190,9 +195,9 @@ impl Store {
                 SELECT id, host, rendered FROM url_queue
                 WHERE execution_id = (SELECT id FROM execution) AND status = 'failed' AND NOT admitted
                   AND processed_at < (SELECT retry_failed_before FROM execution)
-                  AND (budgeted OR attempt > 0 OR NOT is_below_budgeted_path(execution_id, url))
+                  AND (budgeted OR attempt > 0 OR (SELECT is_old FROM execution) OR NOT is_below_budgeted_path(execution_id, url))
                 ORDER BY processed_at, id
-                LIMIT (SELECT least(retry_places, portion - (SELECT count(*) FROM with_place)) FROM execution)
+                LIMIT (SELECT least(places, portion - (SELECT count(*) FROM with_place)) FROM execution)
                 FOR NO KEY UPDATE SKIP LOCKED
             ), wanted AS (
                 SELECT * FROM with_place UNION ALL SELECT * FROM without_place
@@ -224,14 +229,15 @@ impl Store {
                     SET failed = c.failed + excluded.failed, static_pages = c.static_pages + excluded.static_pages
             ), left_over AS (
                 SELECT execution.id, execution.retry_pages - (SELECT count(*) FROM wanted) AS pages,
-                    execution.retry_places - (SELECT count(*) FROM without_place) AS places,
+                    CASE WHEN is_old THEN 0 ELSE places - (SELECT count(*) FROM without_place) END AS places,
+                    CASE WHEN is_old THEN (SELECT count(*) FROM without_place) ELSE 0 END AS newly_admitted,
                     -- As it was before this statement: what goes back with it counts, and another look follows.
                     EXISTS (
                         SELECT FROM url_queue AS page
                         WHERE page.execution_id = execution.id AND page.status = 'failed'
                           AND page.processed_at < execution.retry_failed_before
-                          AND (page.admitted OR execution.retry_places > 0)
-                          AND (page.budgeted OR page.attempt > 0
+                          AND (page.admitted OR execution.places > 0)
+                          AND (page.budgeted OR page.attempt > 0 OR execution.is_old
                               OR NOT is_below_budgeted_path(page.execution_id, page.url))) AS can_go
                 FROM execution
             ), looked_at AS (
@@ -242,8 +248,8 @@ impl Store {
                     retry_pages = CASE WHEN goes_on.it THEN left_over.pages END,
                     retry_places = CASE WHEN goes_on.it THEN left_over.places ELSE 0 END,
                     -- Places for which no page was left are anybody's again.
-                    pages_admitted = CASE WHEN goes_on.it THEN target.pages_admitted
-                        ELSE target.pages_admitted - left_over.places END
+                    pages_admitted = target.pages_admitted + left_over.newly_admitted
+                        - CASE WHEN goes_on.it THEN 0 ELSE left_over.places END
                 FROM left_over CROSS JOIN LATERAL (
                     SELECT left_over.pages IS DISTINCT FROM 0 AND left_over.can_go AS it
                 ) AS goes_on

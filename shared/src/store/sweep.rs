@@ -149,12 +149,15 @@ impl Store {
         // Reads workflow_executions_unswept_idx, and for each execution url_queue_pending_idx, url_queue_open_idx, lanes_pkey. A page
         // in hand may still bring others, and where there is none nothing can.
         sqlx::query!(
-            "UPDATE workflow_executions AS execution SET swept_at = now()
-             WHERE status = 'cancelled' AND swept_at IS NULL AND completed_at < now() - interval '1 day'
-               AND NOT EXISTS (
-                   SELECT FROM url_queue WHERE execution_id = execution.id AND status IN ('queued', 'processing'))
-               AND NOT EXISTS (SELECT FROM url_queue WHERE execution_id = execution.id AND status = 'pending')
-               AND NOT EXISTS (SELECT FROM lanes WHERE execution_id = execution.id)",
+            "UPDATE workflow_executions SET swept_at = now() WHERE id IN (
+                SELECT id FROM workflow_executions AS execution
+                WHERE status = 'cancelled' AND swept_at IS NULL AND completed_at < now() - interval '1 day'
+                  AND NOT EXISTS (
+                      SELECT FROM url_queue WHERE execution_id = execution.id AND status IN ('queued', 'processing'))
+                  AND NOT EXISTS (SELECT FROM url_queue WHERE execution_id = execution.id AND status = 'pending')
+                  AND NOT EXISTS (SELECT FROM lanes WHERE execution_id = execution.id)
+                ORDER BY completed_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)",
+            SWEPT_AT_ONCE,
         )
         .execute(&self.pool)
         .await?;

@@ -95,8 +95,9 @@ WHERE counted.counts IS DISTINCT FROM found.counts;
 SELECT format('%s admitted by the execution, %s by its pages', e.pages_admitted, q.admitted)
 FROM workflow_executions e
     CROSS JOIN LATERAL (SELECT count(*) AS admitted FROM url_queue WHERE execution_id = e.id AND admitted) q
--- A retry has places that its pages are still to take; where it was cancelled before that, for ever.
-WHERE e.id = $1 AND e.pages_admitted - e.retry_places <> q.admitted;
+-- A retry that has not ended has places that its pages are still to take; where it was cancelled before that, for ever.
+WHERE e.id = $1 AND q.admitted <> e.pages_admitted
+    - CASE WHEN e.status = 'cancelled' OR e.retry_failed_before > '-infinity' THEN e.retry_places ELSE 0 END;
 
 -- I4: the totals of an execution that has ended by itself are those of its counters
 SELECT format('%s pages in the totals, %s counted', e.stats, c.counts)

@@ -107,6 +107,7 @@ async fn the_pages_of_a_cancelled_execution_are_cancelled_and_those_in_hand_end_
     crawl
         .change(
             "UPDATE workflow_executions SET completed_at = now() - interval '3 days' WHERE status = 'cancelled';
+             UPDATE url_queue SET status = 'completed' WHERE status = 'processing';
              UPDATE url_queue SET status = 'pending' WHERE url LIKE '%/4'",
         )
         .await;

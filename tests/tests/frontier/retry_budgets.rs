@@ -270,6 +270,29 @@ async fn places_for_which_a_retry_finds_no_page_any_more_are_anybodys_again() {
 }
 
 #[tokio::test]
+async fn a_retry_that_an_older_version_has_begun_or_ended_keeps_what_it_promised_and_no_place_of_nobody() {
+    let crawl = crawl_with_untried_failures(COMPLETED).await;
+    limit(&crawl, 3).await;
+    // It counts no pages, and takes their places when they go back.
+    crawl
+        .change(
+            "UPDATE workflow_executions SET status = 'running', completed_at = NULL, retry_failed_before = clock_timestamp()",
+        )
+        .await;
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 1, "there is one place");
+    assert_eq!(crawl.texts(UNTRIED).await, [GONE, "pending"]);
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 3);
+    // It ends a retry of ours without the places that we took.
+    let crawl = crawl_with_untried_failures(COMPLETED).await;
+    limit(&crawl, 4).await;
+    assert_eq!(retry(&crawl).await, 2);
+    crawl.change("UPDATE workflow_executions SET retry_failed_before = '-infinity'").await;
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0);
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 2);
+    assert_eq!(crawl.number("SELECT retry_places FROM workflow_executions").await, 0);
+}
+
+#[tokio::test]
 async fn very_many_failed_pages_go_back_in_portions_and_no_more_of_them_than_the_retry_has_said() {
     let crawl = crawl_with_untried_failures(COMPLETED).await;
     crawl

@@ -16,6 +16,7 @@ use harness::crawl::{Crawl, NO_LIMITS};
 use proptest::option;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
+use crate::seed;
 use operation::Step;
 use site::Site;
 use world::World;
@@ -39,7 +40,7 @@ fn whatever_happens_in_whatever_order_a_crawl_ends_and_everything_is_recorded_on
         (crawl, workers)
     });
     let any = (Site::any(), option::weighted(0.3, 1..30_u64), operation::steps());
-    let judged = TestRunner::new(config).run(&any, |(site, max_pages, steps)| {
+    let judged = TestRunner::new(seed::told(config)).run(&any, |(site, max_pages, steps)| {
         runtime.block_on(run(&crawl, &workers, &site, max_pages, &steps.0));
         Ok::<_, TestCaseError>(())
     });

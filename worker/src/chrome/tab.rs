@@ -114,7 +114,7 @@ impl ChromeTab {
     async fn begin(&self, url: &PageUrl, deadline: Instant) -> Result<NavigateReturns, TabError> {
         let navigate = NavigateParams::new(url.as_str());
         let AttachedTab { events, gate, .. } = self.attached()?;
-        let _awaited = gate.as_ref().map(|gate| gate.await_document());
+        let _awaited = gate.as_ref().map(|gate| gate.await_document(url.host()));
         for _ in 0..CROSSED_NAVIGATIONS {
             events.begin_navigation();
             let answer = self.call(&navigate, deadline, "the server had not answered").await?;

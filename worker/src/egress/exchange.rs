@@ -121,7 +121,7 @@ async fn tunnel(
         core.count_records(records.begun_in(bytes));
     }));
     let mut down = pin!(pump(from_server, to_client, |bytes| {
-        seat.hear();
+        seat.receive(bytes.len());
         core.count_received(bytes.len());
     }));
     // A server that never closes must not keep what the browser has closed.

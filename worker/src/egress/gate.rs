@@ -152,9 +152,9 @@ impl Gate {
         self.core.surplus.page_begins();
     }
 
-    /// Notes that a navigation begins, which waits for its document until what this gives is dropped.
-    pub(crate) fn await_document(&self) -> AwaitedDocument<'_> {
-        self.core.seats.await_document()
+    /// Notes that a navigation to a host begins, which waits for its document until what this gives is dropped.
+    pub(crate) fn await_document(&self, host: &str) -> AwaitedDocument<'_> {
+        self.core.seats.await_document(host)
     }
 
     /// Whether more has gone through than the pages that began may load, and some pages' worth. What is told once is not told

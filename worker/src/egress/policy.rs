@@ -61,6 +61,11 @@ impl Destination {
         Some(Self { host: url.host()?.to_owned(), port: url.port_or_known_default()? })
     }
 
+    /// Its name, or its address.
+    pub(super) fn host(&self) -> String {
+        self.host.to_string()
+    }
+
     /// Its address, where it is one and no name.
     pub fn address(&self) -> Option<IpAddr> {
         match self.host {

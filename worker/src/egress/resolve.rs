@@ -1,6 +1,7 @@
 //! From a name to its addresses, once: what was judged is what is dialled, and for a while what is judged again.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,7 +66,11 @@ fn understood(error: io::Error) -> io::Error {
     if has_none_left(&error) {
         error
     } else if says(&NO_SUCH_NAME) {
-        ErrorKind::NotFound.into()
+        // A resolver that has no descriptor for its own files says so too.
+        match File::open("/dev/null") {
+            Err(error) if has_none_left(&error) => error,
+            _ => ErrorKind::NotFound.into(),
+        }
     } else if says(&NO_MEMORY) {
         Errno::NOMEM.into()
     } else {

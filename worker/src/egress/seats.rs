@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::policy::Destination;
+use crate::http::bare;
 
 /// The connections that Chrome makes to one server by way of one proxy (`g_max_sockets_per_group` in
 /// `net/socket/client_socket_pool_manager.cc`).
@@ -20,6 +21,12 @@ const IN_ALL: usize = 32;
 const SOME_OF_IT: u32 = 6;
 /// An answer that has not gone on for so long is over, as far as anybody can tell.
 const FLOWS_WITHIN: Duration = Duration::from_secs(1);
+/// What a server says in a tunnel without having been asked: tickets for further connections (RFC 8446, section 4.6.1), mostly two of
+/// some 250 bytes. An answer is more.
+const TICKET_BYTES: usize = 1_500;
+/// Answers in a tunnel after which it gives way no more, one of them that to the greeting. Chrome sends a request once more, even one
+/// that orders something, if the connection ends on which others were answered.
+const ANSWERED_BEFORE: u32 = 2;
 
 /// What the connections of one gate are doing.
 #[derive(Debug)]
@@ -28,8 +35,8 @@ pub(super) struct Seats {
     patience: Duration,
     /// By destination. Written by connections that begin and end, read by those that have waited for long.
     taken: Mutex<HashMap<Destination, Vec<Place>>>,
-    /// When those navigations began that wait for their document. Written by tabs, read by connections.
-    awaited: Mutex<Vec<Instant>>,
+    /// The navigations that wait for their document: when each began, and to which host. Written by tabs, read by connections.
+    awaited: Mutex<Vec<(Instant, String)>>,
 }
 
 /// The last request of a connection; `None` before the first one, and when it has given way.
@@ -40,6 +47,10 @@ struct Request {
     asked: Instant,
     /// When something of its answer came last.
     heard: Option<Instant>,
+    /// In a tunnel: what came that may be no answer, in bytes.
+    unasked_bytes: usize,
+    /// In a tunnel: answers before this request.
+    answered_before: u32,
     /// Whether it may ask for a page's own document: of what is in tunnels nobody knows.
     may_be_document: bool,
 }
@@ -57,7 +68,7 @@ pub(super) struct Seat<'a> {
 #[must_use]
 pub(crate) struct AwaitedDocument<'a> {
     seats: &'a Seats,
-    since: Instant,
+    navigation: (Instant, String),
 }
 
 impl Seats {
@@ -72,29 +83,36 @@ impl Seats {
         Seat { seats: self, destination: destination.clone(), place }
     }
 
-    /// A navigation begins.
-    pub(super) fn await_document(&self) -> AwaitedDocument<'_> {
-        let since = Instant::now();
-        lock(&self.awaited).push(since);
-        AwaitedDocument { seats: self, since }
+    /// A navigation to a host begins.
+    pub(super) fn await_document(&self, host: &str) -> AwaitedDocument<'_> {
+        let navigation = (Instant::now(), bare(host).to_owned());
+        lock(&self.awaited).push(navigation.clone());
+        AwaitedDocument { seats: self, navigation }
     }
 
-    /// Whether a navigation waits that may have sent what was asked then.
-    fn may_be_awaited(&self, asked: Instant) -> bool {
-        lock(&self.awaited).iter().any(|since| *since <= asked)
+    /// Whether a navigation waits that may have sent what was asked then. It may have been led from one scheme to the other, or to the
+    /// site's name with or without `www.`.
+    fn may_be_awaited(&self, asked: Instant, destination: &Destination) -> bool {
+        let host = destination.host();
+        lock(&self.awaited).iter().any(|(since, awaited)| *since <= asked && *awaited == bare(&host))
     }
 }
 
 impl Seat<'_> {
     /// A request goes to the server.
     pub(super) fn ask(&self, may_be_document: bool) {
-        *lock(&self.place) = Some(Request { asked: Instant::now(), heard: None, may_be_document });
+        *lock(&self.place) = Some(Request::begin(may_be_document, 0));
     }
 
     /// Something goes to the server through a tunnel: a request, if all before it were answered.
     pub(super) fn send(&self) {
-        if lock(&self.place).is_none_or(|request| request.heard.is_some()) {
-            self.ask(true);
+        let mut place = lock(&self.place);
+        match *place {
+            None => *place = Some(Request::begin(true, 0)),
+            Some(Request { heard: Some(_), answered_before, .. }) => {
+                *place = Some(Request::begin(true, answered_before.saturating_add(1)));
+            }
+            Some(_) => {}
         }
     }
 
@@ -102,6 +120,16 @@ impl Seat<'_> {
     pub(super) fn hear(&self) {
         if let Some(request) = lock(&self.place).as_mut() {
             request.heard = Some(Instant::now());
+        }
+    }
+
+    /// So much comes through a tunnel.
+    pub(super) fn receive(&self, bytes: usize) {
+        if let Some(request) = lock(&self.place).as_mut() {
+            request.unasked_bytes = request.unasked_bytes.saturating_add(bytes);
+            if request.unasked_bytes > TICKET_BYTES {
+                request.heard = Some(Instant::now());
+            }
         }
     }
 
@@ -117,8 +145,9 @@ impl Seat<'_> {
         let patience = self.seats.patience;
         let Some(request) = *lock(&self.place) else { return false };
         // A document that comes slowly must not be cut off, nor one that its page still waits for.
-        let is_spared =
-            request.may_be_document && (request.heard.is_some() || self.seats.may_be_awaited(request.asked));
+        let is_spared = request.may_be_document
+            && (request.heard.is_some() || self.seats.may_be_awaited(request.asked, &self.destination))
+            || request.answered_before >= ANSWERED_BEFORE;
         if is_spared || !request.holds(now, patience) {
             return false;
         }
@@ -135,6 +164,10 @@ impl Seat<'_> {
 }
 
 impl Request {
+    fn begin(may_be_document: bool, answered_before: u32) -> Self {
+        Self { asked: Instant::now(), heard: None, unasked_bytes: 0, answered_before, may_be_document }
+    }
+
     /// Whether its connection is of no use to others, and has not been for so long.
     fn holds(&self, now: Instant, at_least: Duration) -> bool {
         now.duration_since(self.asked) >= at_least
@@ -157,7 +190,7 @@ impl Drop for Seat<'_> {
 impl Drop for AwaitedDocument<'_> {
     fn drop(&mut self) {
         let mut awaited = lock(&self.seats.awaited);
-        if let Some(at) = awaited.iter().position(|since| *since == self.since) {
+        if let Some(at) = awaited.iter().position(|navigation| *navigation == self.navigation) {
             awaited.swap_remove(at);
         }
     }
@@ -235,13 +268,16 @@ mod tests {
     #[test]
     fn a_document_that_is_waited_for_stays_and_one_of_a_frame_does_not() {
         let (seats, _, late) = patient();
-        let waits = seats.await_document();
+        let waits = seats.await_document("www.shop.test");
         let taken = asking(&seats, 6, true);
         assert!(!taken.iter().any(|seat| seat.gives_way(late)));
         drop(waits);
-        let began_later = seats.await_document();
+        let began_later = seats.await_document("shop.test");
         assert!(taken[0].gives_way(late), "who began later waits for another one");
-        drop(began_later);
+        drop((began_later, taken));
+        let elsewhere = seats.await_document("other.test");
+        assert!(asking(&seats, 6, true)[0].gives_way(Instant::now() + Duration::from_secs(31)));
+        drop(elsewhere);
         assert!(lock(&seats.awaited).is_empty());
     }
 
@@ -249,9 +285,29 @@ mod tests {
     fn an_answer_that_goes_on_and_on_keeps_its_connection_and_one_that_is_over_does_not() {
         let asked = Instant::now();
         let after = |seconds| asked + Duration::from_secs(seconds);
-        let request = Request { asked, heard: Some(after(30)), may_be_document: false };
+        let request = Request { asked, heard: Some(after(30)), ..Request::begin(false, 0) };
         assert!(request.holds(after(30), Duration::from_secs(30)));
         assert!(!request.holds(after(31), Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn tickets_are_no_answer_and_a_tunnel_that_had_answers_is_not_ended() {
+        let (seats, _, late) = patient();
+        let tunnels: Vec<_> = (0..6).map(|_| seats.take(&server("shop.test"))).collect();
+        let greet_and_ask = |tunnel: &Seat<'_>| {
+            tunnel.send();
+            tunnel.receive(4_000);
+            // The end of the greeting, and a request, which two tickets answer.
+            tunnel.send();
+            tunnel.receive(2 * 255);
+        };
+        tunnels.iter().for_each(greet_and_ask);
+        assert!(tunnels[0].gives_way(late));
+        tunnels[1].receive(4_000);
+        tunnels[1].send();
+        greet_and_ask(&tunnels[0]);
+        assert!(!tunnels[1].gives_way(late), "its second request would be sent once more");
+        assert!(tunnels[2].gives_way(late));
     }
 
     /// The way to a server that never answers, and six connections of a browser that go it.

@@ -10,6 +10,8 @@ use rustix::net::sockopt::set_ip_multicast_if;
 
 /// The IPv6 addresses of this machine, each at the beginning of a line, in 32 hexadecimal digits.
 const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
+/// Whether one can listen at addresses of others: `1`, or nothing of the kind.
+const IPV6_NONLOCAL_BIND: &str = "/proc/sys/net/ipv6/ip_nonlocal_bind";
 
 /// Whether an address is this machine's own: one can listen there. Sends nothing. One of a kind that this machine does not
 /// have is nobody's here.
@@ -31,7 +33,14 @@ pub(super) fn is_this_machine(address: IpAddr) -> io::Result<bool> {
             Err(errno) => Err(errno.into()),
         },
         IpAddr::V6(address) if address.is_unspecified() => Ok(true),
-        IpAddr::V6(address) => Ok(lists(&fs::read_to_string(IPV6_ADDRESSES)?, address)),
+        // Whole networks may be its own by a route, which are in no list. So the list is asked only where it must be.
+        IpAddr::V6(address) => match fs::read_to_string(IPV6_NONLOCAL_BIND) {
+            Ok(setting) if setting.starts_with('1') => {
+                Ok(lists(&fs::read_to_string(IPV6_ADDRESSES)?, address))
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(true),
+        },
     }
 }
 

@@ -53,7 +53,7 @@ fn is_named(workflow: &Workflow, url: &Url) -> bool {
 }
 
 /// A site with and without `www.` is one site.
-fn bare(host: &str) -> &str {
+pub(crate) fn bare(host: &str) -> &str {
     host.strip_prefix("www.").unwrap_or(host)
 }
 

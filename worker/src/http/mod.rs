@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::egress::{Egress, Gate, HEADER};
-pub(crate) use headers::Sent;
+pub(crate) use headers::{Sent, bare};
 
 /// Redirects that are followed: as many as RFC 9309, section 2.3.1.2, asks for.
 const MAX_REDIRECTS: usize = 5;

@@ -11,8 +11,8 @@ use super::agent::Agent;
 #[derive(Clone, Debug)]
 pub(super) struct Asker {
     pub(super) agent: Agent,
-    /// Stands in the keys of its files; `None` where it asks straight, and in Crawlify's own name.
-    mark: Option<String>,
+    /// Stands in the keys of its files.
+    mark: String,
 }
 
 impl Asker {
@@ -27,18 +27,17 @@ impl Asker {
     /// the mark.
     pub(super) fn key(&self, url: &PageUrl) -> String {
         let origin = url.as_url().origin().ascii_serialization();
-        match &self.mark {
-            Some(mark) => format!("{origin} {mark}"),
-            None => origin,
-        }
+        format!("{origin} {}", self.mark)
     }
 }
 
 /// Of a proxy it is the server and the user name that count, since many let that choose where they ask from. A password says no more,
 /// and must not be found out by what is stored.
-fn mark(agent: &Agent, proxy: Option<&Proxy>) -> Option<String> {
+fn mark(agent: &Agent, proxy: Option<&Proxy>) -> String {
+    /// Straight, and in Crawlify's own name. Earlier versions had no mark, whoever asked.
+    const PLAIN: &str = "plain";
     if proxy.is_none() && !agent.is_named() {
-        return None;
+        return PLAIN.to_owned();
     }
     let mut hash = Sha256::new();
     hash.update(&agent.user_agent);
@@ -49,7 +48,7 @@ fn mark(agent: &Agent, proxy: Option<&Proxy>) -> Option<String> {
     }
     let mut mark = [0; 16];
     mark.copy_from_slice(&hash.finalize()[..16]);
-    Some(format!("{:032x}", u128::from_be_bytes(mark)))
+    format!("{:032x}", u128::from_be_bytes(mark))
 }
 
 #[cfg(test)]
@@ -75,11 +74,12 @@ mod tests {
 
     #[test]
     fn an_origin_has_a_port_only_where_it_is_not_the_schemes_own() {
-        let straight = Asker { agent: Agent { user_agent: String::new(), token: String::new() }, mark: None };
+        let agent = Agent { user_agent: String::new(), token: String::new() };
+        let straight = Asker { agent, mark: "plain".to_owned() };
         for (url, expected) in [
-            ("https://Shop.example:443/a", "https://shop.example"),
-            ("http://shop.example:8080/a?b", "http://shop.example:8080"),
-            ("http://[::1]/", "http://[::1]"),
+            ("https://Shop.example:443/a", "https://shop.example plain"),
+            ("http://shop.example:8080/a?b", "http://shop.example:8080 plain"),
+            ("http://[::1]/", "http://[::1] plain"),
         ] {
             assert_eq!(straight.key(&PageUrl::parse(url).unwrap()), expected);
         }
@@ -91,7 +91,7 @@ mod tests {
             let proxy = json!({"server": server, "username": username, "password": password});
             key(json!({"proxy_config": proxy}))
         };
-        assert_eq!(key(json!({})), "http://a.test", "straight, in Crawlify's own name");
+        assert_eq!(key(json!({})), "http://a.test plain", "straight, in Crawlify's own name");
         let different = [
             key(json!({})),
             key(json!({"headers": {"User-Agent": "ShopBot/1.0"}})),

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use download::{Absent, download};
 use parse::{MAX_URLS, Named, parse};
 
-use crate::http::Http;
+use crate::http::{Http, bare};
 
 /// Sitemaps that a worker has in memory at once: each may name 50,000 URLs.
 const AT_ONCE: usize = 2;
@@ -93,11 +93,6 @@ impl Sitemaps {
 fn hosts(page: &ClaimedPage, workflow: &Workflow, final_host: &str) -> HashSet<String> {
     let starts = workflow.start_urls.iter().chain(&workflow.sitemaps.urls).map(PageUrl::host);
     starts.chain([page.url.host(), final_host]).map(|host| bare(host).to_owned()).collect()
-}
-
-/// A site with and without `www.` is one site.
-fn bare(host: &str) -> &str {
-    host.strip_prefix("www.").unwrap_or(host)
 }
 
 fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOutcome {

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// On how many hosts.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     hosts: i64,
+    /// Settings of Postgres that need no restart, such as `wal_compression=lz4`.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
 }
 
 /// Measures it.
@@ -38,6 +41,9 @@ pub(crate) struct Options {
 /// Postgres does not start or does not answer.
 pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Result<()> {
     let (few, many) = (Fleet::without_processes().await?, Fleet::without_processes().await?);
+    for fleet in [&few, &many] {
+        fleet.set(&options.settings).await?;
+    }
     for (what, delay) in [("no delay", Duration::ZERO), ("1 s a host", Duration::from_secs(1))] {
         let limits = Limits { rate_limit_delay: delay, ..NO_LIMITS };
         let mut sides = [

@@ -70,8 +70,7 @@ async fn a_page_that_has_all_connections_to_its_server_gives_them_back_to_those_
         let execution = bench.session.execution_id;
         let has_asked = || egress.bytes(execution).is_some_and(|traffic| traffic.requests >= 7);
         eventually("the page and its six pictures are asked for", has_asked).await;
-        let deadline = Instant::now() + Duration::from_secs(8);
-        beside.navigate(&plain, WaitUntil::Load, None, deadline).await
+        beside.navigate(&plain, WaitUntil::Load, None, soon()).await
     };
     let loaded = tokio::select! {
         hung = hostile.navigate(&hangs, WaitUntil::Load, None, soon()) => panic!("it has ended: {hung:?}"),
