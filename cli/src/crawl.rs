@@ -1,16 +1,14 @@
-//! One crawl from start to end in this process: what `run` and `demo` share.
+//! One crawl in this process, from its start to the moment at which it is over or is to stop: what `run` and `demo` share. Its
+//! end is `finish`.
 
-use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use crawlify_shared::domain::id::{ExecutionId, WorkflowId};
-use crawlify_shared::domain::skip::SkipReason;
 use crawlify_shared::domain::workflow::Definition;
-use crawlify_shared::signals::StopSignals;
-use crawlify_shared::store::control::CancelMode;
+use crawlify_shared::signals::{HURRIED, StopSignals};
 use crawlify_shared::store::executions::{ExecutionStatus, StartExecution};
 use crawlify_shared::store::start::Beginning;
-use crawlify_shared::store::summary::Summary;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
 use crawlify_shared::store::{Store, StoreError};
 
@@ -18,22 +16,12 @@ use crate::args::CrawlArgs;
 use crate::egress::{notes_on, open_egress, private_start_urls};
 use crate::exit::{Code, Failure};
 use crate::export::Export;
+use crate::finish::{Ended, at_once, finish};
 use crate::progress::{ProgressDisplay, ProgressSnapshot};
-use crate::summary::{ErrorGroup, NodeTiming, OutputFile, RenderRow, Renders, RunSummary, SkipRow, render};
-use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
+use crate::system::{Foundation, System, default_data_dir};
 
 /// How often the progress is read.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
-/// How long the finisher may take after a cancellation.
-const SETTLE_WITHIN: Duration = Duration::from_secs(5);
-
-/// What a crawl came to.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: Code,
-    /// The summary, for people.
-    pub(crate) text: String,
-}
 
 /// Runs a workflow to its end, or to Ctrl-C.
 pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<Ended, Failure> {
@@ -78,12 +66,14 @@ pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<E
         watched = watch(&system, execution, &mut display) => watched.map(|()| false),
         () = signals.next() => Ok(true),
     };
-    // A second signal ends it at once: what was started dies with its owner.
-    let finished = finish(system, execution, ending, display, export, data_dir);
+    let hurry = system.hurry.clone();
+    let mut finished = pin!(finish(system, execution, ending, display, export, data_dir));
     tokio::select! {
-        ended = finished => ended,
-        () = signals.next() => Err(Failure::new(Code::Interrupted, "stopped at once; nothing was summed up")),
+        ended = &mut finished => return ended,
+        () = signals.next() => hurry.cancel(),
     }
+    // What has not ended by then dies with its owner.
+    tokio::time::timeout(HURRIED, finished).await.unwrap_or_else(|_| Err(at_once()))
 }
 
 /// The parts, as the user sees them at the start.
@@ -189,189 +179,5 @@ impl LastError {
             });
         }
         Ok(self.text.clone())
-    }
-}
-
-/// Writes the items, sums up, and ends the system.
-async fn finish(
-    system: System,
-    execution: ExecutionId,
-    ending: Result<bool, StoreError>,
-    mut display: ProgressDisplay,
-    export: Option<Export>,
-    data_dir: Option<PathBuf>,
-) -> Result<Ended, Failure> {
-    let store = system.foundation.store.clone();
-    let interrupted = matches!(ending, Ok(true));
-    let outcome = async {
-        ending.map_err(|error| Failure::of(Code::Unreachable, &error))?;
-        if interrupted {
-            let patience = DRAIN_DEADLINE.as_secs();
-            display.note(&format!(
-                "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once"
-            ));
-            store
-                .cancel_execution(execution, CancelMode::Graceful, None)
-                .await
-                .map_err(|error| Failure::of(Code::Unreachable, &error))?;
-        }
-        // Whatever the worker still has to say about its pages is in the store then.
-        system.drain().await;
-        if interrupted {
-            settle(&store, execution).await?;
-        }
-        let output = match export {
-            Some(export) => export.write(&store, execution).await?,
-            None => None,
-        };
-        let summary =
-            store.summary(execution).await.map_err(|error| Failure::of(Code::Unreachable, &error))?;
-        Ok::<_, Failure>((output, summary))
-    }
-    .await;
-    let look_further = look_further(&system.foundation, execution, data_dir.as_deref());
-    display.finish();
-    system.stop().await;
-    let (output, summary) = outcome?;
-    let summary = summary.ok_or_else(|| Failure::new(Code::Unreachable, "the execution is gone"))?;
-    let code = code(&summary, interrupted);
-    Ok(Ended { code, text: render(&run_summary(summary, interrupted, output, look_further)) })
-}
-
-/// Waits until the finisher has ended what a cancelled execution left over; the worker holds nothing any more.
-async fn settle(store: &Store, execution: ExecutionId) -> Result<(), Failure> {
-    let deadline = Instant::now() + SETTLE_WITHIN;
-    while Instant::now() < deadline {
-        let counts =
-            store.page_counts(execution).await.map_err(|error| Failure::of(Code::Unreachable, &error))?;
-        if counts.pending + counts.processing == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(())
-}
-
-fn code(summary: &Summary, interrupted: bool) -> Code {
-    match summary.status {
-        _ if interrupted => Code::Interrupted,
-        ExecutionStatus::Completed if summary.pages.failed == 0 => Code::Ok,
-        ExecutionStatus::Completed => Code::Partial,
-        _ => Code::ExecutionFailed,
-    }
-}
-
-fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Option<&Path>) -> Vec<String> {
-    const QUERY: &str = "SELECT node_id, status, count(*) FROM node_executions WHERE execution_id = ";
-    let query = format!("{QUERY}'{execution}' GROUP BY 1, 2 ORDER BY 1");
-    match (&foundation.postgres, data_dir) {
-        (None, _) => vec![format!("psql \"{}\" -c \"{query}\"", foundation.database_url)],
-        (Some(postgres), Some(folder)) => {
-            let is_usual = default_data_dir().is_ok_and(|usual| usual == folder);
-            let folder = if is_usual { String::new() } else { format!(" --data-dir {}", folder.display()) };
-            vec![
-                format!("crawlify up{folder}      # starts the kept database again, with the REST API"),
-                format!("psql \"{}\" -c \"{query}\"      # while it runs", postgres.url()),
-            ]
-        }
-        (Some(_), None) => {
-            vec!["the private database is gone; run with --keep to look into it afterwards".to_owned()]
-        }
-    }
-}
-
-fn run_summary(
-    summary: Summary,
-    interrupted: bool,
-    output: Option<OutputFile>,
-    look_further: Vec<String>,
-) -> RunSummary {
-    let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    let pages = &summary.pages;
-    let skipped_for = |reason: SkipReason| summary.skips.iter().any(|skip| skip.reason == reason.as_str());
-    let finish_reason = match summary.status {
-        _ if interrupted => "interrupted".to_owned(),
-        ExecutionStatus::Completed if skipped_for(SkipReason::TimeBudget) => "its time was over".to_owned(),
-        ExecutionStatus::Completed if skipped_for(SkipReason::ByteBudget) => {
-            "its bytes were used up".to_owned()
-        }
-        ExecutionStatus::Completed if skipped_for(SkipReason::Limit) => {
-            "the page limit was reached".to_owned()
-        }
-        ExecutionStatus::Completed => "every page has ended".to_owned(),
-        ExecutionStatus::Failed => "no page could be loaded".to_owned(),
-        other => format!("the execution is {}", other.as_str()),
-    };
-    RunSummary {
-        status: summary.status.as_str().to_owned(),
-        finish_reason,
-        duration: (summary.completed_at.unwrap_or_else(chrono::Utc::now) - summary.started_at)
-            .to_std()
-            .unwrap_or_default(),
-        pages: vec![
-            ("completed".to_owned(), count(pages.completed)),
-            ("failed".to_owned(), count(pages.failed)),
-            ("skipped".to_owned(), count(pages.skipped)),
-            ("cancelled".to_owned(), count(pages.cancelled)),
-            ("open".to_owned(), count(pages.pending + pages.processing)),
-        ],
-        skips: summary
-            .skips
-            .into_iter()
-            .map(|skip| SkipRow {
-                reason: skip.reason,
-                urls: count(skip.count),
-                sample_url: skip.sample_url,
-                sample_detail: skip.sample_detail,
-            })
-            .collect(),
-        items: count(summary.totals.items),
-        attempts: summary
-            .attempts
-            .iter()
-            .map(|attempt| (u32::try_from(attempt.attempt).unwrap_or(0), count(attempt.pages)))
-            .collect(),
-        nodes: summary
-            .nodes
-            .iter()
-            .map(|node| NodeTiming {
-                node_id: node.node_id.clone(),
-                node_type: node.node_type.clone(),
-                runs: count(node.completed + node.failed),
-                failed: count(node.failed),
-                mean: node.mean,
-                p95: node.p95,
-            })
-            .collect(),
-        renders: Renders {
-            static_pages: count(summary.totals.static_pages),
-            full_pages: count(pages.completed + pages.failed - summary.totals.static_pages),
-            decisions: summary
-                .render
-                .into_iter()
-                .map(|decision| RenderRow {
-                    phase: decision.phase,
-                    shape: decision.shape,
-                    mode: decision.mode.as_str().to_owned(),
-                    static_pages: decision.static_pages,
-                    full_pages: decision.full_pages,
-                    disagreed: decision.disagreed,
-                    reason: decision.reason,
-                })
-                .collect(),
-        },
-        errors: summary
-            .page_errors
-            .into_iter()
-            .chain(summary.node_errors)
-            .map(|group| ErrorGroup {
-                class: group.error_class,
-                message: group.message,
-                count: count(group.count),
-                sample_url: group.sample_url,
-            })
-            .collect(),
-        output,
-        look_further,
     }
 }

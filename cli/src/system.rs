@@ -3,7 +3,7 @@
 //! Whatever is not given by URL is private to the process, and ends with it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crawlify_coordinator::{Coordinator, Listen};
@@ -20,15 +20,14 @@ use crawlify_worker::chrome::{ChromeDriver, ChromeOptions, find_browser};
 use crawlify_worker::egress::Egress;
 use crawlify_worker::machine::Slots;
 use crawlify_worker::role::host_name;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Servers;
 use crate::doctor;
 use crate::exit::{Code, Failure, chain};
 use crate::private_postgres::{self, PrivatePostgres};
-
-/// How long the worker may take to end its pages after the stop.
-pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+use crate::stopping::{DRAIN_DEADLINE, Stages};
 
 /// What the system stands on.
 #[derive(Debug)]
@@ -58,9 +57,13 @@ pub struct System {
     pub foundation: Foundation,
     /// REST API, dispatcher, finisher, rescuer.
     pub coordinator: Coordinator,
+    /// Cancelled by whoever wants the end at once: a worker that is told to stop gives its pages back then.
+    pub hurry: CancellationToken,
     worker: Worker,
     stop_coordinator: CancellationToken,
     stop_worker: CancellationToken,
+    /// When the worker was told to stop. Written by the first who tells it.
+    told: OnceLock<Instant>,
 }
 
 impl Foundation {
@@ -172,7 +175,15 @@ impl Foundation {
             crawlify_worker::start(config, Arc::clone(&self.broker), driver, registry, stop_worker.clone())
                 .await;
         match worker {
-            Ok(worker) => Ok(System { foundation: self, coordinator, worker, stop_coordinator, stop_worker }),
+            Ok(worker) => Ok(System {
+                foundation: self,
+                coordinator,
+                hurry: CancellationToken::new(),
+                worker,
+                stop_coordinator,
+                stop_worker,
+                told: OnceLock::new(),
+            }),
             Err(error) => {
                 stop_coordinator.cancel();
                 coordinator.stopped().await;
@@ -183,12 +194,25 @@ impl Foundation {
 
     /// Ends everything that is private to the process, and every connection.
     pub async fn clear(self) {
-        self.driver.close().await;
-        self.egress.close().await;
-        self.broker.close().await;
-        self.store.close().await;
+        self.clear_by(Stages::after(Instant::now())).await;
+    }
+
+    async fn clear_by(self, stages: Stages) {
+        let browser = async {
+            self.driver.close().await;
+            self.egress.close().await;
+        };
+        let servers = async {
+            self.broker.close().await;
+            self.store.close().await;
+        };
+        let closed = async { tokio::join!(browser, servers) };
+        if timeout_at(stages.closed, closed).await.is_err() {
+            // Neither outlives the process: the kernel kills the browser, and closes the connections.
+            tracing::warn!("browser or connections did not close in time; the process ends without that");
+        }
         if let Some(postgres) = self.postgres {
-            postgres.stop().await;
+            postgres.stop_by(stages.ended).await;
         }
     }
 }
@@ -196,16 +220,22 @@ impl Foundation {
 impl System {
     /// Lets the worker end its pages: it takes no more. Returns when it has ended, at most 3 s after the drain deadline.
     pub async fn drain(&self) {
+        self.told.get_or_init(Instant::now);
         self.stop_worker.cancel();
-        self.worker.stopped().await;
+        self.worker.stopped_or_hurried(&self.hurry).await;
     }
 
-    /// Lets the worker end its pages, then stops everything in the order in which one part needs another.
+    /// Lets the worker end its pages, then stops everything in the order in which one part needs another, each by the clock.
     pub async fn stop(self) {
         self.drain().await;
+        let now = Instant::now();
+        let stages = Stages::of(*self.told.get_or_init(|| now), now);
         self.stop_coordinator.cancel();
-        self.coordinator.stopped().await;
-        self.foundation.clear().await;
+        if timeout_at(stages.coordinated, self.coordinator.stopped()).await.is_err() {
+            // The next coordinator looks for itself what is to be done.
+            tracing::warn!("the coordinator's last steps do not end, and are given up");
+        }
+        self.foundation.clear_by(stages).await;
     }
 }
 

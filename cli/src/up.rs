@@ -2,16 +2,18 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 
 use crawlify_coordinator::Listen;
 use crawlify_coordinator::keys::ApiKeys;
-use crawlify_shared::signals::StopSignals;
+use crawlify_shared::signals::{HURRIED, StopSignals};
 
 use crate::args::UpArgs;
 use crate::crawl::describe;
 use crate::egress::open_egress;
 use crate::exit::{Code, Failure};
-use crate::system::{DRAIN_DEADLINE, Foundation, System, default_data_dir};
+use crate::stopping::DRAIN_DEADLINE;
+use crate::system::{Foundation, System, default_data_dir};
 
 /// How many ports after a taken one are tried.
 const PORTS_TRIED: u16 = 20;
@@ -38,10 +40,15 @@ pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
     let patience = DRAIN_DEADLINE.as_secs();
     let _ =
         writeln!(stderr, "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once");
+    let hurry = system.hurry.clone();
+    let mut stopped = pin!(system.stop());
     tokio::select! {
-        () = system.stop() => Ok(Code::Ok),
-        () = signals.next() => Ok(Code::Interrupted),
+        () = &mut stopped => return Ok(Code::Ok),
+        () = signals.next() => hurry.cancel(),
     }
+    // What has not ended by then dies with its owner.
+    let _ = tokio::time::timeout(HURRIED, stopped).await;
+    Ok(Code::Interrupted)
 }
 
 /// Starts on the wanted port, or on the next free one.

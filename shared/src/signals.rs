@@ -30,8 +30,8 @@ impl StopSignals {
     }
 }
 
-/// How long a role may take after the second signal, to give back what it holds.
-const HURRIED: Duration = Duration::from_secs(2);
+/// How long whoever is told a second time may take, to give back what it holds.
+pub const HURRIED: Duration = Duration::from_secs(2);
 
 /// Runs one of the roles: the first signal asks it to drain (`stop`), the second to end at once (`hurry`), which it has two
 /// seconds for.

@@ -61,6 +61,7 @@ use render::Renders;
 use robots::Robots;
 use sitemap::Sitemaps;
 use skips::Skips;
+pub use stopping::ENDS_AFTER_DRAIN;
 use stopping::{CLOSE, Stages};
 use traps::Traps;
 

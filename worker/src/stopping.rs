@@ -10,6 +10,8 @@ use tokio::time::Instant;
 const GIVE_BACK: Duration = Duration::from_secs(2);
 /// How long at least the worker's own tasks have for their last writes, after that.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// How long after the drain deadline a worker has ended at the latest.
+pub const ENDS_AFTER_DRAIN: Duration = GIVE_BACK.saturating_add(LAST_WRITES);
 /// How long at least browser and broker have to be closed, after that.
 pub(crate) const CLOSE: Duration = Duration::from_secs(2);
 /// The clock cannot count beyond some time, and this is as good as any longer one.

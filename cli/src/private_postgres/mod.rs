@@ -5,6 +5,7 @@
 
 mod binaries;
 mod cluster;
+mod end;
 mod error;
 mod folder;
 mod leftover;
@@ -35,6 +36,9 @@ pub struct Options {
     /// The account to run under when we are root, whom Postgres refuses; without it, `postgres` or `nobody`.
     pub account: Option<String>,
 }
+
+/// How long a server may take to end where nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running private Postgres. Stop it with [`PrivatePostgres::stop`]; dropping it stops it at once.
 #[derive(Debug)]
@@ -121,18 +125,17 @@ impl PrivatePostgres {
     }
 
     /// Stops the server and waits until it is gone; an ephemeral one leaves nothing.
-    pub async fn stop(mut self) {
-        let Some(server) = self.server.take() else { return };
-        if self.folder.is_ephemeral() {
-            server.stop(Signal::QUIT, Duration::from_secs(5)).await;
-            return;
+    pub async fn stop(self) {
+        self.stop_by(tokio::time::Instant::now() + PATIENCE).await;
+    }
+
+    /// The same, by a moment that is two seconds away at least, whatever the server does.
+    pub async fn stop_by(mut self, deadline: tokio::time::Instant) {
+        if let Some(server) = &self.server {
+            end::by(deadline, server, !self.folder.is_ephemeral()).await;
         }
-        // Fast: clients are disconnected, everything is written.
-        server.signal(Signal::INT);
-        if tokio::time::timeout(Duration::from_secs(10), server.exited()).await.is_err() {
-            tracing::warn!("Postgres does not stop in 10 s: it will recover from its log at the next start");
-            server.stop(Signal::QUIT, Duration::from_secs(10)).await;
-        }
+        // What even a kill did not end is not waited for once more.
+        self.server = None;
     }
 }
 
@@ -145,6 +148,7 @@ impl Drop for PrivatePostgres {
         while server.exit_status().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
+        end::kill(&server);
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use crawlify_shared::config;
+use rustix::process::{Pid, kill_process};
 use sqlx::{Connection, Row};
 use tempfile::TempDir;
 
@@ -112,6 +113,40 @@ async fn a_persistent_server_keeps_its_data_and_writes_them_safely() {
     assert_eq!(read(&postgres, "SELECT word FROM kept").await, "yes");
     postgres.stop().await;
     assert_eq!(processes_of(folder.path()), [""; 0]);
+}
+
+/// Whether a process runs or is stopped. One that has ended and was not asked for yet is not there.
+fn is_there(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_gone_by_the_deadline_with_its_children_and_has_kept_what_was_committed() {
+    let folder = open_folder();
+    let kept = PrivatePostgres::start(&persistent(&folder)).await.unwrap();
+    execute(&kept, "CREATE TABLE kept AS SELECT 'yes' AS word").await;
+    let ephemeral = PrivatePostgres::start(&Options::default()).await.unwrap();
+    let ephemeral_folder = ephemeral.folder().to_owned();
+    for postgres in [kept, ephemeral] {
+        let id = postgres.server.as_ref().unwrap().id();
+        // First of all the one that starts the others.
+        kill_process(Pid::from_raw(id).unwrap(), Signal::STOP).unwrap();
+        let children = end::children(id);
+        assert!(!children.is_empty(), "it has processes that write");
+        for child in &children {
+            kill_process(*child, Signal::STOP).unwrap();
+        }
+        let told = Instant::now();
+        postgres.stop_by(tokio::time::Instant::now() + Duration::from_secs(2)).await;
+        assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+        wait_for("its children are gone", || !children.iter().any(|child| is_there(*child))).await;
+        assert_eq!(processes_of(folder.path()), [""; 0]);
+    }
+    assert!(!ephemeral_folder.exists());
+    let postgres = PrivatePostgres::start(&persistent(&folder)).await.unwrap();
+    assert_eq!(read(&postgres, "SELECT word FROM kept").await, "yes");
+    postgres.stop().await;
 }
 
 #[tokio::test]

@@ -1,18 +1,59 @@
-//! Crawls that are stopped in the middle: gently, at once, and with SIGKILL.
+//! Crawls that are stopped in the middle: gently, at once, and with SIGKILL; also while their database hangs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crawlify_cli::demo_site::{Content, DemoSite, WORKFLOW};
 use harness::chain_site::ChainSite;
-use harness::processes::wait_until_gone;
+use harness::processes::{Process, wait_until_gone};
 use harness::program::{Program, crawlify};
 use harness::scratch::Scratch;
 use harness::wait::wait_for;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::SHORT;
 use crate::CRAWLIFY;
 use crate::crawl::chain_workflow;
+
+/// How long pages in hand may go on after the first signal.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long after that a crawl has ended whatever hangs, as documented, and three seconds for a busy machine.
+const ENDS_ANYWAY_WITHIN: Duration = Duration::from_secs(10 + 3);
+
+/// The processes of a crawl's private Postgres, stopped: they do nothing, and hear nothing but a kill. Those that are left at the
+/// end of the test go on.
+struct Frozen(Vec<Process>);
+
+impl Frozen {
+    fn postgres_of(program: &Program) -> Self {
+        let mut frozen = Self(Vec::new());
+        loop {
+            // The first is the one that starts the others; whom it has just started is found when it does no more.
+            let is_new = |process: &Process| process.name == "postgres" && !frozen.0.contains(process);
+            let found: Vec<Process> = program.children().into_iter().filter(is_new).collect();
+            if found.is_empty() {
+                assert!(frozen.0.len() > 1, "a server and its children: {:?}", frozen.0);
+                return frozen;
+            }
+            for process in found {
+                send(&process, Signal::STOP);
+                frozen.0.push(process);
+            }
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for process in self.0.iter().filter(|process| process.is_alive()) {
+            send(process, Signal::CONT);
+        }
+    }
+}
+
+/// Sends a signal to a process; one that has just ended needs none.
+fn send(process: &Process, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(process.pid).unwrap(), signal);
+}
 
 /// A crawl of the demo shop with everything private, that has got some way.
 async fn begun(scratch: &Scratch, site: &DemoSite) -> Program {
@@ -67,11 +108,50 @@ async fn the_second_interrupt_ends_it_at_once() {
     let children = running.children();
     running.signal(Signal::INT);
     running.says("stopping: pages in hand may end", Duration::from_secs(5)).await;
-    let interrupted = std::time::Instant::now();
+    let interrupted = Instant::now();
     running.signal(Signal::INT);
     let _ = running.end(Duration::from_secs(10)).await.with_code(130).saying(&["stopped at once"]);
     assert!(interrupted.elapsed() < Duration::from_secs(3), "{:?}", interrupted.elapsed());
     wait_until_gone(&children, Duration::from_secs(5)).await;
+    assert_eq!(scratch.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_crawl_whose_database_hangs_ends_in_time_after_one_signal_and_leaves_nothing() {
+    let (scratch, site) = (Scratch::create(), ChainSite::start(0).await);
+    let running = stuck(&scratch, &site).await;
+    let children = running.children();
+    let frozen = Frozen::postgres_of(&running);
+    let told = Instant::now();
+    running.signal(Signal::TERM);
+    let (ended, family) = running.end_with_family(2 * (DRAIN + ENDS_ANYWAY_WITHIN)).await;
+    let took = told.elapsed();
+    let ended = ended.with_code(69).saying(&["the database does not answer; nothing was summed up"]);
+    assert!(took <= DRAIN + ENDS_ANYWAY_WITHIN, "it took {took:?}:\n{}", ended.stderr);
+    for processes in [&children, &family, &frozen.0] {
+        wait_until_gone(processes, Duration::from_secs(5)).await;
+    }
+    assert_eq!(scratch.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_second_interrupt_ends_a_crawl_whose_database_hangs_and_leaves_nothing() {
+    let (scratch, site) = (Scratch::create(), ChainSite::start(0).await);
+    let mut running = stuck(&scratch, &site).await;
+    let children = running.children();
+    let frozen = Frozen::postgres_of(&running);
+    running.signal(Signal::INT);
+    running.says("stopping: pages in hand may end", Duration::from_secs(5)).await;
+    let interrupted = Instant::now();
+    running.signal(Signal::INT);
+    let (ended, family) = running.end_with_family(DRAIN).await;
+    let took = interrupted.elapsed();
+    let ended = ended.with_code(130).saying(&["stopped at once"]);
+    // Two for the pages, three for a server that does not go at once, two for what is left of the runtime.
+    assert!(took <= Duration::from_secs(7 + 3), "it took {took:?}:\n{}", ended.stderr);
+    for processes in [&children, &family, &frozen.0] {
+        wait_until_gone(processes, Duration::from_secs(5)).await;
+    }
     assert_eq!(scratch.leftovers(), [""; 0]);
 }
 

@@ -308,6 +308,7 @@ async fn answer(request: Request) -> Response {
                 .into_response()
         }
         path if path.starts_with("/loads/") => super::loads::answer(path),
+        path if path.starts_with("/memory/") => super::memory::answer(path),
         path if path.starts_with("/static/") => super::statics::answer(&request),
         _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
     }
