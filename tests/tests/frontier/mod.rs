@@ -3,6 +3,7 @@
 
 mod budgets;
 mod control;
+mod counts;
 mod dispatch;
 mod finish;
 mod lanes;
