@@ -130,7 +130,7 @@ pub use super::workflows::WorkflowStatus;
 
 impl Store {
     /// Starts an execution of a workflow, with its first pages. Where the workflow has one with the same key already, that one
-    /// is the answer, whatever has become of the workflow since.
+    /// is the answer, whatever the workflow's status has become since.
     ///
     /// # Errors
     /// The database's; among them that there is no such version.
@@ -146,7 +146,7 @@ impl Store {
         }
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
         let status = sqlx::query_scalar!(
-            r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 FOR SHARE"#,
+            r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 AND deleted_at IS NULL FOR SHARE"#,
             workflow.0,
         )
         .fetch_optional(&mut *transaction)
@@ -180,7 +180,7 @@ impl Store {
                 pages_admitted, host_delay_ms, host_concurrency, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
                 control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
-            WHERE execution.id = $1
+            WHERE execution.id = $1 AND workflow.deleted_at IS NULL
             "#,
             execution.0,
         )
@@ -210,6 +210,7 @@ impl Store {
                 control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
             WHERE ($1::uuid IS NULL OR workflow_id = $1) AND ($2::text IS NULL OR execution.status = $2)
+                AND workflow.deleted_at IS NULL
             ORDER BY execution.id DESC
             LIMIT $3 OFFSET $4
             "#,
@@ -232,10 +233,12 @@ impl Store {
         workflow: Option<WorkflowId>,
         status: Option<ExecutionStatus>,
     ) -> Result<i64, StoreError> {
+        // By workflows_deleted_idx, which is empty most of the time.
         let count = sqlx::query_scalar!(
             r#"
             SELECT COUNT(*) AS "count!" FROM workflow_executions
             WHERE ($1::uuid IS NULL OR workflow_id = $1) AND ($2::text IS NULL OR status = $2)
+                AND workflow_id NOT IN (SELECT id FROM workflows WHERE deleted_at IS NOT NULL)
             "#,
             workflow.map(|workflow| workflow.0),
             status.map(ExecutionStatus::as_str),
@@ -305,7 +308,8 @@ async fn started_as(
     let Some(key) = key else { return Ok(None) };
     // Index: workflow_executions_start_key_idx.
     let found = sqlx::query_scalar!(
-        "SELECT id FROM workflow_executions WHERE workflow_id = $1 AND start_key = $2",
+        "SELECT id FROM workflow_executions
+         WHERE workflow_id = $1 AND start_key = $2 AND workflow_is_there(workflow_id)",
         workflow.0,
         key,
     )

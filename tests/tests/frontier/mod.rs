@@ -4,6 +4,7 @@
 mod budgets;
 mod control;
 mod counts;
+mod deletion;
 mod dispatch;
 mod finish;
 mod lanes;
