@@ -111,8 +111,9 @@ impl Store {
         // Reads workflows_deleted_idx, workflow_executions_workflow_idx, and of some executions url_queue_url_key,
         // extracted_items_execution_idx, skipped_links_pkey and lanes_pkey; the limits end the scans. Lock: the executions, so that
         // several coordinators take different ones. Whoever holds a page or a lane is not waited for: it is there next time. Rows
-        // go by primary key, node records by node_records_page_idx: they have no foreign key, as their partitions are dropped
-        // whole, and go in the statement that removes their page, as nothing leads to them afterwards.
+        // go by primary key; those whose key has two columns by their place in the table, which the planner can only look up. Node
+        // records go by node_records_page_idx: they have no foreign key, as their partitions are dropped whole, and go in the
+        // statement that removes their page, as nothing leads to them afterwards.
         let removed = sqlx::query_scalar!(
             r#"
             WITH execution AS (
@@ -136,15 +137,15 @@ impl Store {
                 ) AS item
                 LIMIT $2
             ), link AS (
-                SELECT execution.id AS execution_id, link.url_hash
+                SELECT link.place
                 FROM execution CROSS JOIN LATERAL (
-                    SELECT url_hash FROM skipped_links WHERE execution_id = execution.id LIMIT $2
+                    SELECT ctid AS place FROM skipped_links WHERE execution_id = execution.id LIMIT $2
                 ) AS link
                 LIMIT $2
             ), lane AS (
-                SELECT execution.id AS execution_id, lane.host
+                SELECT lane.place
                 FROM execution CROSS JOIN LATERAL (
-                    SELECT host FROM lanes WHERE execution_id = execution.id LIMIT $2 FOR UPDATE SKIP LOCKED
+                    SELECT ctid AS place FROM lanes WHERE execution_id = execution.id LIMIT $2 FOR UPDATE SKIP LOCKED
                 ) AS lane
                 LIMIT $2
             ), without_records AS (
@@ -154,9 +155,9 @@ impl Store {
             ), without_items AS (
                 DELETE FROM extracted_items WHERE id = ANY (ARRAY(SELECT id FROM item))
             ), without_links AS (
-                DELETE FROM skipped_links WHERE (execution_id, url_hash) IN (SELECT execution_id, url_hash FROM link)
+                DELETE FROM skipped_links WHERE ctid = ANY (ARRAY(SELECT place FROM link))
             ), without_lanes AS (
-                DELETE FROM lanes WHERE (execution_id, host) IN (SELECT execution_id, host FROM lane)
+                DELETE FROM lanes WHERE ctid = ANY (ARRAY(SELECT place FROM lane))
             )
             SELECT (SELECT count(*) FROM page) + (SELECT count(*) FROM item) + (SELECT count(*) FROM link)
                 + (SELECT count(*) FROM lane) AS "removed!"
