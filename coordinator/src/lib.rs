@@ -1,4 +1,4 @@
-//! The coordinator: REST API, dispatcher, finisher, rescuer and scheduler. Any number of them may run against one database.
+//! The coordinator: REST API, dispatcher, finisher, rescuer, scheduler and remover. Any number of them may run against one database.
 //!
 //! Knows nothing about workers: their only common ground is rows and messages.
 
@@ -10,6 +10,7 @@ pub mod keys;
 mod metrics;
 pub mod missing;
 mod partitions;
+mod remover;
 pub mod rescuer;
 pub mod role;
 pub mod scheduler;
@@ -36,6 +37,7 @@ use keys::ApiKeys;
 use metrics::Metrics;
 use missing::Missing;
 use partitions::Partitions;
+use remover::Remover;
 use rescuer::Rescuer;
 use scheduler::Scheduler;
 use steps::repeat;
@@ -206,6 +208,7 @@ impl Listening {
         let finisher = Finisher::new(store.clone());
         let scheduler = Scheduler::new(store.clone(), metrics.clone(), Arc::clone(&frontier_changed));
         let partitions = Partitions::new(store.clone());
+        let remover = Remover::new(store.clone());
         let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
         tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
         tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
@@ -213,6 +216,7 @@ impl Listening {
             tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
         }
         tasks.spawn(repeat("partition", partitions, stop.clone(), Arc::new(Notify::new())));
+        tasks.spawn(repeat("remove", remover, stop.clone(), Arc::new(Notify::new())));
         tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
         tasks.close();
         Coordinator { address, frontier_changed, tasks }

@@ -7,7 +7,8 @@ use axum::response::IntoResponse;
 use chrono::{DateTime, Utc};
 use crawlify_shared::domain::id::WorkflowId;
 use crawlify_shared::domain::workflow::{Definition, hide_secrets, parse_document, restore_secrets};
-use crawlify_shared::store::workflows::{DeleteWorkflow, WorkflowRow, WorkflowStatus, WorkflowText};
+use crawlify_shared::store::deletion::{DeleteWorkflow, REMOVED_AT_ONCE};
+use crawlify_shared::store::workflows::{WorkflowRow, WorkflowStatus, WorkflowText};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -19,6 +20,8 @@ use super::problem::{ApiError, Mistake};
 use super::query::{Given, Parameters, Query};
 
 const STATUSES: &str = "`draft`, `active`, `paused` or `archived`";
+/// How many portions of a deleted workflow's rows are removed before the answer: all of most workflows.
+const PORTIONS: usize = 5;
 
 /// What a workflow is made from. A config of any generation of the format is accepted.
 #[derive(ToSchema)]
@@ -190,7 +193,8 @@ pub(super) async fn replace(
     Ok(Json(WorkflowBody::new(row, Some(compat(definition)))))
 }
 
-/// Deletes a workflow, its executions and all their data. Refused while one of them runs.
+/// Deletes a workflow, its executions and all their data. Refused while one of them runs. Nothing of it is to be seen after the
+/// answer; where it is much, the database takes some time to remove it all.
 #[utoipa::path(
     delete,
     path = "/api/v1/workflows/{id}",
@@ -204,13 +208,31 @@ pub(super) async fn delete(
     _: Query<()>,
 ) -> Result<StatusCode, ApiError> {
     match state.store.delete_workflow(id).await? {
-        DeleteWorkflow::Deleted => Ok(StatusCode::NO_CONTENT),
+        DeleteWorkflow::Deleted => {
+            remove_rows(&state, id).await;
+            Ok(StatusCode::NO_CONTENT)
+        }
         DeleteWorkflow::NotFound => Err(ApiError::no_workflow()),
         DeleteWorkflow::InUse => Err(ApiError::new(
             StatusCode::CONFLICT,
             "workflow_in_use",
             "an execution of this workflow still runs; cancel it, wait until its last pages have ended, and try again",
         )),
+    }
+}
+
+/// Removes the first portions of what a deleted workflow has left; the coordinator's loop does the rest, and all if this fails.
+async fn remove_rows(state: &ApiState, workflow: WorkflowId) {
+    for _ in 0..PORTIONS {
+        match state.store.remove_deleted(Some(workflow), REMOVED_AT_ONCE).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(workflow.id = %workflow, error, "the rows of a deleted workflow are removed later");
+                return;
+            }
+        }
     }
 }
 

@@ -115,7 +115,8 @@ impl Store {
             Act,
             r#"
             WITH execution AS (
-                SELECT id, status, control_version FROM workflow_executions WHERE id = $1
+                SELECT id, status, control_version FROM workflow_executions
+                WHERE id = $1 AND workflow_is_there(workflow_id)
             ), changed AS (
                 UPDATE workflow_executions AS target
                 SET status = 'paused', control_version = execution.control_version + 1
@@ -164,7 +165,8 @@ impl Store {
             Act,
             r#"
             WITH execution AS (
-                SELECT id, status, control_version FROM workflow_executions WHERE id = $1
+                SELECT id, status, control_version FROM workflow_executions
+                WHERE id = $1 AND workflow_is_there(workflow_id)
             ), changed AS (
                 UPDATE workflow_executions AS target
                 SET status = 'running', control_version = execution.control_version + 1
@@ -217,7 +219,7 @@ impl Store {
             r#"
             WITH execution AS (
                 SELECT id, status, control_version, cancel_mode
-                FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+                FROM workflow_executions WHERE id = $1 AND workflow_is_there(workflow_id) FOR NO KEY UPDATE
             ), changed AS (
                 UPDATE workflow_executions AS target
                 SET status = 'cancelled', cancel_mode = $3, control_version = execution.control_version + 1,
@@ -267,7 +269,8 @@ impl Store {
             Act,
             r#"
             WITH execution AS (
-                SELECT id, status, control_version FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE
+                SELECT id, status, control_version FROM workflow_executions
+                WHERE id = $1 AND workflow_is_there(workflow_id) FOR NO KEY UPDATE
             ), changed AS (
                 UPDATE workflow_executions AS target
                 SET max_pages = CASE WHEN $3 THEN $4 ELSE target.max_pages END,

@@ -130,7 +130,7 @@ pub use super::workflows::WorkflowStatus;
 
 impl Store {
     /// Starts an execution of a workflow, with its first pages. Where the workflow has one with the same key already, that one
-    /// is the answer, whatever has become of the workflow since.
+    /// is the answer, whatever the workflow's status has become since.
     ///
     /// # Errors
     /// The database's; among them that there is no such version.
@@ -146,7 +146,7 @@ impl Store {
         }
         // Lock: the workflow's row, shared, so that a change of its status comes wholly before or after.
         let status = sqlx::query_scalar!(
-            r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 FOR SHARE"#,
+            r#"SELECT status AS "status: WorkflowStatus" FROM workflows WHERE id = $1 AND deleted_at IS NULL FOR SHARE"#,
             workflow.0,
         )
         .fetch_optional(&mut *transaction)
@@ -180,7 +180,7 @@ impl Store {
                 pages_admitted, host_delay_ms, host_concurrency, weight, priority, cancel_mode AS "cancel_mode: CancelMode",
                 control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
-            WHERE execution.id = $1
+            WHERE execution.id = $1 AND workflow.deleted_at IS NULL
             "#,
             execution.0,
         )
@@ -210,6 +210,7 @@ impl Store {
                 control_version, schedule_id
             FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = workflow_id
             WHERE ($1::uuid IS NULL OR workflow_id = $1) AND ($2::text IS NULL OR execution.status = $2)
+                AND workflow.deleted_at IS NULL
             ORDER BY execution.id DESC
             LIMIT $3 OFFSET $4
             "#,
@@ -232,10 +233,12 @@ impl Store {
         workflow: Option<WorkflowId>,
         status: Option<ExecutionStatus>,
     ) -> Result<i64, StoreError> {
+        // By workflows_deleted_idx, which is empty most of the time.
         let count = sqlx::query_scalar!(
             r#"
             SELECT COUNT(*) AS "count!" FROM workflow_executions
             WHERE ($1::uuid IS NULL OR workflow_id = $1) AND ($2::text IS NULL OR status = $2)
+                AND workflow_id NOT IN (SELECT id FROM workflows WHERE deleted_at IS NOT NULL)
             "#,
             workflow.map(|workflow| workflow.0),
             status.map(ExecutionStatus::as_str),
@@ -245,23 +248,48 @@ impl Store {
         Ok(count)
     }
 
-    /// Counts an execution's pages by status.
+    /// Counts an execution's pages by status, all at one moment: together they are those that it has.
     ///
     /// # Errors
     /// The database's.
     pub async fn page_counts(&self, execution: ExecutionId) -> Result<PageCounts, StoreError> {
-        // Index: url_queue_url_key, by its first column.
+        // Does not read all pages, since it is asked again and again of crawls of millions. How they ended is counted by whoever
+        // ended them (page_counters_pkey); what is left is the rest. Counts rows by url_queue_start_idx and url_queue_open_idx,
+        // which are small, and by url_queue_skipped_idx, of which a limit that leaves out millions makes a long one: it is
+        // read alone, but for what is not vacuumed yet. Only a cancelled execution has cancelled pages, and there those that still
+        // wait are few once they were swept; until then they are counted by url_queue_pending_idx in the same way. Each part is
+        // an aggregate of its own, which the planner computes once.
         let counts = sqlx::query_as!(
             PageCounts,
             r#"
-            SELECT COUNT(*) FILTER (WHERE status IN ('pending', 'queued')) AS "pending!",
-                COUNT(*) FILTER (WHERE status = 'processing') AS "processing!",
-                COUNT(*) FILTER (WHERE status = 'completed') AS "completed!",
-                COUNT(*) FILTER (WHERE status = 'failed') AS "failed!",
-                COUNT(*) FILTER (WHERE status = 'skipped') AS "skipped!",
-                COUNT(*) FILTER (WHERE status = 'cancelled') AS "cancelled!"
-            FROM url_queue
-            WHERE execution_id = $1
+            WITH cancelled AS (
+                SELECT id FROM workflow_executions WHERE id = $1 AND status = 'cancelled'
+            ), counted AS (
+                SELECT COALESCE(SUM(completed), 0)::bigint AS completed, COALESCE(SUM(failed), 0)::bigint AS failed,
+                    COALESCE(SUM(urls_found), 0)::bigint AS found
+                FROM page_counters WHERE execution_id = $1
+            ), start AS (
+                SELECT COUNT(*) AS pages FROM url_queue WHERE execution_id = $1 AND parent_id IS NULL
+            ), under_way AS (
+                SELECT COUNT(*) FILTER (WHERE status = 'queued') AS queued,
+                    COUNT(*) FILTER (WHERE status = 'processing') AS processing
+                FROM url_queue WHERE execution_id = $1 AND status IN ('queued', 'processing')
+            ), skipped AS (
+                SELECT COUNT(*) AS pages FROM url_queue WHERE execution_id = $1 AND status = 'skipped'
+            ), unswept AS (
+                SELECT COUNT(*) AS pages FROM url_queue
+                WHERE execution_id = (SELECT id FROM cancelled) AND status = 'pending'
+            )
+            SELECT CASE WHEN EXISTS (SELECT FROM cancelled) THEN under_way.queued + unswept.pages
+                    ELSE rest.pages END AS "pending!",
+                under_way.processing AS "processing!", counted.completed AS "completed!", counted.failed AS "failed!",
+                skipped.pages AS "skipped!",
+                CASE WHEN EXISTS (SELECT FROM cancelled) THEN rest.pages - under_way.queued - unswept.pages
+                    ELSE 0 END AS "cancelled!"
+            FROM counted CROSS JOIN start CROSS JOIN under_way CROSS JOIN skipped CROSS JOIN unswept CROSS JOIN LATERAL (
+                SELECT start.pages + counted.found - counted.completed - counted.failed - skipped.pages
+                    - under_way.processing AS pages
+            ) AS rest
             "#,
             execution.0,
         )
@@ -280,7 +308,8 @@ async fn started_as(
     let Some(key) = key else { return Ok(None) };
     // Index: workflow_executions_start_key_idx.
     let found = sqlx::query_scalar!(
-        "SELECT id FROM workflow_executions WHERE workflow_id = $1 AND start_key = $2",
+        "SELECT id FROM workflow_executions
+         WHERE workflow_id = $1 AND start_key = $2 AND workflow_is_there(workflow_id)",
         workflow.0,
         key,
     )

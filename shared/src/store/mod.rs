@@ -6,6 +6,7 @@
 pub mod budgets;
 pub mod control;
 pub mod counters;
+pub mod deletion;
 pub mod dispatch;
 pub mod error;
 pub mod executions;

@@ -65,11 +65,11 @@ impl Store {
         // Lock: the execution's row, in a statement of its own: what a dispatcher that held it has just counted would be missed
         // otherwise. Then its budgets.
         lock(&mut transaction, execution).await?;
-        // By primary key. Places that an earlier retry has taken, and whose pages have not gone back yet, are given anew.
+        // By primary key. A workflow is deleted with a lock on the row, too. Places that an earlier retry has taken, and whose pages have not gone back yet, are given anew.
         let before = sqlx::query!(
             r#"SELECT status AS "status: ExecutionStatus", control_version,
                 greatest(max_pages - pages_admitted + retry_places, CASE WHEN max_pages IS NOT NULL THEN 0 END) AS "room?"
-            FROM workflow_executions WHERE id = $1"#,
+            FROM workflow_executions WHERE id = $1 AND workflow_is_there(workflow_id)"#,
             execution.0,
         )
         .fetch_optional(&mut *transaction)

@@ -127,7 +127,7 @@ impl Store {
             SELECT status AS "status: ExecutionStatus", started_at, completed_at, version.config
             FROM workflow_executions AS execution
                 JOIN workflow_versions AS version USING (workflow_id, version)
-            WHERE execution.id = $1
+            WHERE execution.id = $1 AND workflow_is_there(workflow_id)
             "#,
             execution.0,
         )

@@ -1,4 +1,5 @@
-//! Workflows and their versions: made, listed, changed, deleted.
+//! Workflows and their versions: made, listed, changed. They are deleted in [`super::deletion`], and none of this sees those that
+//! were.
 //!
 //! Every change is one statement, so that a caller who goes away in the middle of it leaves nothing half done.
 //! Versions are only ever added: an execution keeps the definition that it started with.
@@ -76,17 +77,6 @@ pub struct WorkflowText<'a> {
     pub config: &'a Value,
 }
 
-/// How a deletion ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeleteWorkflow {
-    /// It is gone, with its executions and all that they recorded.
-    Deleted,
-    /// An execution of it is running, or a worker still holds a page of one: nothing was deleted.
-    InUse,
-    /// There was none.
-    NotFound,
-}
-
 impl Store {
     /// Makes a workflow with its first version.
     ///
@@ -138,7 +128,7 @@ impl Store {
             r#"
             SELECT id, name, description, config, status AS "status: WorkflowStatus", version, created_at, updated_at
             FROM workflows
-            WHERE $1::text IS NULL OR status = $1
+            WHERE deleted_at IS NULL AND ($1::text IS NULL OR status = $1)
             ORDER BY created_at DESC, id DESC
             LIMIT $2 OFFSET $3
             "#,
@@ -158,7 +148,10 @@ impl Store {
     pub async fn workflow_count(&self, status: Option<WorkflowStatus>) -> Result<i64, StoreError> {
         // No index: there are as many rows as people wrote workflows.
         let count = sqlx::query_scalar!(
-            r#"SELECT COUNT(*) AS "count!" FROM workflows WHERE $1::text IS NULL OR status = $1"#,
+            r#"
+            SELECT COUNT(*) AS "count!" FROM workflows
+            WHERE deleted_at IS NULL AND ($1::text IS NULL OR status = $1)
+            "#,
             status.map(WorkflowStatus::as_str),
         )
         .fetch_one(&self.pool)
@@ -177,7 +170,7 @@ impl Store {
             r#"
             SELECT id, name, description, config, status AS "status: WorkflowStatus", version, created_at, updated_at
             FROM workflows
-            WHERE id = $1
+            WHERE id = $1 AND deleted_at IS NULL
             "#,
             workflow.0,
         )
@@ -209,7 +202,7 @@ impl Store {
                     status = COALESCE($5, status),
                     version = CASE WHEN config = $4 THEN version ELSE version + 1 END,
                     updated_at = now()
-                WHERE id = $1
+                WHERE id = $1 AND deleted_at IS NULL
                 RETURNING *
             ), next_version AS (
                 INSERT INTO workflow_versions (workflow_id, version, config)
@@ -240,77 +233,12 @@ impl Store {
         status: WorkflowStatus,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query!(
-            "UPDATE workflows SET status = $2, updated_at = now() WHERE id = $1",
+            "UPDATE workflows SET status = $2, updated_at = now() WHERE id = $1 AND deleted_at IS NULL",
             workflow.0,
             status.as_str(),
         )
         .execute(&self.pool)
         .await?;
         Ok(done.rows_affected() == 1)
-    }
-
-    /// Deletes a workflow, its versions, its executions and everything that they recorded; or nothing, while an
-    /// execution of it runs or a worker still holds a page of one.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn delete_workflow(&self, workflow: WorkflowId) -> Result<DeleteWorkflow, StoreError> {
-        // Lock: the workflow's row; an execution that is being started holds it shared until it is committed. One
-        // that was committed after this statement began is not seen here: the foreign key of executions refuses
-        // then. Those that are there are locked by a statement before it, so that it sees a retry that has just set one
-        // running, and none can while it deletes. Indexes: workflow_executions_workflow_idx, url_queue_open_idx, node_records_definition_idx.
-        // Node records have no foreign key, since their partitions are dropped whole; the rest cascades.
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query_scalar!(
-            "SELECT id FROM workflow_executions WHERE workflow_id = $1 ORDER BY id FOR NO KEY UPDATE",
-            workflow.0
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let answer = sqlx::query!(
-            r#"
-            WITH found AS (
-                SELECT id FROM workflows WHERE id = $1 FOR UPDATE
-            ), executions AS (
-                SELECT execution.id, execution.status
-                FROM found JOIN workflow_executions AS execution ON execution.workflow_id = found.id
-            ), in_use AS (
-                SELECT 1 FROM executions
-                WHERE status IN ('pending', 'running', 'paused')
-                    OR EXISTS (
-                        SELECT FROM url_queue AS page
-                        WHERE page.execution_id = executions.id AND page.status = 'processing'
-                    )
-                LIMIT 1
-            ), doomed AS (
-                SELECT id FROM executions WHERE NOT EXISTS (SELECT FROM in_use)
-            ), deleted_nodes AS (
-                DELETE FROM node_records AS node USING node_definitions AS definition, doomed
-                WHERE node.definition_id = definition.id AND definition.execution_id = doomed.id
-            ), deleted_executions AS (
-                DELETE FROM workflow_executions AS execution USING doomed WHERE execution.id = doomed.id
-            ), deleted AS (
-                DELETE FROM workflows AS workflow USING found
-                WHERE workflow.id = found.id AND NOT EXISTS (SELECT FROM in_use)
-                RETURNING workflow.id
-            )
-            SELECT EXISTS (SELECT FROM found) AS "found!", EXISTS (SELECT FROM deleted) AS "deleted!"
-            "#,
-            workflow.0,
-        )
-        .fetch_one(&mut *transaction)
-        .await;
-        match answer {
-            Ok(answer) if answer.deleted => {
-                transaction.commit().await?;
-                Ok(DeleteWorkflow::Deleted)
-            }
-            Ok(answer) if answer.found => Ok(DeleteWorkflow::InUse),
-            Ok(_) => Ok(DeleteWorkflow::NotFound),
-            Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
-                Ok(DeleteWorkflow::InUse)
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 }

@@ -236,6 +236,9 @@ async fn a_retry_is_refused_where_no_page_has_a_place_in_the_limit_and_done_when
     let (execution, id) = api.execution(&api.workflow("active").await).await;
     api.change("UPDATE url_queue SET status = 'failed', processed_at = now(), error_class = 'connect' WHERE execution_id = $1", id)
         .await;
+    let counted =
+        "INSERT INTO page_counters (execution_id, worker_id, failed) VALUES ($1, gen_random_uuid(), 2)";
+    api.change(counted, id).await;
     api.change("UPDATE workflow_executions SET max_pages = 1, pages_admitted = 1 WHERE id = $1", id).await;
     api.change(ENDED, id).await;
     let refused = api.act(StatusCode::CONFLICT, &execution, "retry").await;
@@ -274,6 +277,9 @@ async fn a_change_of_an_execution_that_has_ended_says_whether_anything_can_come_
 
     let one_failed = "UPDATE url_queue SET status = 'failed', error_class = 'dns' WHERE execution_id = $1 AND url LIKE '%sale'";
     api.change(one_failed, id).await;
+    let counted =
+        "INSERT INTO page_counters (execution_id, worker_id, failed) VALUES ($1, gen_random_uuid(), 1)";
+    api.change(counted, id).await;
     let message = raise().await;
     assert!(message.contains("does not go on by itself") && message.contains("/retry"), "{message}");
     assert_eq!(api.act(StatusCode::ACCEPTED, &execution, "retry").await["pages"], 1);

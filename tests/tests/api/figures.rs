@@ -41,8 +41,12 @@ async fn figures_of_all_workers_are_added_up() {
         "UPDATE url_queue SET status = 'completed', attempt = 1 WHERE execution_id = $1 AND url LIKE '%sale'",
         "UPDATE url_queue SET status = 'failed', attempt = 4, error = 'no such host', error_class = 'dns'
          WHERE execution_id = $1 AND status = 'pending'",
-        "INSERT INTO page_counters (execution_id, worker_id, items, urls_found, nodes_executed, nodes_failed, retried)
-         VALUES ($1, gen_random_uuid(), 3, 5, 20, 1, 1), ($1, gen_random_uuid(), 4, 6, 40, 2, 2)",
+        "INSERT INTO page_counters
+             (execution_id, worker_id, completed, failed, items, urls_found, nodes_executed, nodes_failed, retried)
+         VALUES ($1, gen_random_uuid(), 1, 0, 3, 5, 20, 1, 1), ($1, gen_random_uuid(), 0, 1, 4, 6, 40, 2, 2)",
+        "INSERT INTO url_queue (id, execution_id, url, url_hash, host, parent_id)
+         SELECT gen_random_uuid(), $1, 'http://shop.test/' || n, decode(md5(n::text), 'hex'), 'shop.test', gen_random_uuid()
+         FROM generate_series(1, 11) AS n",
         "INSERT INTO node_definitions (execution_id, position, phase, node_id, node_type, input)
          VALUES ($1, 0, 'data_extraction', 'title', 'extract', '{}')",
         "INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status, error,
@@ -61,10 +65,10 @@ async fn figures_of_all_workers_are_added_up() {
 
     let stats = api.get(&format!("{execution}/stats")).await;
     assert_keys(&stats, &["execution_id", "stats", "pending_count"]);
-    assert_eq!(stats["pending_count"], 0);
+    assert_eq!(stats["pending_count"], 11);
     let figures = &stats["stats"];
     for (key, value) in [
-        ("pending", 0),
+        ("pending", 11),
         ("completed", 1),
         ("failed", 1),
         ("items_extracted", 7),

@@ -171,7 +171,8 @@ async fn a_deletion_takes_everything_of_the_workflow_and_nothing_of_others() {
                  VALUES ($1, 0, 'data_extraction', 'title', 'extract', '{}') RETURNING id
              )
              INSERT INTO node_records (started_at, page_id, definition_id, duration_us, attempt, retry_count, status)
-             SELECT now(), gen_random_uuid(), id, 5, 1, 0, 'c' FROM definition",
+             SELECT now(), page.id, definition.id, 5, 1, 0, 'c' FROM definition, url_queue AS page
+             WHERE page.execution_id = $1 AND page.url LIKE '%sale'",
             "INSERT INTO extracted_items (id, execution_id, page_id, url, data)
              VALUES (gen_random_uuid(), $1, gen_random_uuid(), 'http://shop.test/', '{}')",
             "INSERT INTO page_counters (execution_id, worker_id) VALUES ($1, gen_random_uuid())",
@@ -196,6 +197,43 @@ async fn a_deletion_takes_everything_of_the_workflow_and_nothing_of_others() {
     ] {
         assert_eq!(api.count(query).await, left, "{query}");
     }
+}
+
+#[tokio::test]
+async fn what_was_deleted_is_not_found_while_rows_of_it_are_still_there() {
+    let api = Api::start().await;
+    let workflow = api.workflow("active").await;
+    let (execution, id) = api.execution(&workflow).await;
+    api.expect(StatusCode::OK, Method::DELETE, &execution, None).await;
+    // Its removal waits for nobody who holds a page.
+    let mut reader = api.pool.begin().await.unwrap();
+    let hold = "SELECT FROM url_queue WHERE execution_id = $1 AND url LIKE '%sale' FOR UPDATE";
+    sqlx::query(hold).bind(id).execute(&mut *reader).await.unwrap();
+    api.expect(StatusCode::NO_CONTENT, Method::DELETE, &workflow, None).await;
+    assert_eq!(api.count("SELECT COUNT(*) FROM url_queue").await, 1);
+
+    for path in ["", "/stats", "/data", "/skipped", "/quarantine"] {
+        api.expect(StatusCode::NOT_FOUND, Method::GET, &format!("{execution}{path}"), None).await;
+    }
+    for act in ["pause", "resume", "cancel", "retry"] {
+        api.expect(StatusCode::NOT_FOUND, Method::POST, &format!("{execution}/{act}"), None).await;
+    }
+    let change = json!({"max_pages": 7});
+    api.expect(StatusCode::NOT_FOUND, Method::PATCH, &execution, Some(&change)).await;
+    for method in [Method::GET, Method::DELETE] {
+        api.expect(StatusCode::NOT_FOUND, method, &workflow, None).await;
+    }
+    api.expect(StatusCode::NOT_FOUND, Method::PUT, &workflow, Some(&shop())).await;
+    api.expect(StatusCode::NOT_FOUND, Method::POST, &format!("{workflow}/execute"), None).await;
+    let active = json!({"status": "active"});
+    api.expect(StatusCode::NOT_FOUND, Method::PATCH, &format!("{workflow}/status"), Some(&active)).await;
+    for list in ["executions", "workflows"] {
+        assert_eq!(api.get(&format!("/api/v1/{list}")).await["total"], 0, "{list}");
+    }
+
+    reader.rollback().await.unwrap();
+    assert!(api.store.remove_deleted(None, 10).await.unwrap() > 0);
+    assert_eq!(api.count("SELECT COUNT(*) FROM workflows").await, 0);
 }
 
 #[track_caller]

@@ -3,6 +3,8 @@
 
 mod budgets;
 mod control;
+mod counts;
+mod deletion;
 mod dispatch;
 mod finish;
 mod lanes;

@@ -7,9 +7,9 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome, Rendere
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
+use crawlify_shared::store::deletion::DeleteWorkflow;
 use crawlify_shared::store::executions::ExecutionStatus;
 use crawlify_shared::store::hot::{ClaimRequest, HotStore};
-use crawlify_shared::store::workflows::DeleteWorkflow;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 

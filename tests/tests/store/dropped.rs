@@ -80,6 +80,9 @@ fn calls_of_coordinators<'c>(
         ("limits", Box::pin(async move { drop(store.change_limits(execution, more, None).await) })),
         ("retry", Box::pin(async move { drop(store.retry_execution(execution, None).await) })),
         ("summary", Box::pin(async move { drop(store.summary(execution).await) })),
+        // It runs, so that nothing of it goes.
+        ("delete", Box::pin(async move { drop(store.delete_workflow(workflow).await) })),
+        ("remove", Box::pin(async move { drop(store.remove_deleted(None, 10).await) })),
     ]
 }
 

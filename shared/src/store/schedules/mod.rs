@@ -84,7 +84,7 @@ impl Store {
             "
             INSERT INTO schedules (id, workflow_id, cron, time_zone, enabled, overlap, next_run_at)
             SELECT $1, workflow.id, $3, $4, $5, $6, $7
-            FROM (SELECT id FROM workflows WHERE id = $2 FOR KEY SHARE) AS workflow
+            FROM (SELECT id FROM workflows WHERE id = $2 AND deleted_at IS NULL FOR KEY SHARE) AS workflow
             RETURNING id, workflow_id, cron, time_zone, enabled, overlap, next_run_at, waiting_since, last_run_at,
                 last_execution_id, last_outcome, version, created_at, updated_at
             ",
