@@ -1,6 +1,7 @@
 //! One crawl in this process, from its start to the moment at which it is over or is to stop: what `run` and `demo` share. Its
 //! end is `finish`.
 
+use std::io::Write;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,18 @@ pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<E
         () = signals.next() => Ok(true),
     };
     let hurry = system.hurry.clone();
+    let is_over = matches!(ending, Ok(false));
     let mut finished = pin!(finish(system, execution, ending, display, export, data_dir));
+    if is_over {
+        // Nobody has been told yet that a signal costs the items.
+        tokio::select! {
+            ended = &mut finished => return ended,
+            () = signals.next() => {
+                // Nobody is left to tell when stderr is closed.
+                let _ = writeln!(std::io::stderr(), "the crawl is over, its items are being written; Ctrl-C again stops at once");
+            }
+        }
+    }
     tokio::select! {
         ended = &mut finished => return ended,
         () = signals.next() => hurry.cancel(),

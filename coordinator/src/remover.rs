@@ -13,15 +13,20 @@ const EVERY: Duration = Duration::from_secs(5);
 /// The pause while there is: others get at the database in between.
 const REMOVING_PAUSE: Duration = Duration::from_millis(50);
 
+/// The smallest portion, however slow the database is.
+const FEWEST: i64 = 10;
+
 /// Removes rows.
 #[derive(Debug)]
 pub(crate) struct Remover {
     store: Store,
+    /// Half as many after each time that it took too long or failed otherwise, twice as many after each that did not.
+    at_once: i64,
 }
 
 impl Remover {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, at_once: REMOVED_AT_ONCE }
     }
 }
 
@@ -29,7 +34,10 @@ impl Step for Remover {
     type Error = StoreError;
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
-        let removed = self.store.remove_deleted(None, REMOVED_AT_ONCE).await?;
+        let portion = self.at_once;
+        self.at_once = (portion / 2).max(FEWEST);
+        let removed = self.store.remove_deleted(None, portion).await?;
+        self.at_once = (portion * 2).min(REMOVED_AT_ONCE);
         if removed == 0 {
             return Ok(EVERY);
         }

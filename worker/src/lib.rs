@@ -268,17 +268,16 @@ pub async fn start(
 /// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease. Answers by
 /// when the rest of the end is to be done.
 async fn drain(shared: &Shared, pages: &TaskTracker, mut stages: Stages) -> Stages {
-    let is_over = tokio::select! {
-        () = pages.wait() => false,
-        () = tokio::time::sleep_until(stages.drained) => true,
+    let over = tokio::select! {
+        () = pages.wait() => None,
+        () = tokio::time::sleep_until(stages.drained) => Some("the drain deadline has passed"),
         () = shared.abandon.cancelled() => {
-            // Somebody is in a hurry: from now on it goes by the clock.
             stages = stages.sooner(Instant::now());
-            true
+            Some("somebody is in a hurry")
         }
     };
-    if is_over {
-        tracing::info!(pages = pages.len(), "pages have no more time: giving them back");
+    if let Some(why) = over {
+        tracing::info!(pages = pages.len(), "{why}: giving pages back");
         shared.abandon.cancel();
         if tokio::time::timeout_at(stages.given_back, pages.wait()).await.is_err() {
             tracing::warn!(pages = pages.len(), "some pages could not be given back");

@@ -1,5 +1,4 @@
-//! Which skipped links are reported: each URL of an execution about once, and where a page has very many, how many more there are. Each
-//! time one is found it is counted in the metrics.
+//! Which skipped links are reported: each URL of an execution about once. Each time one is found it is counted in the metrics.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,13 +8,13 @@ use crawlify_shared::domain::outcome::DiscoveredUrl;
 use crawlify_shared::domain::skip::SkipReason;
 use lru::LruCache;
 
+use crate::gather::MAX_LINKS;
+
 /// Executions that are remembered.
-const EXECUTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
-/// Links of one page that are reported; the first beyond them stands for the rest.
-const PER_PAGE: usize = 10_000;
-/// Reported URLs of one execution that are remembered, more than those of one page. A site has the same menu on every page; what is forgotten is
-/// sent once more, and the store knows it.
-const URLS: NonZeroUsize = NonZeroUsize::new(20_000).expect("it is not zero");
+const EXECUTIONS: NonZeroUsize = NonZeroUsize::new(16).expect("it is not zero");
+/// Reported URLs of one execution that are remembered, as many as one page may have. A site has the same menu on every page; what is
+/// forgotten is sent once more, and the store knows it.
+const URLS: NonZeroUsize = NonZeroUsize::new(MAX_LINKS + 1).expect("it is not zero");
 
 /// What stands for a URL.
 pub(crate) type Hash = [u8; 16];
@@ -40,7 +39,7 @@ impl Skips {
         links: &mut Vec<DiscoveredUrl>,
         mut count: impl FnMut(SkipReason),
     ) -> Vec<Hash> {
-        let (mut selected, mut more) = (Vec::new(), 0_usize);
+        let mut selected = Vec::new();
         if links.iter().all(|link| link.skipped.is_none()) {
             return selected;
         }
@@ -50,24 +49,12 @@ impl Skips {
             let Some(skip) = &link.skipped else { return true };
             count(skip.reason);
             let hash = link.url.hash();
-            if reported.get(&hash).is_some() {
-                return false;
+            let is_new = reported.get(&hash).is_none();
+            if is_new {
+                selected.push(hash);
             }
-            if selected.len() > PER_PAGE {
-                more += 1;
-                return false;
-            }
-            selected.push(hash);
-            true
+            is_new
         });
-        if more > 0
-            && let Some(last) = links.iter_mut().filter_map(|link| link.skipped.as_mut()).next_back()
-        {
-            last.detail = format!(
-                "{}; so it is, or alike, with {more} links after it, which are not listed",
-                last.detail
-            );
-        }
         selected
     }
 
@@ -126,16 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_the_first_that_is_not_listed_by_itself_stands_for_the_rest() {
+    fn a_menu_of_as_many_links_as_a_page_may_have_is_reported_once() {
         let (skips, execution) = (Skips::new(), ExecutionId::generate());
-        let (mut found, mut counted) = (links(12_001), 0);
-        let selected = skips.select(execution, &mut found, |_| counted += 1);
-        assert_eq!((selected.len(), found.len(), counted), (10_001, 10_002, 12_000));
-        let detail = |link: &DiscoveredUrl| link.skipped.as_ref().unwrap().detail.clone();
-        assert_eq!(detail(&found[10_000]), "a filter dropped it");
-        assert!(detail(&found[10_001]).contains("1999 links after it"), "{}", detail(&found[10_001]));
+        let selected = skips.select(execution, &mut links(MAX_LINKS + 1), |_| ());
+        assert_eq!(selected.len(), MAX_LINKS);
         skips.were_written(execution, selected);
-        assert_eq!(skips.select(execution, &mut links(10_001), |_| ()).len(), 0, "the same menu once more");
+        assert_eq!(skips.select(execution, &mut links(MAX_LINKS + 1), |_| ()).len(), 0);
     }
 
     #[test]

@@ -31,6 +31,19 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn delete_workflow(&self, workflow: WorkflowId) -> Result<DeleteWorkflow, StoreError> {
+        // By workflow_executions_workflow_idx. Those that run are not locked: whoever ends several has no order for it.
+        let is_running = sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                SELECT FROM workflow_executions AS execution JOIN workflows AS workflow ON workflow.id = execution.workflow_id
+                WHERE workflow.id = $1 AND workflow.deleted_at IS NULL AND execution.status IN ('pending', 'running', 'paused')
+            ) AS "is_running!""#,
+            workflow.0,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if is_running {
+            return Ok(DeleteWorkflow::InUse);
+        }
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
         // Locks, each by a statement of its own, so that the last one sees whatever was done before they were ours. First the
@@ -58,8 +71,8 @@ impl Store {
         )
         .fetch_all(&mut *transaction)
         .await?;
-        // Reads url_queue_open_idx for each execution. Without its schedules nothing fires it, and as it is archived no older
-        // version of this program starts it.
+        // Reads url_queue_open_idx and node_definitions_key for each execution. Without its schedules nothing fires it. Programs that
+        // know of no deletion start nothing that is archived, which a constraint has it stay, and retry nothing that was cancelled.
         let is_deleted = sqlx::query_scalar!(
             r#"
             WITH in_use AS (
@@ -77,6 +90,12 @@ impl Store {
                 RETURNING id
             ), emptied AS (
                 UPDATE workflow_versions AS version SET config = '{}' FROM marked WHERE version.workflow_id = marked.id
+            ), ended AS (
+                UPDATE workflow_executions AS execution SET status = 'cancelled', swept_at = now()
+                FROM marked WHERE execution.workflow_id = marked.id
+                RETURNING execution.id
+            ), without_input AS (
+                UPDATE node_definitions SET input = '{}' WHERE execution_id IN (SELECT id FROM ended)
             ), unscheduled AS (
                 DELETE FROM schedules AS schedule USING marked WHERE schedule.workflow_id = marked.id
             )
@@ -209,8 +228,11 @@ impl Store {
         // Reads workflows_deleted_idx and workflow_executions_workflow_idx.
         let removed = sqlx::query!(
             "DELETE FROM workflows AS workflow
-             WHERE deleted_at IS NOT NULL AND ($1::uuid IS NULL OR id = $1)
-               AND NOT EXISTS (SELECT FROM workflow_executions WHERE workflow_id = workflow.id)",
+             WHERE id IN (
+                SELECT id FROM workflows AS empty
+                WHERE deleted_at IS NOT NULL AND ($1::uuid IS NULL OR id = $1)
+                  AND NOT EXISTS (SELECT FROM workflow_executions WHERE workflow_id = empty.id)
+                ORDER BY id FOR UPDATE SKIP LOCKED)",
             only.map(|id| id.0),
         )
         .execute(&self.pool)

@@ -85,6 +85,14 @@ async fn a_workflow_of_more_rows_than_a_portion_is_gone_at_once_and_removed_by_w
     let what_it_said = "SELECT (SELECT count(*) FROM workflows WHERE config <> '{}')
         + (SELECT count(*) FROM workflow_versions WHERE config <> '{}')";
     assert_eq!(crawl.number(what_it_said).await, 2, "the other one's alone");
+    let params = "SELECT count(DISTINCT execution_id) FROM node_definitions WHERE input <> '{}'";
+    assert_eq!(crawl.number(params).await, 1, "the other one's alone");
+    // A program that knows of no deletion neither changes it nor tries a page of it once more.
+    let reviving = sqlx::query("UPDATE workflows SET status = 'active' WHERE deleted_at IS NOT NULL");
+    assert!(reviving.execute(&crawl.pool).await.is_err());
+    let for_ever = "SELECT count(*) FROM workflow_executions e JOIN workflows w ON w.id = e.workflow_id
+        WHERE w.deleted_at IS NOT NULL AND e.status <> 'cancelled'";
+    assert_eq!(crawl.number(for_ever).await, 0);
     assert_eq!(crawl.texts(ALL).await, rows, "all rows are left to the portions");
 
     // Whoever has deleted it has died. Two others come at the same time.

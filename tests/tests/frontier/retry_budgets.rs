@@ -270,7 +270,7 @@ async fn places_for_which_a_retry_finds_no_page_any_more_are_anybodys_again() {
 }
 
 #[tokio::test]
-async fn a_retry_that_an_older_version_has_begun_or_ended_keeps_what_it_promised_and_no_place_of_nobody() {
+async fn of_retries_beside_an_older_version_pages_go_back_and_no_place_is_nobodys() {
     let crawl = crawl_with_untried_failures(COMPLETED).await;
     limit(&crawl, 3).await;
     // It counts no pages, and takes their places when they go back.

@@ -22,7 +22,7 @@ const SOME_OF_IT: u32 = 6;
 /// An answer that has not gone on for so long is over, as far as anybody can tell.
 const FLOWS_WITHIN: Duration = Duration::from_secs(1);
 /// What a server says in a tunnel without having been asked: tickets for further connections (RFC 8446, section 4.6.1), mostly two of
-/// some 250 bytes. An answer is more.
+/// some 250 bytes. A document is more.
 const TICKET_BYTES: usize = 1_500;
 /// Answers in a tunnel after which it gives way no more, one of them that to the greeting. Chrome sends a request once more, even one
 /// that orders something, if the connection ends on which others were answered.
@@ -104,12 +104,12 @@ impl Seat<'_> {
         *lock(&self.place) = Some(Request::begin(may_be_document, 0));
     }
 
-    /// Something goes to the server through a tunnel: a request, if all before it were answered.
+    /// Something goes to the server through a tunnel: another request, if anything has come since the last one.
     pub(super) fn send(&self) {
         let mut place = lock(&self.place);
         match *place {
             None => *place = Some(Request::begin(true, 0)),
-            Some(Request { heard: Some(_), answered_before, .. }) => {
+            Some(Request { unasked_bytes: 1.., answered_before, .. }) => {
                 *place = Some(Request::begin(true, answered_before.saturating_add(1)));
             }
             Some(_) => {}
@@ -308,6 +308,14 @@ mod tests {
         greet_and_ask(&tunnels[0]);
         assert!(!tunnels[1].gives_way(late), "its second request would be sent once more");
         assert!(tunnels[2].gives_way(late));
+        // The greeting of a connection that takes up an earlier one is short, and so is many an answer.
+        let short = seats.take(&server("shop.test"));
+        for bytes in [300, 200] {
+            short.send();
+            short.receive(bytes);
+        }
+        short.send();
+        assert!(!short.gives_way(late), "so would this one's");
     }
 
     /// The way to a server that never answers, and six connections of a browser that go it.

@@ -11,7 +11,7 @@ use super::Gathered;
 use crate::program::At;
 
 /// Of the links of one page beyond this number only the first is told of, as skipped.
-const MAX_LINKS: usize = 50_000;
+pub(crate) const MAX_LINKS: usize = 50_000;
 
 /// A link that a node found; a filter may drop it.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use links::FoundLink;
+pub(crate) use links::MAX_LINKS;
 
 use crate::chrome::driver::{Document, StepResult, TabError};
 use crate::program::{At, NodeProgram, PageRun, Program, ResultOf};

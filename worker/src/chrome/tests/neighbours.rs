@@ -11,11 +11,10 @@ use crate::chrome::ChromeOptions;
 use crate::egress::{Egress, EgressOptions};
 
 /// What they do can be told by their names.
-const MISBEHAVE: [&str; 10] = [
+const MISBEHAVE: [&str; 9] = [
     "/endless",
     "/flood",
     "/silent",
-    "/hangs",
     "/busy",
     "/dialog-loop",
     "/popups",
