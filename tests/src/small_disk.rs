@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::privileged::privileged;
 
@@ -85,6 +86,14 @@ impl SmallDisk {
         };
         let error = (0..=NAMES).find_map(|_| create().err()).expect("it holds no more than it has names");
         assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    }
+
+    /// Keeps it full, whoever makes room meanwhile; never ends.
+    pub async fn stay_full(&self) {
+        loop {
+            self.fill_names();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Throws the ballast away.

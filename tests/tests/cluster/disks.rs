@@ -161,22 +161,21 @@ async fn a_worker_whose_browser_finds_no_room_takes_nothing_until_there_is_some(
 
     disk.fill_names();
     assert!(kill_browser(&worker));
-    wait_for("no other finds room", WITHIN, async || {
-        // The profile of the dead one makes room when it goes.
-        disk.fill_names();
-        worker.stderr().contains("no browser started") && readiness().await == "not ready: no browser\n"
-    })
-    .await;
-    let full = Instant::now();
-    let before = completed().await;
-    wait_for("it was full for some time", WITHIN, async || {
-        disk.fill_names();
-        full.elapsed() > FULL_FOR
-    })
-    .await;
-    assert!(worker.stderr().contains("No space left on device"), "{}", worker.stderr());
-    assert_eq!(readiness().await, "not ready: no browser\n");
-    assert_eq!((completed().await, recorded.number(IN_HAND).await), (before, 0));
+    let stays_full = async {
+        wait_for("no other finds room", WITHIN, async || {
+            worker.stderr().contains("no browser started") && readiness().await == "not ready: no browser\n"
+        })
+        .await;
+        let before = completed().await;
+        tokio::time::sleep(FULL_FOR).await;
+        assert!(worker.stderr().contains("No space left on device"), "{}", worker.stderr());
+        assert_eq!(readiness().await, "not ready: no browser\n", "{}", worker.stderr());
+        assert_eq!((completed().await, recorded.number(IN_HAND).await), (before, 0));
+    };
+    tokio::select! {
+        () = stays_full => {}
+        () = disk.stay_full() => {}
+    }
 
     disk.make_room();
     wait_for("the execution ended", WITHIN, async || recorded.statuses().await.0 != "running").await;
