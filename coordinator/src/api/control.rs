@@ -43,7 +43,8 @@ pub(super) struct ControlBody {
     status: &'static str,
     /// How often the execution was acted upon; also the `ETag`. To be sent back as `If-Match`.
     version: i32,
-    /// Failed pages that are tried again, no more and no fewer; of a retry alone.
+    /// Failed pages that are tried again, unless it is cancelled, or a new budget of a path forbids it, before they have gone back; of a
+    /// retry alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pages: Option<i64>,
 }

@@ -157,5 +157,6 @@ pub const VECTORS: &[Vector] = &[
 pub const DEAD_IN_HEADLESS_SHELL: &[&str] =
     &["popup", "form_post_blank", "link_blank", "favicon", "preconnect", "dns_prefetch"];
 
-/// Those that reach nothing in the full browser: our flags forbid its pings, and the canary has no name to look up.
-pub const DEAD_IN_FULL_BROWSER: &[&str] = &["link_ping", "dns_prefetch"];
+/// Those that reach nothing in the full browser, guard or no guard, as it was seen in Chromium 156; our flags forbid its pings.
+pub const DEAD_IN_FULL_BROWSER: &[&str] =
+    &["video", "audio", "link_ping", "speculation_prefetch", "preconnect", "dns_prefetch"];
