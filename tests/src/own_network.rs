@@ -1,8 +1,9 @@
 //! A network of a test's own, which it can take away: nothing but a loopback interface, with addresses that stand for hosts out in
 //! the world. To make one takes root, or `sudo` that asks for no password.
 
+use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crawlify_shared::child::is_root;
 
@@ -103,10 +104,22 @@ impl OwnNetwork {
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
 
+    /// As good as at once: whoever looks in between finds one host there and another one gone, and takes that for no outage of
+    /// the network.
     fn change(&self, what: &str) {
-        for host in &self.hosts {
-            ip(&["address", what, &format!("{host}/32"), "dev", "lo"]);
-        }
+        let changes: String =
+            self.hosts.iter().map(|host| format!("address {what} {host}/32 dev lo\n")).collect();
+        let mut ip = privileged("ip")
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ip is a program");
+        let mut input = ip.stdin.take().expect("it is piped");
+        input.write_all(changes.as_bytes()).expect("it reads them");
+        drop(input);
+        let ended = ip.wait_with_output().expect("it ends");
+        assert!(ended.status.success(), "{changes}: {}", String::from_utf8_lossy(&ended.stderr));
     }
 }
 
