@@ -73,7 +73,7 @@ struct HostEntry {
     /// How often in a row it answered 429 or 503. It is left alone for longer each time, 1 s to 5 min and at least as long as
     /// it says, and asked for one page then; from the twelfth time on its pages fail without being tried.
     refused: i16,
-    /// The smallest interval between the starts of two of its pages that was ever seen, in milliseconds.
+    /// The smallest interval between the starts of two of its pages that was ever seen among its last 128, in milliseconds.
     min_interval_ms: Option<i32>,
 }
 

@@ -193,7 +193,7 @@ pub(super) async fn replace(
     Ok(Json(WorkflowBody::new(row, Some(compat(definition)))))
 }
 
-/// Deletes a workflow, its executions and all their data. Refused while one of them runs. Nothing of it is to be seen after the
+/// Deletes a workflow, its executions and all their data. Refused while one of them runs. The API shows nothing of it after the
 /// answer; where it is much, the database takes some time to remove it all.
 #[utoipa::path(
     delete,

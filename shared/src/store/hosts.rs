@@ -29,7 +29,7 @@ pub struct HostPace {
     pub unreachable: i16,
     /// How often in a row it answered 429 or 503, until now.
     pub refused: i16,
-    /// The smallest interval between two starts that was ever seen, in milliseconds; `None` before there were two that
+    /// The smallest interval between two starts that was ever seen among the last 128, in milliseconds; `None` before there were two that
     /// had to keep a pace.
     pub min_interval_ms: Option<i32>,
 }
