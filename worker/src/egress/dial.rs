@@ -1,7 +1,7 @@
 //! Connects to where a request leads: resolves once, judges every address, dials exactly what was judged; straight, or
 //! through an execution's own proxy, whose address is judged too.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,9 @@ use crawlify_shared::domain::workflow::{Proxy, ProxyKind};
 use tokio::net::TcpStream;
 
 use super::chain;
-use super::policy::{Destination, Policy, at_port};
+use super::policy::{Destination, Policy, at_port, is_public};
 use super::reason::Reason;
 use super::resolve::{Names, Unresolved};
-use super::special::is_global;
 use super::this_machine::{has_none_left, is_this_machine};
 use super::uplink::Uplink;
 
@@ -58,16 +57,16 @@ impl Dialler {
             Err(Reason::NotResolved | Reason::NoNetwork) => return Err(Reason::Proxy),
             judged => judged?,
         };
+        // A proxy out in the internet resolves the name for itself, and reaches nothing of ours by that. One that
+        // stands among private addresses, or on this machine, could be led to others there by a name that changes: it
+        // gets the address that was judged.
+        let is_inside = is_inside(&proxy_addresses).map_err(|error| cannot_tell(&error))?;
         let dialled = self.dial(&before, &at_port(&proxy_addresses, before.port)).await;
         let mut stream = match dialled {
             // That is no fault of the proxy's.
             Err(Reason::NoSocket) => return Err(Reason::NoSocket),
             dialled => dialled.map_err(|_| Reason::Proxy)?,
         };
-        // A proxy out in the internet resolves the name for itself, and reaches nothing of ours by that. One that
-        // stands among private addresses could be led to others by a name that changes: it gets the address that was
-        // judged.
-        let is_inside = !proxy_addresses.iter().all(|address| is_global(*address));
         let target = match addresses.first() {
             Some(address) if is_inside => Destination { host: host(*address), port: destination.port },
             _ => destination.clone(),
@@ -110,10 +109,7 @@ impl Dialler {
         match self.policy.admits(destination, &addresses, is_this_machine) {
             Ok(true) => Ok(addresses),
             Ok(false) => Err(Reason::NotAllowed),
-            Err(error) => {
-                tracing::debug!(%error, "it cannot be told whether an address is this machine's own");
-                Err(Reason::NoSocket)
-            }
+            Err(error) => Err(cannot_tell(&error)),
         }
     }
 
@@ -159,6 +155,22 @@ impl Dialler {
         self.uplink.heard(host, *address);
         Some(stream)
     }
+}
+
+/// Whether one of these addresses is not in the internet, or this machine's own: from there more can be reached than from outside.
+fn is_inside(addresses: &[IpAddr]) -> io::Result<bool> {
+    for &address in addresses {
+        if !is_public(address, is_this_machine)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// No site and no proxy is at fault where that is so.
+fn cannot_tell(error: &io::Error) -> Reason {
+    tracing::debug!(%error, "it cannot be told whether an address is this machine's own");
+    Reason::NoSocket
 }
 
 fn host(address: IpAddr) -> url::Host<String> {

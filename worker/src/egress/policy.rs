@@ -144,7 +144,7 @@ impl Policy {
             if self.is_allowed(destination, address) {
                 continue;
             }
-            if !is_web || !is_global(address) || is_ours(address)? {
+            if !is_web || !is_public(address, &is_ours)? {
                 return Ok(false);
             }
         }
@@ -165,9 +165,16 @@ impl Policy {
 /// What of a start URL must be allowed by name, its addresses being these: nothing, where it is the public internet. Where
 /// that cannot be told, it is allowed.
 pub fn pinned(destination: Destination, addresses: Vec<IpAddr>) -> Option<Allowed> {
-    let is_public =
-        |address: &IpAddr| is_global(*address) && is_this_machine(*address).is_ok_and(|is_ours| !is_ours);
-    (!addresses.iter().all(is_public)).then_some(Allowed::Pinned(destination, addresses))
+    let are_public = addresses.iter().all(|address| is_public(*address, is_this_machine).unwrap_or(false));
+    (!are_public).then_some(Allowed::Pinned(destination, addresses))
+}
+
+/// Whether an address is one of the internet, and none of this machine's own, which `is_ours` knows.
+///
+/// # Errors
+/// Those of `is_ours`.
+pub(super) fn is_public(address: IpAddr, is_ours: impl Fn(IpAddr) -> io::Result<bool>) -> io::Result<bool> {
+    Ok(is_global(address) && !is_ours(address)?)
 }
 
 /// Puts a port to each address.
