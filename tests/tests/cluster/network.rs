@@ -25,6 +25,10 @@ use crate::CRAWLIFY;
 use crate::recorded::Recorded;
 
 const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
+/// Two in the internet.
+const SITES: [Ipv4Addr; 2] = [Ipv4Addr::new(93, 184, 216, 34), Ipv4Addr::new(93, 184, 216, 35)];
+/// One that is there whatever becomes of the network.
+const NEARBY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// In a network of one's own every port is free.
 const PORT: u16 = 8080;
 /// Of each host.
@@ -54,7 +58,7 @@ struct Crawled {
 fn a_network_that_is_away_for_a_while_costs_no_page_and_no_host_anything() {
     let name = "cluster::network::a_network_that_is_away_for_a_while_costs_no_page_and_no_host_anything";
     let Some(network) = OwnNetwork::enter(name, &HOSTS) else { return };
-    run(nobody_pays(network, Outage::NoWay));
+    run(nobody_pays(network, &HOSTS, Outage::NoWay));
 }
 
 #[test]
@@ -62,7 +66,14 @@ fn a_network_that_swallows_packets_for_a_while_costs_no_page_and_no_host_anythin
     let name =
         "cluster::network::a_network_that_swallows_packets_for_a_while_costs_no_page_and_no_host_anything";
     let Some(network) = OwnNetwork::enter(name, &HOSTS) else { return };
-    run(nobody_pays(network, Outage::Silence));
+    run(nobody_pays(network, &HOSTS, Outage::Silence));
+}
+
+#[test]
+fn a_host_nearby_that_answers_has_no_site_blamed_for_a_network_that_is_away() {
+    let name = "cluster::network::a_host_nearby_that_answers_has_no_site_blamed_for_a_network_that_is_away";
+    let Some(network) = OwnNetwork::enter(name, &SITES) else { return };
+    run(nobody_pays(network, &[SITES[0], SITES[1], NEARBY], Outage::NoWay));
 }
 
 #[test]
@@ -88,9 +99,9 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// A worker that knows two hosts sees that it is none of them.
-async fn nobody_pays(network: OwnNetwork, outage: Outage) {
-    let crawled = crawl(network, &HOSTS, outage).await;
+/// A worker that knows two hosts which are away sees that it is none of them.
+async fn nobody_pays(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) {
+    let crawled = crawl(network, hosts, outage).await;
     let waited = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND proxy_faults > 0";
     assert!(crawled.number(waited).await > 0, "no page met a network that was away");
     let charged = "SELECT sum(charged + site_faults + browser_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
@@ -110,8 +121,7 @@ impl Crawled {
 
 /// Crawls these hosts, through an outage in the middle: every page is completed, and no host is held for gone.
 async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawled {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let _servers = serve(hosts, &asked).await;
+    let (_servers, asked) = serve(hosts).await;
     let (scratch, postgres) = (Scratch::create(), PrivatePostgres::start(&Options::default()).await.unwrap());
     let database = TestDatabase::on(&postgres.url()).await;
     let file = scratch.path("hosts.json");
@@ -127,14 +137,15 @@ async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawl
     let mut command = crawlify(CRAWLIFY, &scratch);
     command.arg("run").arg(&file).arg("--database-url").arg(database.url().expose()).args(["--slots", "2"]);
     let program = Program::start(command);
-    wait_for("the crawl is at work", WITHIN, async || asked.load(Ordering::Relaxed) > PAGES / 2).await;
+    let is_at_work = |asked: &Arc<AtomicUsize>| asked.load(Ordering::Relaxed) > PAGES / 4;
+    wait_for("the crawl is at work", WITHIN, async || asked.iter().all(is_at_work)).await;
     match outage {
         Outage::NoWay => network.take_away(),
         Outage::Silence => network.fall_silent(),
     }
     tokio::time::sleep(AWAY).await;
     let pages = hosts.len() * PAGES;
-    let meanwhile = asked.load(Ordering::Relaxed);
+    let meanwhile: usize = asked.iter().map(|asked| asked.load(Ordering::Relaxed)).sum();
     assert!(meanwhile < pages, "the crawl was over before");
     match outage {
         Outage::NoWay => network.give_back(),
@@ -152,11 +163,13 @@ async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawl
     Crawled { recorded, postgres, _database: database, stderr: ended.stderr }
 }
 
-async fn serve(hosts: &[Ipv4Addr], asked: &Arc<AtomicUsize>) -> JoinSet<()> {
-    let mut servers = JoinSet::new();
+/// Serves the pages of these hosts, and counts how many each was asked for.
+async fn serve(hosts: &[Ipv4Addr]) -> (JoinSet<()>, Vec<Arc<AtomicUsize>>) {
+    let (mut servers, mut counts) = (JoinSet::new(), Vec::new());
     for host in hosts {
         let listener = TcpListener::bind((*host, PORT)).await.unwrap();
-        let asked = Arc::clone(asked);
+        let asked = Arc::new(AtomicUsize::new(0));
+        counts.push(Arc::clone(&asked));
         let answer = move |uri: Uri| {
             if uri.path() != "/favicon.ico" {
                 asked.fetch_add(1, Ordering::Relaxed);
@@ -168,7 +181,7 @@ async fn serve(hosts: &[Ipv4Addr], asked: &Arc<AtomicUsize>) -> JoinSet<()> {
             let _ = axum::serve(listener, router).await;
         });
     }
-    servers
+    (servers, counts)
 }
 
 /// A page that links to two more of its host. Each is asked for on a connection of its own, which must come about.

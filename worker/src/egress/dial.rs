@@ -136,23 +136,20 @@ impl Dialler {
             };
         }
         let is_silent = matches!(reason, Reason::TimedOut | Reason::Unreachable);
-        if !is_silent {
-            return Err(reason);
-        }
-        match self.uplink.connects(&host).await {
+        let Some(first) = addresses.first().filter(|_| is_silent) else { return Err(reason) };
+        match self.uplink.connects(&host, first.ip()).await {
             Some(false) => Err(Reason::NoNetwork),
             // It may be there since a moment ago, and have been away while this host was asked.
-            Some(true) => self.dial_once_more(&host, addresses).await.ok_or(reason),
+            Some(true) => self.dial_once_more(&host, *first).await.ok_or(reason),
             None => Err(reason),
         }
     }
 
-    async fn dial_once_more(&self, host: &str, addresses: &[SocketAddr]) -> Option<TcpStream> {
-        let address = addresses.first()?;
+    async fn dial_once_more(&self, host: &str, address: SocketAddr) -> Option<TcpStream> {
         let asked = tokio::time::timeout(ONCE_MORE_PATIENCE, TcpStream::connect(address)).await;
         let stream = asked.ok()?.ok()?;
         let _ = stream.set_nodelay(true);
-        self.uplink.heard(host, *address);
+        self.uplink.heard(host, address);
         Some(stream)
     }
 }
