@@ -12,6 +12,7 @@ mod crawl;
 mod egress;
 mod fleet;
 mod frontier;
+mod hostile_pages;
 mod interleavings;
 mod invariants;
 mod recorded;

@@ -81,10 +81,14 @@ async fn pages_whose_messages_all_come_twice_are_executed_once() {
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start_with("coordinator", &["--double"]);
-    let workers = (fleet.start("worker", None), fleet.start("worker", None));
     let execution = fleet.execute(&[1], None).await;
+    let (_connection, channel) = operator(&fleet.vhost.url()).await;
+    wait_for("the first page is in the queue twice", SOON, async || depth(&channel, QUEUE).await == 2).await;
+    let workers = (fleet.start("worker", None), fleet.start("worker", None));
     fleet.ended(execution).await;
     assert_no_attempt_was_wasted(&fleet).await;
+    let totals = "SELECT count(DISTINCT stats) FROM workflow_executions WHERE status = 'completed'";
+    assert_eq!(fleet.number(totals).await, 1, "both crawls have the same totals");
     fleet.close([workers.0, workers.1, coordinator], execution, Some(calm)).await;
 }
 
