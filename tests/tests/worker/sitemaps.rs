@@ -23,7 +23,7 @@ fn packed(document: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn urlset(urls: impl IntoIterator<Item = String>) -> String {
+pub(super) fn urlset(urls: impl IntoIterator<Item = String>) -> String {
     let entries: String = urls.into_iter().map(|url| format!("<url><loc>{url}</loc></url>")).collect();
     format!(
         "<?xml version=\"1.0\"?><urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">{entries}</urlset>"

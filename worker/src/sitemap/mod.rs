@@ -23,6 +23,8 @@ use download::{Absent, download};
 use parse::{MAX_URLS, Named, parse};
 
 use crate::http::{Http, bare};
+use crate::page::host_turns::HostTurns;
+use crate::page::redirects::Redirects;
 
 /// Sitemaps that a worker has in memory at once: each may name 50,000 URLs.
 const AT_ONCE: usize = 2;
@@ -57,19 +59,23 @@ impl Sitemaps {
         tokio::time::timeout(FREE_WITHIN, permit).await.ok()?.ok().map(Turn)
     }
 
-    /// Reads a sitemap. What it named before it broke off is in the outcome of a failure as well.
+    /// Reads a sitemap. What it named before it broke off is in the outcome of a failure as well. The deadline is put off by as
+    /// long as its redirects wait for their turns.
     pub(crate) async fn read(
         &self,
         page: &ClaimedPage,
         workflow: &Workflow,
+        turns: &HostTurns,
         deadline: Instant,
     ) -> PageOutcome {
+        let patience = HostTurns::brief(page.host_delay);
+        let redirects = Redirects::of(turns, page, patience);
         let reading = async {
             let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await?;
-            let download = download(&outlet, page.url.as_url(), workflow, deadline).await?;
+            let download = download(&outlet, page.url.as_url(), workflow, redirects, deadline).await?;
             Ok::<_, Absent>((download.final_url, parse(download.document).await))
         };
-        let mut outcome = match tokio::time::timeout_at(deadline, reading).await {
+        let mut outcome = match tokio::time::timeout_at(deadline + patience, reading).await {
             Ok(Ok((final_url, named))) => {
                 let mut outcome = outcome(page, named, &hosts(workflow));
                 outcome.final_url = Some(final_url.to_string());
