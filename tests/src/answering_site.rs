@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -21,8 +21,8 @@ pub struct AnsweringSite {
     _server: JoinSet<()>,
 }
 
-/// Written by every request, read by tests.
-type Log = Arc<Mutex<Vec<(String, HeaderMap)>>>;
+/// When each request came, its path, and its headers. Written by every request, read by tests.
+type Log = Arc<Mutex<Vec<(Instant, String, HeaderMap)>>>;
 /// Given the site's own origin and a path, the answer.
 type Answer = dyn Fn(&str, &str) -> Response + Send + Sync;
 /// Given a path and how often it was asked for before, how long the answer takes.
@@ -105,16 +105,23 @@ impl AnsweringSite {
 
     /// Every request so far, in order: its path, and its headers.
     pub fn requests(&self) -> Vec<(String, HeaderMap)> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().map(|(_, path, headers)| (path.clone(), headers.clone())).collect()
+    }
+
+    /// When each of them came.
+    pub fn times(&self) -> Vec<Instant> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().map(|(at, _, _)| *at).collect()
     }
 }
 
 async fn respond(State(shared): State<Shared>, request: Request) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let entry = (path.clone(), request.headers().clone());
+    let entry = (Instant::now(), path.clone(), request.headers().clone());
     let asked_before = {
         let mut log = shared.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked_before = log.iter().filter(|(asked, _)| *asked == path).count();
+        let asked_before = log.iter().filter(|(_, asked, _)| *asked == path).count();
         log.push(entry);
         asked_before
     };

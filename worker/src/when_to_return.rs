@@ -12,6 +12,7 @@ use crate::chrome::driver::{Document, DomProgram, Session, Static};
 use crate::execute::{Means, READ_WITHIN, UNHURRIED};
 use crate::http::{self, Sent};
 use crate::page::host_turns::is_of_its_host;
+use crate::page::redirects::Redirects;
 
 /// The page that was refused, and the ways to ask.
 pub(crate) struct Question<'a> {
@@ -65,7 +66,10 @@ impl Question<'_> {
     async fn ask_by_ourselves(&self, url: &PageUrl, deadline: Instant) -> Option<Duration> {
         let outlet =
             self.means.http.outlet(self.page.execution_id, self.workflow.proxy.as_ref()).await.ok()?;
-        let response = outlet.get(url.as_url(), Sent::Workflow(self.workflow), deadline).await.ok()?;
+        // They are only counted: the other pages of the host are held back as long as this takes.
+        let redirects = Redirects::of(self.means.turns, self.page, Duration::ZERO);
+        let sent = Sent::Workflow(self.workflow);
+        let response = outlet.get(url.as_url(), sent, redirects, deadline).await.ok()?;
         http::back_off(&response).filter(|_| is_of_its_host(self.page, response.url().as_str()))
     }
 }

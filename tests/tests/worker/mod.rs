@@ -16,6 +16,7 @@ mod skips;
 mod stopping;
 mod storing;
 mod suspects;
+mod turns;
 mod unreachable;
 
 use std::collections::BTreeMap;

@@ -23,7 +23,7 @@ fn packed(document: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn urlset(urls: impl IntoIterator<Item = String>) -> String {
+pub(super) fn urlset(urls: impl IntoIterator<Item = String>) -> String {
     let entries: String = urls.into_iter().map(|url| format!("<url><loc>{url}</loc></url>")).collect();
     format!(
         "<?xml version=\"1.0\"?><urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">{entries}</urlset>"
@@ -168,6 +168,44 @@ async fn secrets_go_to_the_hosts_that_the_workflow_names_and_to_no_others() {
         assert!(!SECRETS.iter().any(|name| headers.contains_key(*name)), "{path}: {headers:?}");
         assert!(path == "/robots.txt" || headers["accept-language"] == "de", "{path}: {headers:?}");
     }
+}
+
+#[tokio::test]
+async fn a_host_to_whose_sitemap_a_robots_file_or_a_redirect_leads_is_not_crawled_for_it() {
+    // Its sitemaps speak of the site in their path, and of their own host.
+    let elsewhere = AnsweringSite::at("127.0.0.3", |own, path| {
+        let Some((site, name)) = path.strip_prefix("/for/").and_then(|path| path.split_once('/')) else {
+            return status(404);
+        };
+        match name {
+            "index.xml" => text(index(&[format!("{own}/for/{site}/part.xml")])),
+            _ => text(urlset([format!("http://{site}/{name}.html"), format!("{own}/{name}.html")])),
+        }
+    })
+    .await;
+    let there = elsewhere.url("/for");
+    let site = AnsweringSite::start(move |own, path| {
+        let address = own.trim_start_matches("http://");
+        match path {
+            "/robots.txt" => text(format!("Sitemap: {there}/{address}/index.xml\nSitemap: {own}/own.xml\n")),
+            "/own.xml" => redirect(&format!("{there}/{address}/moved.xml")),
+            _ => status(404),
+        }
+    })
+    .await;
+    let config = seeded(json!({
+        "start_urls": [site.url("/")], "sitemaps": "robots", "politeness": {"robots": "obey"},
+    }));
+    let driver = driver(&site, &["/", "/part.xml.html", "/moved.xml.html"]);
+    let crawl = Running::start(&config, driver, TIMES).await.end().await;
+    let visited = "SELECT regexp_replace(url, '^http://127.0.0.1:[0-9]+', '') FROM url_queue
+        WHERE NOT is_sitemap AND status = 'completed' ORDER BY 1";
+    assert_eq!(crawl.texts(visited).await, ["/", "/moved.xml.html", "/part.xml.html"]);
+    let of_it = "SELECT count(*) FROM url_queue WHERE host = '127.0.0.3' AND NOT is_sitemap";
+    assert_eq!(crawl.number(of_it).await, 0);
+    let reported = "SELECT url FROM skipped_urls WHERE reason = 'scope' ORDER BY url";
+    let expected = ["/moved.xml.html", "/part.xml.html"].map(|path| elsewhere.url(path));
+    assert_eq!(crawl.texts(reported).await, expected);
 }
 
 #[tokio::test]

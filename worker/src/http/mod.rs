@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::egress::{Egress, Gate, HEADER};
+use crate::page::redirects::Redirects;
 pub(crate) use headers::{Sent, bare};
 
 /// Redirects that are followed: as many as RFC 9309, section 2.3.1.2, asks for.
@@ -108,24 +109,31 @@ impl Outlet {
         Ok(Self { client: builder.build()?, gate })
     }
 
-    /// Asks for an address, and for what it redirects to. The deadline holds for all of that, and for the body of the answer.
+    /// Asks for an address, and for what it redirects to. The deadline holds for all of that, and for the body of the answer; it is
+    /// put off by as long as redirects wait for their turns, which is no fault of the server's.
     pub(crate) async fn get(
         &self,
         url: &Url,
         sent: Sent<'_>,
-        deadline: Instant,
+        mut redirects: Redirects<'_>,
+        mut deadline: Instant,
     ) -> Result<Response, Unanswered> {
         let mut url = url.clone();
-        for _ in 0..=MAX_REDIRECTS {
+        let mut followed = 0;
+        loop {
             let within = deadline.saturating_duration_since(Instant::now());
             let headers = sent.headers(&url);
             let response = self.send(self.client.get(url).headers(headers).timeout(within)).await?;
-            match redirect(&response) {
-                Some(next) => url = next,
-                None => return Ok(response),
+            let Some(next) = redirect(&response) else { return Ok(response) };
+            if followed == MAX_REDIRECTS {
+                return Err(Unanswered::TooManyRedirects);
             }
+            followed += 1;
+            // Its connection is not kept from others meanwhile.
+            drop(response);
+            deadline += redirects.wait(&next).await;
+            url = next;
         }
-        Err(Unanswered::TooManyRedirects)
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Unanswered> {
@@ -233,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::egress::EgressOptions;
+    use crate::page::sample::{claimed_page, host_turns};
     use crate::robots::Agent;
 
     /// A server that redirects `/to/X` to `http://X/`, and greets at every other path.
@@ -254,7 +263,9 @@ mod tests {
     async fn ask(outlet: &Outlet, url: &str) -> Result<String, Failure> {
         let agent = Agent { user_agent: "test".to_owned(), token: "test".to_owned() };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let response = outlet.get(&url.parse().unwrap(), Sent::Agent(&agent), deadline).await?;
+        let (turns, page) = (host_turns(), claimed_page(url));
+        let redirects = Redirects::of(&turns, &page, Duration::ZERO);
+        let response = outlet.get(&url.parse().unwrap(), Sent::Agent(&agent), redirects, deadline).await?;
         response.text().await.map_err(|error| failure(&error))
     }
 

@@ -20,6 +20,10 @@ const LEAST_TOLERANCE: Duration = Duration::from_millis(10);
 /// A page whose next turn is farther away than this goes back instead: others can use its slot. But one that has to ask its
 /// host twice must be able to, however long the delay is.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20 * 60));
+/// How long before its turn a page begins to find out what it must know by then: as long as it may be dispatched before its start.
+const AHEAD: Duration = Duration::from_secs(1);
+/// How long requests may wait for turns whose answer others wait for: at the least, however short the delay is, and at the most.
+const BRIEF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 /// The pause before a turn is asked for again that the store did not give.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long this worker leaves a host alone by itself that wants that: until the store has it for all.
@@ -60,6 +64,12 @@ impl HostTurns {
         if delay.is_zero() { Duration::ZERO } else { 2 * patience(delay) }
     }
 
+    /// How long a request and its redirects may wait for their turns, all together, where others wait for what is answered: long
+    /// enough for a few turns, unless the delay is long.
+    pub(crate) fn brief(delay: Duration) -> Duration {
+        if delay.is_zero() { Duration::ZERO } else { (AHEAD + 8 * delay).clamp(BRIEF.0, BRIEF.1) }
+    }
+
     pub(crate) fn new(store: HotStore, lease: Duration, metrics: Arc<Metrics>) -> Self {
         let (last, silent) = (Mutex::new(LruCache::new(HOSTS)), Mutex::new(LruCache::new(HOSTS)));
         Self { store, lease, metrics, last, rests: Rests::new(), silent }
@@ -93,6 +103,19 @@ impl HostTurns {
     /// # Errors
     /// The turn is too far away, or the host wants to be left alone by now: the page must go back.
     pub(crate) async fn wait(&self, page: &ClaimedPage, start_at: Option<Instant>) -> Result<(), TooFar> {
+        self.wait_within(page, start_at, patience(page.host_delay)).await
+    }
+
+    /// As [`HostTurns::wait`], where a turn that is farther away than `patience` is too far.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn wait_within(
+        &self,
+        page: &ClaimedPage,
+        start_at: Option<Instant>,
+        patience: Duration,
+    ) -> Result<(), TooFar> {
         if self.rests.holds(&page.host, Instant::now()) {
             return Err(TooFar);
         }
@@ -100,11 +123,46 @@ impl HostTurns {
             return Ok(());
         }
         let asked_at = Instant::now();
-        let had = match self.wait_from(page, start_at, asked_at).await {
+        let had = match self.wait_from(page, start_at, asked_at, patience).await {
             Ok(()) if self.rests.holds(&page.host, Instant::now()) => Err(TooFar),
             had => had,
         };
         self.note(page, asked_at, had)
+    }
+
+    /// Waits until the turn at `start_at` is near. Who finds something out before it asks its host begins no sooner: those whose
+    /// turns come earlier shall not have to wait for it.
+    ///
+    /// # Errors
+    /// As those of [`HostTurns::wait`].
+    pub(crate) async fn come_near(&self, page: &ClaimedPage, start_at: Instant) -> Result<(), TooFar> {
+        if self.rests.holds(&page.host, Instant::now()) {
+            return Err(TooFar);
+        }
+        if page.host_delay.is_zero() {
+            return Ok(());
+        }
+        if start_at > Instant::now() + patience(page.host_delay) {
+            self.metrics.observe_too_far();
+            return Err(TooFar);
+        }
+        if let Some(near) = start_at.checked_sub(AHEAD) {
+            tokio::time::sleep_until(near).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for the host's next turn, for a request to which another one of the same page has led. One that is farther away than
+    /// `patience` is not waited for: as nobody else has that turn, the next page of the host starts a delay later.
+    pub(crate) async fn wait_to_go_on(&self, page: &ClaimedPage, patience: Duration) {
+        if page.host_delay.is_zero() {
+            return;
+        }
+        let asked_at = Instant::now();
+        let Some(turn) = self.reserve(page).await else { return };
+        if self.wait_from(page, Some(turn), asked_at, patience).await.is_ok() {
+            self.note_start(page, asked_at);
+        }
     }
 
     /// Counts requests that did not wait for their turns, as nobody can hold up where a redirect leads: whoever comes next on that
@@ -128,8 +186,8 @@ impl HostTurns {
             return Ok(());
         }
         // Its turn first, so that the question does not wait for what holds back the others; it may come before they are told.
-        let turn = self.reserve(page).await;
-        let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, asked_at));
+        let (turn, patience) = (self.reserve(page).await, patience(page.host_delay));
+        let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, asked_at, patience));
         self.note(page, asked_at, had)
     }
 
@@ -168,8 +226,8 @@ impl HostTurns {
         page: &ClaimedPage,
         start_at: Option<Instant>,
         asked_at: Instant,
+        patience: Duration,
     ) -> Result<(), TooFar> {
-        let patience = patience(page.host_delay);
         let mut tolerance = (page.host_delay / 50).max(LEAST_TOLERANCE);
         let mut turn = start_at;
         loop {
@@ -306,5 +364,14 @@ mod tests {
         }
         assert_eq!(HostTurns::longest(Duration::ZERO), Duration::ZERO, "nobody waits where there is no pace");
         assert_eq!(HostTurns::longest(seconds(60)), seconds(240));
+    }
+
+    #[test]
+    fn what_others_wait_for_waits_for_a_few_turns_within_bounds() {
+        assert_eq!(HostTurns::brief(Duration::ZERO), Duration::ZERO, "nobody waits where there is no pace");
+        assert_eq!(HostTurns::brief(Duration::from_millis(100)), BRIEF.0);
+        assert_eq!(HostTurns::brief(seconds(2)), seconds(17));
+        assert_eq!(HostTurns::brief(seconds(600)), BRIEF.1);
+        assert!(AHEAD < BRIEF.0, "a turn that has come near is within it");
     }
 }

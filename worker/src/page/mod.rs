@@ -8,6 +8,7 @@ mod ending;
 pub(crate) mod host_turns;
 pub(crate) mod overdue;
 pub(crate) mod programs;
+pub(crate) mod redirects;
 #[cfg(test)]
 pub(crate) mod sample;
 
@@ -237,7 +238,8 @@ async fn read_sitemap(
         return PageOutcome::nothing(PageEnd::Released);
     }
     let started_in = limits.claimed_at.elapsed();
-    let mut outcome = worker.sitemaps.read(page, workflow, Instant::now() + limits.page).await;
+    let deadline = Instant::now() + limits.page;
+    let mut outcome = worker.sitemaps.read(page, workflow, &worker.host_turns, deadline).await;
     outcome.contact.started_in = Some(started_in);
     if workflow.proxy.is_some() {
         // Its bytes came the way of the execution's pages, where they are counted.

@@ -1,12 +1,19 @@
-//! A page as a claim gives it, for tests of what is done with one.
+//! A page as a claim gives it, and turns for it, for tests of what is done with one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use crawlify_shared::config::SecretUrl;
 use crawlify_shared::domain::fault::Faults;
-use crawlify_shared::domain::id::{ExecutionId, PageId};
+use crawlify_shared::domain::id::{ExecutionId, PageId, WorkerId};
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
+use crawlify_shared::store::hot::HotStore;
+use prometheus::Registry;
+
+use super::host_turns::HostTurns;
+use crate::metrics::Metrics;
 
 /// The first attempt of a page of depth 0.
 pub(crate) fn claimed_page(url: &str) -> ClaimedPage {
@@ -29,4 +36,12 @@ pub(crate) fn claimed_page(url: &str) -> ClaimedPage {
         host_delay: Duration::ZERO,
         is_sitemap: false,
     }
+}
+
+/// The turns of a worker whose store nobody asks.
+pub(crate) fn host_turns() -> HostTurns {
+    let nowhere = SecretUrl::new("postgres://127.0.0.1:1/none");
+    let store = HotStore::connect(&nowhere, WorkerId::generate()).expect("the URL is one");
+    let metrics = Metrics::register(&Registry::new(), 1).expect("they are the only ones");
+    HostTurns::new(store, Duration::ZERO, Arc::new(metrics))
 }

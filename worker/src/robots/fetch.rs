@@ -14,16 +14,23 @@ use url::Url;
 use super::agent::Agent;
 use super::file::{MAX_BYTES, RobotsFile};
 use crate::http::{self, Outlet, Sent, Unanswered};
+use crate::page::redirects::Redirects;
 
-/// How long all of it may take, redirects and body included.
+/// How long all of it may take, redirects and body included, but not what redirects wait for their turns.
 pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(20);
 
 /// Fetches a robots file.
 ///
 /// # Errors
 /// The site was not asked at all, for which it is not to blame: the workflow's proxy failed, or our own network is away.
-pub(super) async fn fetch(outlet: &Outlet, file: &Url, agent: &Agent) -> Result<FetchedRobots, Failure> {
-    let response = match outlet.get(file, Sent::Agent(agent), Instant::now() + FETCH_WITHIN).await {
+pub(super) async fn fetch(
+    outlet: &Outlet,
+    file: &Url,
+    agent: &Agent,
+    redirects: Redirects<'_>,
+) -> Result<FetchedRobots, Failure> {
+    let deadline = Instant::now() + FETCH_WITHIN;
+    let response = match outlet.get(file, Sent::Agent(agent), redirects, deadline).await {
         Ok(response) => response,
         // Section 2.3.1.2: after more than five redirects it counts as absent.
         Err(Unanswered::TooManyRedirects) => return Ok(absent(310)),

@@ -1,15 +1,18 @@
 //! How a worker comes to know a robots file: from the store, where another worker has put it, or from the site, if it is the
-//! one to fetch it for the fleet.
+//! one to fetch it for the fleet. Only then it waits for the host's turn: another worker may have been the one until then, for
+//! much longer than a turn lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::Failure;
+use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::{FetchedRobots, HotStore};
 use crawlify_shared::telemetry::chain;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
@@ -17,11 +20,13 @@ use super::agent::Agent;
 use super::fetch::fetch;
 use super::known::Known;
 use crate::http::Outlet;
+use crate::page::host_turns::{HostTurns, TooFar};
+use crate::page::redirects::Redirects;
 
 /// How long a file is gone by (RFC 9309, section 2.4: 24 hours at the most).
 const FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes, and shorter
-/// than a page waits for the file.
+/// than a page waits for the file. What it may wait for turns comes on top of that.
 const FETCHED_WITHIN: Duration = Duration::from_secs(22);
 /// How long the store may take to hear that a fetch was given up.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
@@ -36,17 +41,18 @@ const CLEAN_UP_EVERY: u32 = 500;
 
 /// Looking up one robots file.
 #[derive(Debug)]
-pub(super) struct LookUp {
+pub(super) struct LookUp<'a> {
     pub(super) store: HotStore,
-    /// The execution that it is done for.
-    pub(super) execution: ExecutionId,
+    /// The page that it is done for.
+    pub(super) page: &'a ClaimedPage,
+    pub(super) turns: &'a HostTurns,
+    /// The page's turn.
+    pub(super) start_at: Instant,
     pub(super) outlet: Outlet,
     /// Where it is.
     pub(super) file: Url,
     /// By what it is known to all crawls that ask as this one does.
     pub(super) key: String,
-    /// The unit of politeness that it belongs to.
-    pub(super) host: String,
     pub(super) agent: Agent,
     /// Whoever awaits what is still to be done after the look-up was dropped.
     pub(super) tasks: TaskTracker,
@@ -56,7 +62,7 @@ pub(super) struct LookUp {
 /// need not wait for its end.
 #[derive(Debug)]
 struct Reserved<'a> {
-    look_up: &'a LookUp,
+    look_up: &'a LookUp<'a>,
     is_used: bool,
 }
 
@@ -67,6 +73,8 @@ pub(super) enum NotKnown {
     Store(StoreError),
     /// There was no way to ask the site, for this execution.
     NoWay(ExecutionId, Failure),
+    /// The turn in which the site could be asked is too far away, or its host wants to be left alone by now.
+    TooFar,
 }
 
 impl From<StoreError> for NotKnown {
@@ -75,7 +83,7 @@ impl From<StoreError> for NotKnown {
     }
 }
 
-impl LookUp {
+impl LookUp<'_> {
     /// Looks until something is known; waits while the store is down, or while another worker fetches.
     pub(super) async fn run(self) -> Result<Arc<Known>, NotKnown> {
         loop {
@@ -99,32 +107,37 @@ impl LookUp {
         if let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) {
             return Ok(Some(Known::of(stored, false)));
         }
-        if !self.store.reserve_robots_fetch(&self.key, FETCHED_WITHIN).await? {
+        let patience = HostTurns::brief(self.page.host_delay);
+        if !self.store.reserve_robots_fetch(&self.key, FETCHED_WITHIN + patience).await? {
             return Ok(None);
         }
         let mut reserved = Reserved { look_up: self, is_used: false };
-        let fetched = self.fetch().await;
+        let begun = Instant::now();
+        let turn = self.turns.wait_within(self.page, Some(self.start_at), patience).await;
+        turn.map_err(|TooFar| NotKnown::TooFar)?;
+        let redirects = Redirects::of(self.turns, self.page, patience.saturating_sub(begun.elapsed()));
+        let fetched = self.fetch(redirects).await;
         // Also where it failed: a store that does not take it is no reason to ask the site again at once.
         reserved.is_used = true;
         fetched.map(Some)
     }
 
     /// Fetches the file and stores it, for which it must be reserved.
-    async fn fetch(&self) -> Result<Known, NotKnown> {
-        let fetched = match fetch(&self.outlet, &self.file, &self.agent).await {
+    async fn fetch(&self, redirects: Redirects<'_>) -> Result<Known, NotKnown> {
+        let fetched = match fetch(&self.outlet, &self.file, &self.agent, redirects).await {
             Ok(fetched) => fetched,
             Err(failure) => {
                 self.store.release_robots_fetch(&self.key).await?;
-                return Err(NotKnown::NoWay(self.execution, failure));
+                return Err(NotKnown::NoWay(self.page.execution_id, failure));
             }
         };
         // The pace first: once the file is stored, nobody fetches it for a day.
         match &fetched {
             FetchedRobots::Answer { crawl_delay, .. } => {
-                self.store.set_crawl_delay(&self.host, *crawl_delay).await?;
+                self.store.set_crawl_delay(&self.page.host, *crawl_delay).await?;
             }
             FetchedRobots::Unreachable { back_off: Some(back_off), .. } => {
-                self.store.leave_alone(&self.host, (*back_off).max(LEAST_REST)).await?;
+                self.store.leave_alone(&self.page.host, (*back_off).max(LEAST_REST)).await?;
             }
             FetchedRobots::Unreachable { back_off: None, .. } => {}
         }

@@ -35,8 +35,8 @@ use look_up::{LookUp, NotKnown};
 use crate::http::Http;
 use crate::page::host_turns::{HostTurns, TooFar};
 
-/// A page waits no longer than this for a robots file: longer than a fetch takes, and so that its lease still covers all
-/// that comes after.
+/// A page waits no longer than this for a robots file, beside what others and itself may wait for turns of its host: longer than a
+/// fetch takes, and so that its lease still covers all that comes after.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// What the files that are kept may take, in bytes, as far as can be estimated.
 const KEPT_BYTES: u64 = 64 << 20;
@@ -57,7 +57,7 @@ pub(crate) struct Robots {
 impl Robots {
     /// The longest that [`Robots::admit`] takes after the time that it was given.
     pub(crate) fn longest(host_delay: Duration) -> Duration {
-        HostTurns::longest(host_delay) + PATIENCE
+        HostTurns::longest(host_delay) + patience(host_delay)
     }
 
     /// Makes a worker's robots files; none is known yet. What is still to be done after a page was dropped is one of the tasks.
@@ -186,8 +186,8 @@ impl Robots {
         }
     }
 
-    /// What is known of a page's origin, after asking for it if need be, which waits for the page's turn; and whether
-    /// the site was asked just now, for this page.
+    /// What is known of a page's origin, after asking for it if need be, which waits for the page's turn or a later one; and
+    /// whether the site was asked just now, for this page.
     async fn learn(
         &self,
         page: &ClaimedPage,
@@ -200,19 +200,20 @@ impl Robots {
         if let Some(known) = self.known.get(&key).await {
             return Ok((known, false));
         }
-        turns.wait(page, Some(start_at)).await.map_err(|TooFar| PageEnd::Released)?;
+        turns.come_near(page, start_at).await.map_err(|TooFar| PageEnd::Released)?;
         let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await;
         let outlet = outlet.map_err(PageEnd::Failed)?;
         let file = robots_file(&page.url);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience(page.host_delay);
         let entry = loop {
             let look_up = LookUp {
                 store: self.store.clone(),
-                execution: page.execution_id,
+                page,
+                turns,
+                start_at,
                 outlet: outlet.clone(),
                 file: file.clone(),
                 key: key.clone(),
-                host: page.host.clone(),
                 agent: asker.agent.clone(),
                 tasks: self.tasks.clone(),
             };
@@ -233,6 +234,8 @@ impl Robots {
                     let message = format!("its robots.txt could not be asked for: {}", failure.message);
                     return Err(PageEnd::Failed(Failure::new(failure.class, message)));
                 }
+                // Also where another page was to ask: none of them would be sooner.
+                NotKnown::TooFar => return Err(PageEnd::Released),
                 NotKnown::Store(error) => {
                     tracing::error!(url = %file, error = %chain(error), "cannot look at a robots file");
                     let message = "its robots.txt could not be looked up";
@@ -245,6 +248,11 @@ impl Robots {
         let asked_now = is_ours && known.was_fetched;
         Ok((known, asked_now))
     }
+}
+
+/// How long a page waits for a robots file: another worker may wait for turns as well, and leave it to this one in the end.
+fn patience(host_delay: Duration) -> Duration {
+    PATIENCE + 2 * HostTurns::brief(host_delay)
 }
 
 /// Where the robots file of a page's origin is (RFC 9309, section 2.3).

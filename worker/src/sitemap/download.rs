@@ -14,6 +14,7 @@ use url::Url;
 
 use super::parse::MAX_BYTES;
 use crate::http::{self, Outlet, Sent};
+use crate::page::redirects::Redirects;
 
 /// A sitemap on its way.
 pub(super) struct Download {
@@ -41,9 +42,11 @@ pub(super) async fn download(
     outlet: &Outlet,
     url: &Url,
     workflow: &Workflow,
+    redirects: Redirects<'_>,
     deadline: Instant,
 ) -> Result<Download, Absent> {
-    let response = outlet.get(url, Sent::Workflow(workflow), deadline).await.map_err(Failure::from)?;
+    let sent = Sent::Workflow(workflow);
+    let response = outlet.get(url, sent, redirects, deadline).await.map_err(Failure::from)?;
     let status = response.status().as_u16();
     if !response.status().is_success() {
         let failure = Failure::of_status(status);

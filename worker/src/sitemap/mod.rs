@@ -1,4 +1,5 @@
-//! Sitemaps: pages of the frontier that are downloaded without a tab, and whose URLs become links at depth 0.
+//! Sitemaps: pages of the frontier that are downloaded without a tab, and whose URLs become links at depth 0, as far as they
+//! lead to hosts that the workflow names.
 //!
 //! What a sitemap holds in memory is what it names, at most 50,000 URLs, and only a few are read at a time. Knows
 //! nothing about stores and brokers.
@@ -22,6 +23,8 @@ use download::{Absent, download};
 use parse::{MAX_URLS, Named, parse};
 
 use crate::http::{Http, bare};
+use crate::page::host_turns::HostTurns;
+use crate::page::redirects::Redirects;
 
 /// Sitemaps that a worker has in memory at once: each may name 50,000 URLs.
 const AT_ONCE: usize = 2;
@@ -56,22 +59,25 @@ impl Sitemaps {
         tokio::time::timeout(FREE_WITHIN, permit).await.ok()?.ok().map(Turn)
     }
 
-    /// Reads a sitemap. What it named before it broke off is in the outcome of a failure as well.
+    /// Reads a sitemap. What it named before it broke off is in the outcome of a failure as well. The deadline is put off by as
+    /// long as its redirects wait for their turns.
     pub(crate) async fn read(
         &self,
         page: &ClaimedPage,
         workflow: &Workflow,
+        turns: &HostTurns,
         deadline: Instant,
     ) -> PageOutcome {
+        let patience = HostTurns::brief(page.host_delay);
+        let redirects = Redirects::of(turns, page, patience);
         let reading = async {
             let outlet = self.http.outlet(page.execution_id, workflow.proxy.as_ref()).await?;
-            let download = download(&outlet, page.url.as_url(), workflow, deadline).await?;
+            let download = download(&outlet, page.url.as_url(), workflow, redirects, deadline).await?;
             Ok::<_, Absent>((download.final_url, parse(download.document).await))
         };
-        let mut outcome = match tokio::time::timeout_at(deadline, reading).await {
+        let mut outcome = match tokio::time::timeout_at(deadline + patience, reading).await {
             Ok(Ok((final_url, named))) => {
-                let hosts = hosts(page, workflow, final_url.host_str().unwrap_or_default());
-                let mut outcome = outcome(page, named, &hosts);
+                let mut outcome = outcome(page, named, &hosts(workflow));
                 outcome.final_url = Some(final_url.to_string());
                 outcome
             }
@@ -89,10 +95,12 @@ impl Sitemaps {
     }
 }
 
-/// The hosts that a sitemap may speak for: its own, and those where the crawl begins.
-fn hosts(page: &ClaimedPage, workflow: &Workflow, final_host: &str) -> HashSet<String> {
-    let starts = workflow.start_urls.iter().chain(&workflow.sitemaps.urls).map(PageUrl::host);
-    starts.chain([page.url.host(), final_host]).map(|host| bare(host).to_owned()).collect()
+/// The hosts that a sitemap may speak for: those that the workflow names. A robots file, which is that of a start URL, may name a
+/// sitemap on another host, which then speaks for its own (<https://www.sitemaps.org/protocol.html>, on cross submits), and a
+/// redirect may lead to one. That other host is not crawled for it: whoever runs a site could send crawls anywhere.
+fn hosts(workflow: &Workflow) -> HashSet<String> {
+    let named = workflow.start_urls.iter().chain(&workflow.sitemaps.urls);
+    named.map(|url| bare(url.host()).to_owned()).collect()
 }
 
 fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOutcome {
@@ -103,12 +111,14 @@ fn outcome(page: &ClaimedPage, named: Named, hosts: &HashSet<String>) -> PageOut
     let sitemaps = named.sitemaps.into_iter().map(|url| (url, true));
     let pages = named.pages.into_iter().map(|url| (url, false));
     for (url, is_sitemap) in pages.chain(sitemaps).filter(|(url, _)| seen.insert(url.hash())) {
-        let is_foreign = !hosts.contains(bare(url.host()));
+        // An index and its sitemaps are one map, wherever that lies.
+        let is_part = is_sitemap && bare(url.host()) == bare(page.url.host());
+        let is_foreign = !is_part && !hosts.contains(bare(url.host()));
         foreign += usize::from(is_foreign);
         let skipped = if is_foreign {
             Some(Skip::new(
                 SkipReason::Scope,
-                "a sitemap speaks for its own host and those of the start URLs",
+                "a sitemap speaks for the hosts of the workflow's start URLs and sitemaps",
             ))
         } else if is_sitemap && is_too_deep {
             Some(Skip::new(
@@ -153,6 +163,9 @@ fn link(url: PageUrl, is_sitemap: bool, skipped: Option<Skip>) -> DiscoveredUrl 
 
 #[cfg(test)]
 mod tests {
+    use crawlify_shared::domain::workflow::parse_config;
+    use serde_json::json;
+
     use super::*;
     use crate::page::sample::claimed_page;
 
@@ -177,6 +190,28 @@ mod tests {
         assert_eq!(read.end, PageEnd::Completed);
         let skipped: Vec<_> = read.discovered.iter().map(|link| link.skipped.is_some()).collect();
         assert_eq!(skipped, [false, false, true], "each URL once, the foreign one with its reason");
+    }
+
+    #[test]
+    fn one_on_another_host_speaks_for_those_that_the_workflow_names_and_not_for_its_own() {
+        let elsewhere = ClaimedPage { is_sitemap: true, ..claimed_page("https://www.maps.test/s.xml") };
+        let named = Named {
+            pages: ["https://a.test/1", "https://maps.test/", "https://b.test/"].map(url).to_vec(),
+            sitemaps: ["https://maps.test/1.xml", "https://b.test/1.xml"].map(url).to_vec(),
+            ..Named::default()
+        };
+        let config = json!({
+            "start_urls": ["https://www.a.test/"],
+            "data_extraction": [{"id": "t", "type": "extract", "params": {"selector": "h1"}}],
+        });
+        let read = outcome(&elsewhere, named, &hosts(&parse_config(&config).unwrap()));
+        assert_eq!(read.end, PageEnd::Completed);
+        let kept = read.discovered.iter().filter(|link| link.skipped.is_none());
+        let kept: Vec<_> = kept.map(|link| (link.url.as_str(), link.is_sitemap)).collect();
+        assert_eq!(kept, [("https://a.test/1", false), ("https://maps.test/1.xml", true)]);
+        let mut reasons = read.discovered.iter().filter_map(|link| link.skipped.as_ref());
+        assert!(reasons.all(|skip| skip.reason == SkipReason::Scope));
+        assert_eq!(read.discovered.len(), 5, "none is lost without a word");
     }
 
     #[test]

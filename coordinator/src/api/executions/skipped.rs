@@ -112,8 +112,8 @@ impl From<SkipCount> for SkipCountEntry {
     }
 }
 
-/// Lists the URLs that an execution knows of and did not visit, with the reason. Links that filters drop are listed up
-/// to 1,000 for each page.
+/// Lists the URLs that an execution knows of and did not visit, with the reason. Where a page has more than 50,000 links, the
+/// first beyond that stands for those after it.
 #[utoipa::path(
     get,
     path = "/api/v1/executions/{id}/skipped",
