@@ -231,12 +231,8 @@ async fn ended(crawl: &Crawl, execution: ExecutionId) {
 
 /// The attempts of pages of this origin, in order, beside an execution.
 async fn attempts(crawl: &Crawl, origin: &str, beside: ExecutionId) -> Vec<Attempt> {
-    let rows: Vec<(String, String, f64, i64)> = sqlx::query_as(ATTEMPTS)
-        .bind(crawl.execution.0)
-        .bind(beside.0)
-        .fetch_all(&crawl.pool)
-        .await
-        .unwrap();
+    let rows: Vec<(String, String, f64, i64)> =
+        sqlx::query_as(ATTEMPTS).bind(crawl.execution.0).bind(beside.0).fetch_all(&crawl.pool).await.unwrap();
     let attempt = |(url, end, seconds, beside): (String, String, f64, i64)| {
         let path = url.strip_prefix(origin).expect("it is a page of the site").to_owned();
         Attempt { path, end, seconds, beside }

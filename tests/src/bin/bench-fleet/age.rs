@@ -11,6 +11,7 @@ use harness::bench::pages::node_table;
 use harness::bench::shop_crawl::{ShopCrawl, demo_workflow};
 
 use crate::fleet::Fleet;
+use crate::frontier::TIME_ORDERED_ID;
 use crate::verdict::Verdicts;
 
 /// Pages of one look at the costs.
@@ -41,7 +42,7 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
     let first = cost(&mut crawl, &fleet).await?;
     let begun = Instant::now();
     let id = crawl.execution.0;
-    let mut done = 0;
+    let (pages, mut done) = (options.pages, 0);
     while done < options.pages {
         let last = (done + 1_000_000).min(options.pages) - 1;
         fleet
@@ -50,14 +51,16 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
                 "SET synchronous_commit = off;
                  INSERT INTO url_queue (id, execution_id, url, url_hash, host, depth, status, attempt, admitted,
                     processed_at)
-                 SELECT gen_random_uuid(), '{id}', 'http://127.0.0.1:8090/old/' || n, decode(md5('{id}' || n), 'hex'),
+                 SELECT {TIME_ORDERED_ID}, '{id}', 'http://127.0.0.1:8090/old/' || n, decode(random, 'hex'),
                     '127.0.0.1', 3, 'completed', 1, true, now()
-                 FROM generate_series({done}, {last}) n"
+                 FROM generate_series({done}, {last}) n CROSS JOIN LATERAL (
+                    SELECT md5('{id}' || n) AS random, floor(extract(epoch FROM now()) * 1000)::int8 - ({pages} - n) / 20 AS ms) found"
             ))
             .await?;
         done = last + 1;
     }
-    fleet.settle().await?;
+    fleet.client.batch_execute("VACUUM ANALYZE url_queue").await?;
+    fleet.checkpoint().await?;
     writeln!(std::io::stderr(), "{} pages written in {:.0?}", options.pages, begun.elapsed())?;
     cost(&mut crawl, &fleet).await?;
     let last = cost(&mut crawl, &fleet).await?;

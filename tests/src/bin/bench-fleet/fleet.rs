@@ -53,11 +53,12 @@ impl Fleet {
         Ok(Self { store, client, processes: Vec::new(), postgres, rabbit: None, connections })
     }
 
-    /// Changes settings of Postgres, each `NAME=VALUE`.
+    /// Has Postgres keep to these settings, each `NAME=VALUE`, and to no others that were given here before.
     ///
     /// # Errors
     /// Postgres does not know one.
     pub(crate) async fn set(&self, settings: &[String]) -> Result<()> {
+        self.client.batch_execute("ALTER SYSTEM RESET ALL").await?;
         for setting in settings {
             let (name, value) = setting.split_once('=').context("a setting is NAME=VALUE")?;
             self.client.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).await?;
@@ -66,12 +67,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has Postgres finish what millions of rows that were written at once leave to do: no part of what is measured.
+    /// Has Postgres finish what rows that were written at once leave to do: no part of what is measured.
     ///
     /// # Errors
     /// Postgres does not answer.
-    pub(crate) async fn settle(&self) -> Result<()> {
-        self.client.batch_execute("VACUUM ANALYZE url_queue").await?;
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
         Ok(self.client.batch_execute("CHECKPOINT").await?)
     }
 

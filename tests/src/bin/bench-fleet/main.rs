@@ -12,6 +12,7 @@ mod fairness;
 mod fleet;
 mod frontier;
 mod politeness;
+mod profile;
 mod redelivery;
 mod throughput;
 mod verdict;
