@@ -1,28 +1,26 @@
 //! One connection of the browser: its requests, each on to its server, and the answers back, byte for byte.
 //!
 //! A connection that carries plain HTTP stays with one destination for its whole life, as the browser's own connections
-//! do: what a server says too much can never be taken for another server's answer. So responses need not be understood.
+//! do: what a server says too much can never be taken for another server's answer. So responses need not be understood; where they
+//! end is told all the same (`framing`), for `seats`.
 
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::dial::Dialled;
+use super::framing::Answers;
 use super::gate::Core;
 use super::policy::Destination;
 use super::reason::Reason;
-use super::records::Records;
 use super::request_head::{Forward, RequestHead, Wants};
 use super::seats::Seat;
+use super::tunnel::tunnel;
 
-/// How long one direction of a tunnel may go on after the other has ended.
-const HALF_CLOSED_FOR: Duration = Duration::from_secs(5);
-const BUFFER_BYTES: usize = 16 << 10;
+pub(super) const BUFFER_BYTES: usize = 16 << 10;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// How the answers of a proxy begin that does not know us.
 const PROXY_DENIES: [&[u8]; 2] = [b"HTTP/1.1 407", b"HTTP/1.0 407"];
@@ -38,6 +36,8 @@ struct Current<'a> {
     received: AtomicU64,
     /// Whether anything has come, for this request or one before it.
     has_answered: AtomicBool,
+    /// Whether it has a head alone.
+    is_head_alone: AtomicBool,
     /// What was asked for, where its length is bounded.
     url: Mutex<String>,
 }
@@ -100,58 +100,6 @@ async fn next_head(
     }
 }
 
-/// Lets bytes through both ways; `begun` came from the browser already, which speaks first in any case.
-async fn tunnel(
-    mut client: TcpStream,
-    mut server: TcpStream,
-    destination: &Destination,
-    begun: &[u8],
-    core: &Core,
-) -> io::Result<()> {
-    let seat = core.seats.take(destination);
-    seat.send();
-    server.write_all(begun).await?;
-    let (from_client, to_client) = client.split();
-    let (from_server, to_server) = server.split();
-    let mut records = Records::default();
-    core.count_records(records.begun_in(begun));
-    let mut up = pin!(pump(from_client, to_server, |bytes| {
-        seat.send();
-        core.count_sent(bytes.len());
-        core.count_records(records.begun_in(bytes));
-    }));
-    let mut down = pin!(pump(from_server, to_client, |bytes| {
-        seat.receive(bytes.len());
-        core.count_received(bytes.len());
-    }));
-    // A server that never closes must not keep what the browser has closed.
-    let rest: Pin<&mut (dyn Future<Output = io::Result<()>> + Send)> = tokio::select! {
-        ended = &mut up => { ended?; down }
-        ended = &mut down => { ended?; up }
-        () = seat.must_give_way() => {
-            tracing::debug!(%destination, "a tunnel that was silent gave way to others");
-            return Ok(());
-        }
-    };
-    tokio::time::timeout(HALF_CLOSED_FOR, rest).await.unwrap_or(Ok(()))
-}
-
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut count: impl FnMut(&[u8]),
-) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
-            return to.shutdown().await;
-        }
-        count(&buffer[..read]);
-        to.write_all(&buffer[..read]).await?;
-    }
-}
-
 /// Hands on the first request and those after it, and hands back what is answered.
 async fn forward(
     mut client: TcpStream,
@@ -169,6 +117,7 @@ async fn forward(
         left: AtomicU64::new(u64::MAX),
         received: AtomicU64::new(0),
         has_answered: AtomicBool::new(false),
+        is_head_alone: AtomicBool::new(false),
         url: Mutex::default(),
     };
     let requests = Requests { from_client, to_server, destination, proxy: proxy.as_ref(), core };
@@ -202,6 +151,9 @@ async fn forward(
         // Where nothing of the response has gone to the browser, ours is the response.
         if current.received.load(Ordering::Relaxed) == 0 {
             to_client.write_all(&core.answer(reason, false)).await?;
+        } else if reason == Reason::GaveWay {
+            // Reset, so that the browser does not take what has come for the whole.
+            return client.set_zero_linger();
         }
     }
     to_client.shutdown().await
@@ -267,13 +219,13 @@ async fn hand_back(
     core: &Core,
 ) -> io::Result<Option<Reason>> {
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut answers = Answers::default();
     loop {
         let read = from_server.read(&mut buffer).await?;
         if read == 0 {
             return Ok(None);
         }
         core.count_received(read);
-        current.seat.hear();
         let is_first = current.received.load(Ordering::Relaxed) == 0;
         if is_proxy && is_first && PROXY_DENIES.iter().any(|denial| buffer[..read].starts_with(denial)) {
             return Ok(Some(Reason::Proxy));
@@ -287,7 +239,17 @@ async fn hand_back(
         }
         current.received.fetch_add(read as u64, Ordering::Relaxed);
         current.has_answered.store(true, Ordering::Relaxed);
+        if is_first {
+            answers.await_next(current.is_head_alone.load(Ordering::Relaxed));
+        }
+        if answers.follow(&buffer[..read]) {
+            current.seat.hear();
+        }
         to_client.write_all(&buffer[..read]).await?;
+        // Not before all of it was taken: it ends no sooner for the browser.
+        if answers.is_over() {
+            current.seat.end();
+        }
     }
 }
 
@@ -295,6 +257,7 @@ impl Current<'_> {
     fn begin(&self, request: &Forward, destination: &Destination, core: &Core) {
         self.seat.ask(request.is_document);
         self.received.store(0, Ordering::Relaxed);
+        self.is_head_alone.store(request.asks_for_head_alone(), Ordering::Relaxed);
         let limit = if request.is_document { core.document_bytes() } else { u64::MAX };
         self.left.store(limit, Ordering::Relaxed);
         if request.is_document {

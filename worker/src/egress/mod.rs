@@ -2,9 +2,9 @@
 //!
 //! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
 //! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`, `ports`, `this_machine`), and what was judged is
-//! dialled (`dial`, `chain`); then bytes go both ways (`exchange`), unless they keep others from going (`seats`). TLS stays between
-//! the browser and the server. Why something
-//! was refused is `reason`; `traffic` counts, and so does `records` in what cannot be read; `surplus` is what no page can have loaded.
+//! dialled (`dial`, `chain`); then bytes go both ways (`exchange`, `tunnel`), unless they keep others from going (`seats`), which is over with their
+//! answer (`framing`). TLS stays between the browser and the server. Why something was refused is `reason`; `traffic` counts, and so does
+//! `records` in what cannot be read; `surplus` is what no page can have loaded.
 //!
 //! Knows nothing about browsers, pages or stores. What may be reached is said once, at the start of the process.
 
@@ -12,6 +12,7 @@ mod args;
 mod chain;
 mod dial;
 mod exchange;
+mod framing;
 mod gate;
 mod host_rules;
 mod policy;
@@ -27,6 +28,7 @@ mod surplus;
 mod tests;
 mod this_machine;
 mod traffic;
+mod tunnel;
 mod uplink;
 
 use std::collections::HashMap;
@@ -69,8 +71,8 @@ pub struct EgressOptions {
     pub page_bytes: u64,
     /// A page that makes more requests than this fails.
     pub page_requests: u64,
-    /// How long a request may wait for its answer where that keeps others from being sent. The document of a navigation may
-    /// wait longer.
+    /// How long a request may wait for the end of its answer where that keeps others from being sent. The document of a navigation
+    /// may wait longer.
     pub patience: Duration,
     /// Who knows the addresses of names.
     pub resolver: Arc<dyn Resolver>,

@@ -107,6 +107,11 @@ impl Forward {
         self.written(&format!("http://{destination}"), authorization.unwrap_or_default().as_bytes())
     }
 
+    /// Whether the answer has no body, whatever its head says.
+    pub(super) fn asks_for_head_alone(&self) -> bool {
+        self.method == "HEAD"
+    }
+
     /// What is asked for, as a URL without a fragment.
     pub(super) fn url(&self, destination: &Destination) -> String {
         let port = if destination.port == 80 { String::new() } else { format!(":{}", destination.port) };

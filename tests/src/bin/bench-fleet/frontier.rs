@@ -6,7 +6,7 @@ use crawlify_shared::domain::id::ExecutionId;
 use crate::fleet::Fleet;
 
 /// Links that one page names, all of one host: their rows were written together, and their ids follow each other.
-const OF_ONE_PAGE: i64 = 20;
+const OF_ONE_PAGE: i64 = 10;
 
 /// SQL of an id as pages have it, from milliseconds `ms` and 32 hexadecimal digits `random`.
 pub(crate) const TIME_ORDERED_ID: &str =

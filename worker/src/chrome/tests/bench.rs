@@ -226,10 +226,22 @@ async fn answer(request: Request) -> Response {
             (head, Body::from_stream(first.chain(rest))).into_response()
         }
         "/silent" => std::future::pending().await,
-        "/hangs" => {
-            let pictures = (0..6).map(|number| format!("<img src='/silent?{number}'>"));
-            Html(pictures.collect::<String>()).into_response()
+        // The head of an answer, and one byte of a thousand.
+        "/begun" => {
+            let first = futures_util::stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"x")) });
+            let body = Body::from_stream(first.chain(futures_util::stream::pending()));
+            ([(header::CONTENT_LENGTH, "1000")], body).into_response()
         }
+        "/drips" => {
+            let drops = futures_util::stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                Some((Ok::<_, Infallible>(Bytes::from_static(b"x")), ()))
+            });
+            ([(header::CONTENT_TYPE, "text/html")], Body::from_stream(drops)).into_response()
+        }
+        "/hangs" => six(|number| format!("<img src='/silent?{number}'>")),
+        "/hangs/begun" => six(|number| format!("<img src='/begun?{number}'>")),
+        "/hangs/frames" => six(|number| format!("<iframe src='/drips?{number}'></iframe>")),
         "/slow-picture" => Html("<h1>seen</h1><img src=/silent>").into_response(),
         "/late-fetch" => Html(
             "<h1>0</h1><script>onload = () => setTimeout(() => fetch('/plain').then(() => \
@@ -312,6 +324,11 @@ async fn answer(request: Request) -> Response {
         path if path.starts_with("/static/") => super::statics::answer(&request),
         _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
     }
+}
+
+/// A page with as many parts as there are connections to its server.
+fn six(part: impl Fn(usize) -> String) -> Response {
+    Html((0..6).map(part).collect::<String>()).into_response()
 }
 
 /// The beginning of a packed document, and a piece that may come as often as one likes.
