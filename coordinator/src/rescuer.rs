@@ -1,9 +1,12 @@
 //! The rescuer: pages of lost workers and of lost messages go back to the frontier. It also repairs a broker that
-//! lost everything: nothing depends on redelivery.
+//! lost everything: nothing depends on redelivery. What a lost worker's pages were charged for it is taken back when the
+//! worker is heard again.
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use crawlify_shared::config::LeaseTimes;
+use crawlify_shared::store::heard_again::TakenBack;
 use crawlify_shared::store::rescue::{Patience, Rescued};
 use crawlify_shared::store::{Store, StoreError};
 use tokio::time::Instant;
@@ -26,8 +29,11 @@ pub struct Rescuer {
     message_lost_after: Duration,
     /// When a step ended well for the last time.
     looked_at: Option<Instant>,
+    /// The server that was asked last, by its start.
+    server: Option<DateTime<Utc>>,
     /// Until then nobody is lost: we have only just begun to look, or could not look for a while, and others may not have been
-    /// heard either, as the database may be another one, or this machine have slept.
+    /// heard either, as this machine may have slept; or the server is another one, a standby that has taken over and that the
+    /// last heartbeats have not reached.
     lenient_until: Instant,
 }
 
@@ -35,16 +41,20 @@ impl Step for Rescuer {
     type Error = StoreError;
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
-        if self.looked_at.is_some_and(|looked| looked.elapsed() > self.lease.worker_lost_after / 2) {
-            self.lenient_until = Instant::now() + self.lease.worker_lost_after;
+        let worker_lost_after = self.lease.worker_lost_after;
+        let server = self.store.server_started_at().await?;
+        let is_another = self.server.replace(server) != Some(server);
+        let comes_late = self.looked_at.is_some_and(|looked| looked.elapsed() > worker_lost_after / 2);
+        if is_another || comes_late {
+            self.lenient_until = Instant::now() + worker_lost_after;
         }
-        if self.lenient_until < Instant::now() {
-            self.step(self.message_lost_after).await?;
-        } else {
-            self.rescue(None, self.message_lost_after).await?;
-        }
+        let patience = Patience { worker_lost_after, after_start: worker_lost_after, server: Some(server) };
+        let patience = (self.lenient_until < Instant::now()).then_some(patience);
+        self.step(patience, self.message_lost_after).await?;
         self.message_lost_after = MESSAGE_LOST_AFTER;
         self.looked_at = Some(Instant::now());
+        // Whatever comes of this, pages were rescued.
+        self.take_back().await?;
         Ok(EVERY)
     }
 }
@@ -58,21 +68,17 @@ impl Rescuer {
             metrics,
             message_lost_after,
             looked_at: None,
-            lenient_until: Instant::now() + lease.worker_lost_after,
+            server: None,
+            lenient_until: Instant::now(),
         }
     }
 
-    /// Looks once for lost workers, their pages, and pages queued for longer than `message_lost_after`.
+    /// Looks once for lost workers, their pages, and pages queued for longer than `message_lost_after`. Without `patience` no
+    /// worker is lost yet.
     ///
     /// # Errors
     /// As the store.
-    pub async fn step(&self, message_lost_after: Duration) -> Result<Rescued, StoreError> {
-        let worker_lost_after = self.lease.worker_lost_after;
-        let patience = Patience { worker_lost_after, after_start: worker_lost_after };
-        self.rescue(Some(patience), message_lost_after).await
-    }
-
-    async fn rescue(
+    pub async fn step(
         &self,
         patience: Option<Patience>,
         message_lost_after: Duration,
@@ -89,5 +95,13 @@ impl Rescuer {
         }
         self.metrics.leases_expired.inc_by(rescued.pages_returned + rescued.pages_quarantined);
         Ok(rescued)
+    }
+
+    async fn take_back(&self) -> Result<(), StoreError> {
+        let TakenBack { losses, pages_put_back } = self.store.take_losses_back().await?;
+        if losses > 0 {
+            tracing::info!(losses, pages_put_back, "lost workers are heard again: no page is charged for them");
+        }
+        Ok(())
     }
 }

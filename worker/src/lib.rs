@@ -189,8 +189,15 @@ pub async fn start(
     let lanes = Lanes::new(config.slots);
     let (recorder, recording) =
         Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), config.recorded, end.clone());
-    let (leases, beating) =
-        Leases::new(heart.clone(), config.lease, config.name, Arc::clone(&lanes), stop.clone(), end.clone());
+    let (leases, beating) = Leases::new(
+        heart.clone(),
+        config.lease,
+        config.name,
+        Arc::clone(&lanes),
+        recorder.unrecorded(),
+        stop.clone(),
+        end.clone(),
+    );
     last.spawn(until_cut().run_until_cancelled_owned(claiming));
     last.spawn(until_cut().run_until_cancelled_owned(recording));
     last.spawn(until_cut().run_until_cancelled_owned(beating));

@@ -50,6 +50,9 @@ pub const HOST_GIVEN_UP_AFTER: i16 = 10;
 pub const SUSPECT_AFTER: i16 = 2;
 /// A page whose browsers or workers were lost so often is quarantined: it failed, with [`ErrorClass::Poison`].
 pub const POISON_AFTER: i16 = 3;
+/// So many losses of workers that are heard again are taken back of one page. One that holds up whoever has it for longer than a
+/// worker may be silent, and takes nobody down, must come to an end too.
+pub const LOSSES_TAKEN_BACK: i16 = 3;
 /// How often a page is tried while its proxy, or the worker's network, does not work: they may be away for some two thirds of an
 /// hour.
 pub const PROXY_TRIES: i16 = 15;

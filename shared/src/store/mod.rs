@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod error;
 pub mod executions;
 pub mod frontier;
+pub mod heard_again;
 pub mod hosts;
 pub mod hot;
 pub mod items;

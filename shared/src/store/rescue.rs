@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::{Store, StoreError};
 use crate::crash::{self, CrashPoint};
 use crate::domain::fault::{POISON_AFTER, SUSPECT_AFTER};
@@ -14,6 +16,9 @@ pub struct Patience {
     pub worker_lost_after: Duration,
     /// So long after the database's start, nobody is.
     pub after_start: Duration,
+    /// The server that may say so, by its start ([`Store::server_started_at`]): where another one answers, nobody is lost. `None` is
+    /// whichever answers.
+    pub server: Option<DateTime<Utc>>,
 }
 
 /// What a step of the rescuer returned to the frontier.
@@ -30,10 +35,23 @@ pub struct Rescued {
 }
 
 impl Store {
+    /// When the server that answers was started: another one, which has taken over, says another time.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn server_started_at(&self) -> Result<DateTime<Utc>, StoreError> {
+        let started_at = sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started_at!""#)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(started_at)
+    }
+
     /// Returns the pages of lost workers and of lost messages to the frontier.
     ///
     /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead; one that has to be alone is charged only if
-    /// it was ([`HotStore::begin_alone`](super::hot::HotStore::begin_alone)). A page is `queued` for longer than
+    /// it was ([`HotStore::begin_alone`](super::hot::HotStore::begin_alone)), and one that was executed and waited to be recorded
+    /// ([`HotStore::name_unrecorded`](super::hot::HotStore::name_unrecorded)) never; while its worker lives, that one is not
+    /// returned either, however long it has been held. A page is `queued` for longer than
     /// `message_lost_after` when its message is lost, or when the fleet is slow; then it is published once more, each time
     /// after twice as long, and the message that comes second finds nothing to claim. Where `patience` is `None`, no worker
     /// is lost yet.
@@ -67,9 +85,11 @@ impl Store {
         let workers = sqlx::query!(
             "UPDATE workers SET status = 'lost'
              WHERE status IN ('ready', 'draining') AND heartbeat_at < now() - $1::float8 * interval '1 second'
-               AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'",
+               AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'
+               AND ($3::timestamptz IS NULL OR pg_postmaster_start_time() = $3)",
             patience.worker_lost_after.as_secs_f64(),
             patience.after_start.as_secs_f64(),
+            patience.server,
         )
         .execute(&self.pool)
         .await?;
@@ -77,16 +97,20 @@ impl Store {
         // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
         let pages = sqlx::query!(
             r#"WITH orphan AS (
-                -- A worker that said goodbye is nobody's loss, and a suspect that only waited to be alone took nobody down.
+                -- A worker that said goodbye is nobody's loss, a suspect that only waited to be alone took nobody down, and neither did a
+                -- page that had been executed and could not be recorded.
                 SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue, w.name,
+                    w.id IS NULL OR w.status = 'lost' AS is_unheard,
                     extract(epoch FROM greatest(w.heartbeat_at - q.locked_at, interval '0'))::int8 AS held_for,
-                    (w.status IS DISTINCT FROM 'stopped'
+                    (w.status IS DISTINCT FROM 'stopped' AND NOT recording.waits
                         AND (greatest(q.worker_faults, q.browser_faults) < $3 OR w.id IS NULL
                             OR (w.alone_with, w.alone_epoch) IS NOT DISTINCT FROM (q.id, q.epoch)))::int AS fault
-                FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by
-                WHERE q.status = 'processing'
+                FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by CROSS JOIN LATERAL (
+                    SELECT COALESCE(concat_ws('/', q.id, q.epoch, q.attempt) = ANY (w.unrecorded), false) AS waits
+                ) recording
+                WHERE q.status = 'processing' AND ($4::timestamptz IS NULL OR pg_postmaster_start_time() = $4)
                   AND (w.id IS NULL OR w.status IN ('lost', 'stopped')
-                      OR (q.locked_until < now() AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'))
+                      OR (q.locked_until < now() AND NOT recording.waits AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'))
                 LIMIT 1000 FOR UPDATE OF q SKIP LOCKED
             ), returned AS (
                 UPDATE url_queue q
@@ -99,10 +123,12 @@ impl Store {
                         THEN 'quarantined: ' || (q.worker_faults + o.fault) || ' times its worker was lost, or held it longer than its lease'
                         ELSE 'the worker was lost on attempt ' || q.attempt END
                 FROM orphan o WHERE q.id = o.id
-                RETURNING q.id, q.execution_id, q.host, q.status, q.epoch, q.attempt, o.locked_by, o.is_overdue, o.fault, o.name, o.held_for
+                RETURNING q.id, q.execution_id, q.host, q.status, q.epoch, q.attempt, o.locked_by, o.is_overdue, o.is_unheard, o.fault, o.name,
+                    o.held_for
             ), evidence AS (
-                INSERT INTO lost_attempts (page_id, epoch, attempt, fault, worker_id, error)
+                INSERT INTO lost_attempts (page_id, epoch, attempt, fault, worker_id, standing, error)
                 SELECT id, epoch, attempt, 'worker', locked_by,
+                    CASE WHEN is_unheard AND NOT is_overdue THEN 'provisional' ELSE 'final' END,
                     CASE WHEN is_overdue THEN 'the page was held longer than its lease'
                         ELSE format('the worker %s was not heard of any more, with %s other pages in its hands; it had this one for %s s',
                             COALESCE(name, 'that nobody knows'),
@@ -132,6 +158,7 @@ impl Store {
             i32::from(POISON_AFTER),
             patience.after_start.as_secs_f64(),
             SUSPECT_AFTER,
+            patience.server,
         )
         .fetch_one(&self.pool)
         .await?;

@@ -143,7 +143,8 @@ const IDS: [&str; 10] = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I10", 
 #[cfg(test)]
 mod tests {
     use crawlify_shared::domain::fault::{
-        MAX_ATTEMPTS, POISON_AFTER, PROXY_TRIES, RATE_LIMIT_TRIES, SITE_TRIES, UNAVAILABLE_TRIES,
+        LOSSES_TAKEN_BACK, MAX_ATTEMPTS, POISON_AFTER, PROXY_TRIES, RATE_LIMIT_TRIES, SITE_TRIES,
+        UNAVAILABLE_TRIES,
     };
 
     use super::*;
@@ -160,7 +161,7 @@ mod tests {
         let bound = invariants().find(|invariant| invariant.id == "I10").unwrap();
         let bounds = format!(
             "charged > {MAX_ATTEMPTS} OR site_faults > {SITE_TRIES} OR rate_limit_faults > {RATE_LIMIT_TRIES} OR unavailable_faults > {UNAVAILABLE_TRIES} OR proxy_faults > {PROXY_TRIES} OR \
-             browser_faults > {POISON_AFTER} OR worker_faults > {POISON_AFTER}"
+             browser_faults > {POISON_AFTER} OR worker_faults > {POISON_AFTER} OR taken_back > {LOSSES_TAKEN_BACK}"
         );
         assert!(bound.query.contains(&bounds), "{}", bound.query);
     }

@@ -156,12 +156,14 @@ WHERE execution_id = $1
 
 -- I10: attempts are bounded, and a page that is completed had one
 SELECT format('%s is %s after %s attempts', url, status, attempt)
-FROM url_queue
+FROM url_queue CROSS JOIN LATERAL (
+    -- Attempts that nothing is charged for, as their workers, which were given up, were heard again.
+    SELECT count(*) AS taken_back FROM lost_attempts WHERE page_id = url_queue.id AND standing = 'taken_back') losses
 WHERE execution_id = $1 AND (attempt < (status = 'completed')::int
     -- A retry counts faults from zero, but goes on with the attempts.
-    OR (attempt > charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults + 1
+    OR (attempt > charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults + taken_back + 1
         AND (SELECT retry_failed_before FROM workflow_executions WHERE id = $1) IS NULL)
-    OR charged > 4 OR site_faults > 4 OR rate_limit_faults > 15 OR unavailable_faults > 8 OR proxy_faults > 15 OR browser_faults > 3 OR worker_faults > 3);
+    OR charged > 4 OR site_faults > 4 OR rate_limit_faults > 15 OR unavailable_faults > 8 OR proxy_faults > 15 OR browser_faults > 3 OR worker_faults > 3 OR taken_back > 3);
 
 -- I10: no more retries are counted than there were attempts
 SELECT format('%s retries counted, of %s possible', c.retried, q.repeated)

@@ -155,13 +155,16 @@ impl Crawls {
     /// All attempts that completed no page. Pages of one worker that were returned within a few seconds are one loss: it would have
     /// to be unheard of for a whole lease again to be lost once more.
     pub(super) async fn waste(&self) -> Result<Waste> {
-        let query = "SELECT COALESCE(sum(worker_faults), 0),
-                COALESCE(sum(greatest(attempt - (status = 'completed')::int - worker_faults, 0)), 0),
+        // Losses that were taken back, as the worker was heard again, have cost an attempt all the same.
+        let query = "SELECT COALESCE(sum(worker_faults + taken_back), 0),
+                COALESCE(sum(greatest(attempt - (status = 'completed')::int - worker_faults - taken_back, 0)), 0),
                 (SELECT count(*) FROM (
                         SELECT lost_at - lag(lost_at) OVER (PARTITION BY worker_id ORDER BY lost_at) AS later
                         FROM lost_attempts WHERE fault = 'worker') l
                     WHERE later IS NULL OR later > interval '10 seconds')
-            FROM url_queue";
+            FROM url_queue CROSS JOIN LATERAL (
+                SELECT count(*)::int4 AS taken_back FROM lost_attempts
+                WHERE page_id = url_queue.id AND standing = 'taken_back') losses";
         let (with_workers, otherwise, losses): (i64, i64, i64) =
             sqlx::query_as(query).fetch_one(&self.pool).await?;
         Ok(Waste {

@@ -74,7 +74,8 @@ async fn pages_are_counted_as_a_recount_of_all_rows_counts_them_whatever_becomes
     assert_eq!(look(6, "limited").await.skipped, 2);
 
     crawl.change("UPDATE url_queue SET worker_faults = 2 WHERE url LIKE '%/2'; DELETE FROM workers").await;
-    let patience = Patience { worker_lost_after: Duration::from_secs(15), after_start: Duration::ZERO };
+    let patience =
+        Patience { worker_lost_after: Duration::from_secs(15), after_start: Duration::ZERO, server: None };
     crawl.store.rescue(Some(patience), Duration::from_secs(30)).await.unwrap();
     let rescued = look(6, "one is quarantined, and one comes back").await;
     assert_eq!((rescued.failed, rescued.pending), (2, 1));

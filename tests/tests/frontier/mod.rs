@@ -2,6 +2,7 @@
 //! rescued, what people change on the way, and what schedules start.
 
 mod budgets;
+mod charges;
 mod control;
 mod counts;
 mod deletion;

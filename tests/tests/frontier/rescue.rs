@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 const PAGES: [&str; 2] = ["http://shop.test/", "http://shop.test/2"];
 const LOST_AFTER: Duration = Duration::from_secs(15);
 // The tests' server may have been started just now.
-const PATIENCE: Patience = Patience { worker_lost_after: LOST_AFTER, after_start: Duration::ZERO };
+const PATIENCE: Patience =
+    Patience { worker_lost_after: LOST_AFTER, after_start: Duration::ZERO, server: None };
 const MESSAGE_LOST_AFTER: Duration = Duration::from_secs(30);
 const ROWS: &str =
     "SELECT concat_ws(' ', status, attempt, epoch, locked_by, error_class) FROM url_queue ORDER BY 1";

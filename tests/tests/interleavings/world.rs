@@ -25,7 +25,7 @@ use super::site::Site;
 
 /// Nobody is unheard of for so long but by [`Operation::Silence`].
 const PATIENCE: Patience =
-    Patience { worker_lost_after: Duration::from_secs(600), after_start: Duration::ZERO };
+    Patience { worker_lost_after: Duration::from_secs(600), after_start: Duration::ZERO, server: None };
 
 pub(super) struct World<'c> {
     pub(super) crawl: &'c Crawl,
@@ -165,6 +165,7 @@ impl<'c> World<'c> {
             Operation::Rescue { messages_are_lost } => {
                 let after = if messages_are_lost { Duration::ZERO } else { Duration::from_secs(600) };
                 store.rescue(Some(PATIENCE), after).await.unwrap();
+                store.take_losses_back().await.unwrap();
             }
             Operation::Finish => self.finish().await,
             Operation::Pause => self.note(store.pause_execution(self.execution, None).await.unwrap()),
@@ -372,8 +373,7 @@ impl<'c> World<'c> {
     }
 
     async fn status_in_store(&self) -> ExecutionStatus {
-        let row = self.crawl.store.execution(self.execution).await.unwrap();
-        row.expect("the execution is there").status
+        self.crawl.store.execution(self.execution).await.unwrap().expect("the execution is there").status
     }
 
     fn note(&self, act: Controlled) {

@@ -29,7 +29,7 @@ const A_WHILE: Duration = Duration::from_millis(100);
 const WITHIN: Duration = Duration::from_secs(40);
 /// The coordinator has its own patience; here nobody is unheard of for so long but [`Fleet::silence`] says so.
 const PATIENCE: Patience =
-    Patience { worker_lost_after: Duration::from_secs(600), after_start: Duration::ZERO };
+    Patience { worker_lost_after: Duration::from_secs(600), after_start: Duration::ZERO, server: None };
 /// No message is unheard of for so long.
 const NONE_IS_LOST: Duration = Duration::from_secs(600);
 /// In the end, when no message is lost any more, it may still have been before.

@@ -50,7 +50,7 @@ fn calls_of_coordinators<'c>(
     config: &'c serde_json::Value,
 ) -> Vec<(&'static str, Call<'c>)> {
     let execution = crawl.execution;
-    let patience = Patience { worker_lost_after: WITHIN, after_start: Duration::ZERO };
+    let patience = Patience { worker_lost_after: WITHIN, after_start: Duration::ZERO, server: None };
     let more = LimitChanges { weight: Some(2), ..LimitChanges::default() };
     let text = WorkflowText { name: "Dropped", description: "", config };
     vec![

@@ -29,6 +29,9 @@ const FENCED_SOON: LeaseTimes = LeaseTimes {
     ..TIMES
 };
 
+/// The same, and given up soon after.
+const LOST_SOON: LeaseTimes = LeaseTimes { worker_lost_after: Duration::from_secs(5), ..FENCED_SOON };
+
 /// A start page that links to many others.
 fn leaves(count: usize) -> FakeDriver {
     let paths: Vec<String> = (1..=count).map(|number| format!("/leaf/{number}")).collect();
@@ -154,13 +157,17 @@ async fn connections_that_are_cut_again_and_again_cost_nothing() {
     assert_once(running, LEAVES + 1).await;
 }
 
-#[tokio::test]
-async fn a_worker_that_only_the_database_cannot_hear_stops_its_pages_and_goes_on_later() {
-    let hanging = FakeDriver::new()
+/// A start page, and two others that hang the first time.
+fn hanging() -> FakeDriver {
+    FakeDriver::new()
         .with_page("http://shop.test/", [page(&["/1", "/2"])])
         .with_page("http://shop.test/1", [FakePage::Hangs, page(&[])])
-        .with_page("http://shop.test/2", [FakePage::Hangs, page(&[])]);
-    let (running, proxy) = behind_a_proxy(hanging, FENCED_SOON).await;
+        .with_page("http://shop.test/2", [FakePage::Hangs, page(&[])])
+}
+
+#[tokio::test]
+async fn a_worker_that_only_the_database_cannot_hear_stops_its_pages_and_goes_on_later() {
+    let (running, proxy) = behind_a_proxy(hanging(), FENCED_SOON).await;
     running.loaded(3).await;
     proxy.set(Mode::BlackHole);
     wait_for("it stopped its pages", WITHIN, async || running.driver.open_tabs() == 0).await;
@@ -168,6 +175,28 @@ async fn a_worker_that_only_the_database_cannot_hear_stops_its_pages_and_goes_on
     proxy.set(Mode::Pass);
     let crawl = running.end().await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1", "/1 completed 1", "/2 completed 1"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_only_the_database_could_not_hear_for_long_costs_its_pages_nothing_once_it_is_heard() {
+    const CHARGED: &str = "SELECT sum(worker_faults)::int8 FROM url_queue";
+    const CHARGED_TWICE: &str = "SELECT (sum(worker_faults) = 2)::int::int8 FROM url_queue";
+    const TAKEN_BACK: &str = "SELECT bool_and(standing = 'taken_back')::int::int8 FROM lost_attempts";
+    const STATUSES: &str =
+        "SELECT concat_ws(' ', replace(url, 'http://shop.test', ''), status) FROM url_queue ORDER BY url";
+    let crawl = Crawl::of(&shop(), NO_LIMITS, &["http://shop.test/"]).await;
+    let directly = crawl.database.url();
+    let (proxy, behind) = FaultProxy::before_postgres(&directly).await;
+    let running = Running::apart(crawl, [&directly, &behind], hanging(), LOST_SOON).await;
+    running.loaded(3).await;
+    proxy.set(Mode::BlackHole);
+    running.wait("it was given up, and its pages were charged", CHARGED_TWICE).await;
+    wait_for("it stopped its pages", WITHIN, async || running.driver.open_tabs() == 0).await;
+    proxy.set(Mode::Pass);
+    running.wait("it was heard, and what was charged was taken back", TAKEN_BACK).await;
+    let crawl = running.end().await;
+    assert_eq!(crawl.texts(STATUSES).await, ["/ completed", "/1 completed", "/2 completed"]);
+    assert_eq!(crawl.number(CHARGED).await, 0);
 }
 
 #[tokio::test]

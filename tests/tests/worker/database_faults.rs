@@ -62,6 +62,15 @@ ALTER TABLE workflow_versions RENAME TO versions;
 CREATE VIEW workflow_versions AS SELECT * FROM versions WHERE may_read();";
 const ALLOWING: &str = "CREATE OR REPLACE FUNCTION may_read() RETURNS bool LANGUAGE sql AS 'SELECT true'";
 
+/// Whatever is written there is refused until the test has seen enough, as by a trigger of the user's own.
+const REFUSING: &str = "
+CREATE SEQUENCE faults;
+CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM nextval('faults');
+    RAISE EXCEPTION 'raised by the test';
+END $$;";
+
 /// Every statement takes two seconds; one with several writes, too.
 const SLOW: &str = "
 CREATE SEQUENCE faults;
@@ -142,6 +151,54 @@ async fn workflows_that_may_not_be_read_for_a_while_cost_no_page_anything() {
     running.crawl.change(ALLOWING).await;
     let crawl = running.end().await;
     assert_every_page_is_recorded_once_and_unharmed(&crawl).await;
+}
+
+/// Waits until the rescuer has looked at everything once more: a worker that is silent is given up by its next look, and all
+/// that this one does is done when the one after it gives up another.
+async fn rescuer_looks(crawl: &Crawl) {
+    const COMES: &str = "INSERT INTO workers (id, name, slots, heartbeat_at)
+        VALUES (gen_random_uuid(), 'silent', 1, now() - interval '1 hour')";
+    const IS_THERE: &str = "SELECT count(*) FROM workers WHERE name = 'silent' AND status <> 'lost'";
+    for _ in 0..2 {
+        crawl.change(COMES).await;
+        wait_for("a silent worker is given up", WITHIN, async || crawl.number(IS_THERE).await == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn records_that_are_refused_for_longer_than_four_leases_cost_no_page_anything() {
+    const URLS: [&str; 4] =
+        ["http://shop.test/", "http://shop.test/1", "http://shop.test/2", "http://shop.test/3"];
+    const NAMED: &str =
+        "SELECT (count(*) = 4)::int::int8 FROM url_queue q JOIN workers w ON w.id = q.locked_by
+        WHERE q.status = 'processing' AND concat_ws('/', q.id, q.epoch, q.attempt) = ANY (w.unrecorded)";
+    const LEASES_END: &str =
+        "UPDATE url_queue SET locked_until = now() - interval '1 second' WHERE status = 'processing'";
+    const NONE_IS_NAMED: &str = "SELECT count(*) FROM workers WHERE status = 'ready' AND unrecorded IS NULL";
+    let driver = URLS.iter().fold(FakeDriver::new(), |driver, url| driver.with_page(url, [page(&[])]));
+    driver.set_ready(false);
+    let running = Running::of(Crawl::of(&shop(), NO_LIMITS, &URLS).await, driver, TIMES).await;
+    for fault in [REFUSING, ON_ITEMS] {
+        running.crawl.change(fault).await;
+    }
+    running.driver.set_ready(true);
+    running.wait("every page has been executed, and waits", NAMED).await;
+    for _ in 0..4 {
+        // Whoever took a page away would have given it to the worker anew.
+        running.crawl.change(LEASES_END).await;
+        rescuer_looks(&running.crawl).await;
+        assert_eq!(running.crawl.texts(UNHARMED).await, ["4 processing 1 0"]);
+    }
+    let refused = running.crawl.number("SELECT last_value FROM faults").await;
+    running.crawl.change("DROP FUNCTION fault CASCADE").await;
+    running.wait("no page waits any more", NONE_IS_NAMED).await;
+    let loads = running.driver.loads().len();
+    let crawl = running.end().await;
+    assert_eq!(loads, URLS.len(), "each page was executed once");
+    assert!(refused > 4, "it was tried again and again");
+    assert_eq!(crawl.texts(UNHARMED).await, ["4 completed 1 0"]);
+    assert_eq!(crawl.texts(NOT_ONCE).await, [""; 0]);
+    assert_eq!(crawl.number("SELECT count(*) FROM lost_attempts").await, 0);
 }
 
 #[tokio::test]

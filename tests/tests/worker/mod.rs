@@ -80,12 +80,22 @@ impl Running {
 
     /// Everybody reaches the crawl's database at this address.
     async fn behind(crawl: Crawl, url: &SecretUrl, driver: FakeDriver, times: LeaseTimes) -> Self {
+        Self::apart(crawl, [url, url], driver, times).await
+    }
+
+    /// The coordinator and the worker reach the crawl's database at these addresses.
+    async fn apart(
+        crawl: Crawl,
+        [of_coordinator, of_worker]: [&SecretUrl; 2],
+        driver: FakeDriver,
+        times: LeaseTimes,
+    ) -> Self {
         let broker = InProcessBroker::with_capacity(CAPACITY);
         let driver = Arc::new(driver);
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let coordinator = crawlify_coordinator::start(
             crawlify_coordinator::Config { listen: None, lease: times, only: None, broker_forgets: true },
-            Store::connect(url, 8).unwrap(),
+            Store::connect(of_coordinator, 8).unwrap(),
             Arc::new(broker.clone()),
             telemetry::registry(),
             stop_coordinator.clone(),
@@ -93,7 +103,7 @@ impl Running {
         .await
         .unwrap();
         let registry = telemetry::registry();
-        let worker = start_worker(url, &broker, &driver, times, &stop_worker, &registry).await;
+        let worker = start_worker(of_worker, &broker, &driver, times, &stop_worker, &registry).await;
         Self { crawl, broker, driver, coordinator, worker, registry, stop_coordinator, stop_worker }
     }
 

@@ -1,7 +1,8 @@
 //! The worker's lease on all of its pages: a heartbeat row that it renews, and the knowledge whether it did.
 //!
 //! A worker that cannot renew fences itself: it stops its pages before others take them over. The heartbeat's answer
-//! also says of which executions pages in hand are to be given up.
+//! also says of which executions pages in hand are to be given up. With the heartbeat the worker names the pages that the
+//! database does not let it record: their leases hold for longer.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use std::time::Duration;
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::ExecutionId;
-use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing};
-use crawlify_shared::telemetry::Reminder;
+use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing, UnrecordedPage};
+use crawlify_shared::telemetry::{Reminder, chain};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
+use crate::recorder::unrecorded::Unrecorded;
 
 /// The longest pause after a heartbeat that failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +46,7 @@ impl Leases {
         times: LeaseTimes,
         name: String,
         lanes: Arc<Lanes>,
+        unrecorded: Unrecorded,
         draining: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
@@ -54,6 +57,8 @@ impl Leases {
             // When the last heartbeat that succeeded was sent: the database counts from then, or later.
             let mut last_success: Option<Instant> = None;
             let mut reminder = Reminder::default();
+            // Whether the worker's row may name pages that wait to be recorded.
+            let mut names_pages = false;
             loop {
                 let begun = Instant::now();
                 let mut fence_at = last_success.map(|last| last + times.fence_after);
@@ -102,6 +107,12 @@ impl Leases {
                         not_after_fence(Instant::now() + times.heartbeat_every.min(RETRY_PAUSE))
                     }
                 };
+                let waiting = unrecorded.for_longer_than(times.heartbeat_every);
+                // Mostly there are none, and were none.
+                if last_success == Some(begun) && (names_pages || !waiting.is_empty()) {
+                    let naming = name_unrecorded(&store, &waiting, begun + times.heartbeat_every);
+                    names_pages = stop.run_until_cancelled(naming).await.unwrap_or(true);
+                }
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
                     // The dispatcher should know at once.
@@ -168,6 +179,23 @@ fn tell_abandoned(told: &watch::Sender<Vec<ExecutionId>>, now: Vec<ExecutionId>)
         *before = now;
         true
     });
+}
+
+/// Says which pages wait to be recorded, until the deadline; answers whether the worker's row may name some now. The next
+/// heartbeat says it again.
+async fn name_unrecorded(store: &HotStore, waiting: &[UnrecordedPage], deadline: Instant) -> bool {
+    match tokio::time::timeout_at(deadline, store.name_unrecorded(waiting)).await {
+        Ok(Ok(())) => !waiting.is_empty(),
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = %chain(&error),
+                pages = waiting.len(),
+                "cannot say which pages wait to be recorded"
+            );
+            true
+        }
+        Err(_) => true,
+    }
 }
 
 /// One heartbeat, until the deadline.

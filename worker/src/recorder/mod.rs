@@ -4,6 +4,7 @@
 //! refuses is found by halving its group, and is recorded as failed without that data.
 
 pub(crate) mod decisions;
+pub(crate) mod unrecorded;
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -15,7 +16,7 @@ use crawlify_shared::domain::id::PageId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::store::StoreError;
-use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::store::hot::{HotStore, UnrecordedPage};
 use crawlify_shared::telemetry::chain;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::group_commit::gather_group;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use unrecorded::Unrecorded;
 
 /// Node records of one statement at the most, give or take one page's.
 const MAX_ROWS: usize = 2_000;
@@ -46,6 +48,8 @@ pub(crate) struct Recorder {
     jobs: mpsc::Sender<Job>,
     /// Pages that will be recorded, or are being. Written by [`Expected`].
     expected: Arc<AtomicUsize>,
+    /// Pages that are being recorded.
+    unrecorded: Unrecorded,
 }
 
 /// A page that will be recorded, until this is dropped: a group waits for it a little.
@@ -85,8 +89,13 @@ impl Recorder {
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, waiting) = mpsc::channel(MAX_PAGES);
         let expected = Arc::new(AtomicUsize::new(0));
-        let recorder = Self { jobs, expected: Arc::clone(&expected) };
+        let recorder = Self { jobs, expected: Arc::clone(&expected), unrecorded: Unrecorded::default() };
         (recorder, run(store, metrics, waiting, expected, lanes, recorded, stop))
+    }
+
+    /// What it has in its hands.
+    pub(crate) fn unrecorded(&self) -> Unrecorded {
+        self.unrecorded.clone()
     }
 
     /// Announces that a page will be recorded.
@@ -97,6 +106,7 @@ impl Recorder {
 
     /// Records a page; waits while the store is down, and a little for others to come along.
     pub(crate) async fn record(&self, page: FinishedPage) -> Recorded {
+        let _waiting = self.unrecorded.add(UnrecordedPage::from(&page.page));
         let (answer, answered) = oneshot::channel();
         if self.jobs.send(Job { page, answer }).await.is_err() {
             return Recorded::Unknown;

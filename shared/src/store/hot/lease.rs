@@ -1,11 +1,16 @@
 //! The lease: a worker's row, whose heartbeat keeps all of the worker's pages its own.
 
+use std::fmt;
+
 use tokio_postgres::error::SqlState;
 
 use super::HotStore;
-use crate::domain::id::ExecutionId;
+use crate::domain::id::{ExecutionId, PageId};
 use crate::domain::page::ClaimedPage;
 use crate::store::{StoreError, schema_version};
+
+/// So many pages of a worker are named at the most that wait to be recorded. It has hardly ever as many in hand.
+const MOST_NAMED: usize = 1_000;
 
 /// What the fleet thinks of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,30 @@ pub struct Heartbeat {
     pub standing: Standing,
     /// Executions that were cancelled at once while it still holds pages of them: these are to be given up.
     pub abandoned: Vec<ExecutionId>,
+}
+
+/// An attempt of a page that was executed, and waits to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnrecordedPage {
+    /// The frontier row.
+    pub page_id: PageId,
+    /// Its epoch when it was claimed.
+    pub epoch: i32,
+    /// The number of the attempt.
+    pub attempt: i32,
+}
+
+impl From<&ClaimedPage> for UnrecordedPage {
+    fn from(page: &ClaimedPage) -> Self {
+        Self { page_id: page.page_id, epoch: page.epoch, attempt: page.attempt }
+    }
+}
+
+/// As the worker's row has it, and the rescuer compares it.
+impl fmt::Display for UnrecordedPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.page_id, self.epoch, self.attempt)
+    }
 }
 
 impl HotStore {
@@ -95,6 +124,20 @@ impl HotStore {
         };
         let abandoned: Vec<uuid::Uuid> = row.get(1);
         Ok(Heartbeat { standing, abandoned: abandoned.into_iter().map(ExecutionId).collect() })
+    }
+
+    /// Says which pages have waited for long to be recorded, those first that have waited longest; these and no others. As long as
+    /// the worker lives they stay its own, and if it is lost, it is not their doing. Apart from the heartbeat, which must not fail
+    /// for want of room for them.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn name_unrecorded(&self, pages: &[UnrecordedPage]) -> Result<(), StoreError> {
+        let names: Vec<String> = pages.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+        let names = (!names.is_empty()).then_some(names);
+        let client = self.client().await?;
+        client.execute("UPDATE workers SET unrecorded = $2 WHERE id = $1", &[&self.worker.0, &names]).await?;
+        Ok(())
     }
 
     /// Notes that from now on this page is the only one here: if the worker is lost, it is the page's doing. Its lease goes on for

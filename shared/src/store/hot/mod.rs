@@ -27,7 +27,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
 
 pub use claim::ClaimRequest;
-pub use lease::{Heartbeat, Standing};
+pub use lease::{Heartbeat, Standing, UnrecordedPage};
 pub use robots::{FetchedRobots, StoredRobots};
 
 use super::StoreError;
