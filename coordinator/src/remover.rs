@@ -1,5 +1,5 @@
-//! Removes what deleted workflows have left, portion by portion. A loop of its own: it may go on for hours, and no execution waits
-//! for its end meanwhile.
+//! Removes what nobody needs any more, portion by portion: what deleted workflows have left, and hosts that nobody has visited for
+//! long. A loop of its own: it may go on for hours, and no execution waits for its end meanwhile.
 
 use std::time::Duration;
 
@@ -37,11 +37,12 @@ impl Step for Remover {
         let portion = self.at_once;
         self.at_once = (portion / 2).max(FEWEST);
         let removed = self.store.remove_deleted(None, portion).await?;
+        let hosts = self.store.forget_hosts(portion).await?;
         self.at_once = (portion * 2).min(REMOVED_AT_ONCE);
-        if removed == 0 {
+        if removed + hosts == 0 {
             return Ok(EVERY);
         }
-        tracing::debug!(removed, "removed rows of deleted workflows");
+        tracing::debug!(removed, hosts, "removed rows of deleted workflows, and looked at hosts that may be forgotten");
         Ok(REMOVING_PAUSE)
     }
 }

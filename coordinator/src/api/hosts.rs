@@ -73,8 +73,19 @@ struct HostEntry {
     /// How often in a row it answered 429 or 503. It is left alone for longer each time, 1 s to 5 min and at least as long as
     /// it says, and asked for one page then; from the twelfth time on its pages fail without being tried.
     refused: i16,
-    /// The smallest interval between the starts of two of its pages that was ever seen among its last 128, in milliseconds.
+    /// Whether the pace was ever not kept: of all intervals between the starts of two of its pages, looked for among its last 128, the
+    /// one that was the most too short for the delay that held then, or the least longer, in milliseconds.
     min_interval_ms: Option<i32>,
+    /// The delay that this interval had to keep, in milliseconds. Where it was below 500, the interval may be some 10 ms too short.
+    min_interval_delay_ms: Option<i32>,
+    /// When that was: the later one of the two starts.
+    min_interval_at: Option<DateTime<Utc>>,
+    /// Whether the pace is kept now: the same of its last 128 starts alone.
+    recent_interval_ms: Option<i32>,
+    /// The delay that this interval had to keep, in milliseconds.
+    recent_interval_delay_ms: Option<i32>,
+    /// When that was.
+    recent_interval_at: Option<DateTime<Utc>>,
 }
 
 impl From<HostPace> for HostEntry {
@@ -91,6 +102,11 @@ impl From<HostPace> for HostEntry {
             unreachable: pace.unreachable,
             refused: pace.refused,
             min_interval_ms: pace.min_interval_ms,
+            min_interval_delay_ms: pace.min_interval_delay_ms,
+            min_interval_at: pace.min_interval_at,
+            recent_interval_ms: pace.recent_interval_ms,
+            recent_interval_delay_ms: pace.recent_interval_delay_ms,
+            recent_interval_at: pace.recent_interval_at,
         }
     }
 }

@@ -219,7 +219,7 @@ impl Store {
                 WHERE host IN (
                     SELECT host FROM hosts
                     WHERE (unreachable > 0 OR refused > 0) AND host IN (SELECT host FROM wanted)
-                    ORDER BY host FOR UPDATE)
+                    ORDER BY host FOR NO KEY UPDATE)
             ), uncounted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, static_pages)
                 SELECT execution.id, '00000000-0000-0000-0000-000000000000', -count(*),

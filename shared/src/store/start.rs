@@ -79,12 +79,6 @@ impl<'a> Beginning<'a> {
                 FROM execution, UNNEST($11::uuid[], $12::text[], $13::bytea[], $14::text[], $15::bool[])
                     AS page (id, url, url_hash, host, is_sitemap)
                 ON CONFLICT ON CONSTRAINT url_queue_url_key DO NOTHING
-            ), new_hosts AS (
-                INSERT INTO hosts (host)
-                SELECT DISTINCT host FROM UNNEST($14::text[]) AS host
-                WHERE NOT EXISTS (SELECT FROM hosts WHERE hosts.host = host.host)
-                ORDER BY host
-                ON CONFLICT (host) DO NOTHING
             ), another_chance AS (
                 -- One that is given up begins anew. Another one is tried at once, and what it has missed still counts: schedules start
                 -- more often than a host is given up.
@@ -96,12 +90,13 @@ impl<'a> Beginning<'a> {
                 WHERE host IN (
                     SELECT host FROM hosts
                     WHERE (unreachable > 0 OR refused > 0) AND host = ANY ($14) AND EXISTS (SELECT FROM execution)
-                    ORDER BY host FOR UPDATE)
+                    ORDER BY host FOR NO KEY UPDATE)
             ), budgets AS (
                 INSERT INTO execution_budgets (execution_id, kind, prefix, max)
                 SELECT execution.id, budget.kind, budget.prefix, budget.max
                 FROM execution, UNNEST($16::text[], $17::text[], $18::int8[]) AS budget (kind, prefix, max)
             ), new_lanes AS (
+                -- And with them their hosts, by a trigger.
                 INSERT INTO lanes (execution_id, host)
                 SELECT DISTINCT execution.id, host FROM execution, UNNEST($14::text[]) AS host
             )

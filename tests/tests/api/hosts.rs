@@ -14,7 +14,9 @@ async fn a_hosts_pace_is_shown_and_what_was_kept_of_it() {
     let row = api.get("/api/v1/hosts?host=SHOP.test").await;
     let expected = json!({
         "host": "shop.test", "executions": 1, "in_flight": 0, "delay_ms": 250, "crawl_delay_ms": 0,
-        "concurrency": null, "latency_ms": 0, "backoff_until": null, "unreachable": 0, "refused": 0, "min_interval_ms": null
+        "concurrency": null, "latency_ms": 0, "backoff_until": null, "unreachable": 0, "refused": 0,
+        "min_interval_ms": null, "min_interval_delay_ms": null, "min_interval_at": null,
+        "recent_interval_ms": null, "recent_interval_delay_ms": null, "recent_interval_at": null
     });
     assert_eq!(row, json!({"hosts": [expected], "total": 1, "limit": 50, "offset": 0}));
 
@@ -26,18 +28,25 @@ async fn a_hosts_pace_is_shown_and_what_was_kept_of_it() {
     )
     .await;
     api.change(
-        "UPDATE hosts SET crawl_delay_ms = 900, latency_ms = 1200, min_interval_ms = 251,
-            backoff_until = now() + interval '1 minute'
+        "UPDATE hosts SET crawl_delay_ms = 900, latency_ms = 1200, min_interval_ms = 451, min_interval_delay_ms = 500,
+            min_interval_at = '2026-11-02T03:04:05Z', recent_delays_ms = '{250, 250}',
+            recent_starts = '{2026-11-27T12:00:00.257Z, 2026-11-27T12:00:00Z}', backoff_until = now() + interval '1 minute'
          WHERE EXISTS (SELECT FROM workflow_executions WHERE id = $1)",
         other,
     )
     .await;
     let hosts = api.get("/api/v1/hosts").await;
     let host = &hosts["hosts"][0];
-    assert_eq!(
-        json!([host["executions"], host["delay_ms"], host["concurrency"], host["min_interval_ms"]]),
-        json!([2, 1200, 3, 251])
-    );
+    assert_eq!(json!([host["executions"], host["delay_ms"], host["concurrency"]]), json!([2, 1200, 3]));
+    let interval = |kind: &str| {
+        json!([
+            host[format!("{kind}_interval_ms")],
+            host[format!("{kind}_interval_delay_ms")],
+            host[format!("{kind}_interval_at")]
+        ])
+    };
+    assert_eq!(interval("min"), json!([451, 500, "2026-11-02T03:04:05Z"]), "once it was not kept");
+    assert_eq!(interval("recent"), json!([257, 250, "2026-11-27T12:00:00.257Z"]), "now it is");
     assert!(host["backoff_until"].is_string(), "{host}");
     let metrics = api.send(Method::GET, "/metrics", None).await.text().await.unwrap();
     assert!(metrics.contains("\ncrawlify_politeness_hosts 1\n"), "{metrics}");

@@ -1,5 +1,5 @@
 //! The coordinator's side of the store against a real Postgres: what is dispatched, when an execution has ended, what is
-//! rescued, what people change on the way, and what schedules start.
+//! rescued, what people change on the way, what schedules start, and what is remembered of hosts.
 
 mod budgets;
 mod charges;
@@ -8,6 +8,8 @@ mod counts;
 mod deletion;
 mod dispatch;
 mod finish;
+mod hosts;
+mod intervals;
 mod lanes;
 mod limiters;
 mod many_workers;

@@ -103,7 +103,9 @@ async fn starts_that_are_planned_while_the_pace_changes_are_as_far_apart_as_it_s
 async fn the_first_page_after_a_month_is_recorded() {
     let crawl = Crawl::start(polite(BRIEF), &["http://a.test/1"]).await;
     let worker = crawl.worker().await;
-    crawl.change("UPDATE hosts SET recent_starts = ARRAY[now() - interval '30 days']").await;
+    crawl
+        .change("UPDATE hosts SET recent_starts = ARRAY[now() - interval '30 days'], recent_delays_ms = ARRAY[300]")
+        .await;
     let page = crawl.claim(&worker).await.remove(0);
     let mut done = finished(&page, &small_table(), &[]);
     done.outcome.contact = HostContact { started_in: Some(Duration::ZERO), ..HostContact::default() };

@@ -318,28 +318,6 @@ async fn a_host_that_answers_429_is_left_alone_by_all_for_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn the_smallest_interval_between_starts_is_kept_however_late_they_are_recorded() {
-    // The last one took so long that many have been recorded which started after it.
-    let starts: Vec<_> =
-        [0, 2_000, 5_000].into_iter().chain((5..45).map(|n| n * 2_000)).chain([3_999]).collect();
-    let urls: Vec<_> = (0..starts.len()).map(|number| format!("http://a.test/{number:02}")).collect();
-    let crawl = Crawl::start(polite(DELAY), &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let worker = crawl.worker().await;
-    let requests = queue_all(&crawl).await;
-    let mut pages = worker.claim(&requests, LEASE, false).await.unwrap();
-    assert_eq!(pages.len(), starts.len());
-    pages.sort_by_key(|page| page.url.as_str().to_owned());
-    let claimed_at = pages[0].claimed_at;
-    for (page, started_ms) in pages.iter_mut().zip(starts) {
-        page.claimed_at = claimed_at;
-        let mut done = finished(page, &small_table(), &[]);
-        done.outcome.contact.started_in = Some(Duration::from_millis(started_ms));
-        worker.record(&[done]).await.unwrap();
-    }
-    assert_eq!(crawl.number("SELECT min_interval_ms::int8 FROM hosts").await, 1_001);
-}
-
-#[tokio::test]
 async fn a_page_that_came_too_late_takes_the_next_turn_and_keeps_its_lease_for_that() {
     let crawl = Crawl::start(polite(DELAY), &["http://a.test/1", "http://a.test/2"]).await;
     let worker = crawl.worker().await;

@@ -83,6 +83,7 @@ fn calls_of_coordinators<'c>(
         // It runs, so that nothing of it goes.
         ("delete", Box::pin(async move { drop(store.delete_workflow(workflow).await) })),
         ("remove", Box::pin(async move { drop(store.remove_deleted(None, 10).await) })),
+        ("forget", Box::pin(async move { drop(store.forget_hosts(10).await) })),
     ]
 }
 

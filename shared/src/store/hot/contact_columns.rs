@@ -35,6 +35,8 @@ pub(super) struct ContactColumns<'a> {
     refused_with: Vec<Option<&'static str>>,
     /// Whether the host has answered with 503 to the page before.
     was_refused: Vec<bool>,
+    /// The delay that the page's start had to keep.
+    delay_ms: Vec<i32>,
     /// The rows of pages that have nothing to say, by host, time of the claim, and `was_refused`.
     quiet: HashMap<(&'a str, DateTime<Utc>, bool), usize>,
     /// The hosts that have refused a page without saying why.
@@ -69,11 +71,12 @@ impl<'a> ContactColumns<'a> {
             }
         }
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let few_milliseconds = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         self.host.push(&page.host);
         self.started_at.push(started_in.map(|after| page.claimed_at + after));
+        self.delay_ms.push(few_milliseconds(page.host_delay));
         self.back_off_ms.push(contact.back_off.map(milliseconds));
-        self.answered_in_ms
-            .push(contact.answered_in.map(|time| i32::try_from(milliseconds(time)).unwrap_or(i32::MAX)));
+        self.answered_in_ms.push(contact.answered_in.map(few_milliseconds));
         self.was_found.push(found == Some(true));
         self.missing.push((found == Some(false)).then(|| page.url.as_url().origin().ascii_serialization()));
         self.is_news.push(is_news);
@@ -99,7 +102,7 @@ impl<'a> ContactColumns<'a> {
     }
 
     /// Those that stand at the statement's end.
-    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 10] {
+    pub(super) fn more_parameters(&self) -> [&(dyn ToSql + Sync); 11] {
         [
             &self.was_found,
             &self.missing,
@@ -111,6 +114,7 @@ impl<'a> ContactColumns<'a> {
             &self.is_bare,
             &self.refused_with,
             &self.was_refused,
+            &self.delay_ms,
         ]
     }
 }

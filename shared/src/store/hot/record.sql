@@ -1,7 +1,7 @@
 -- Guard first, then what it guards. $1 is the worker; record_columns.rs has the others. One statement, which writes all or nothing.
 WITH page AS (
     SELECT * FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int4[],
-        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[], $71::int4[], $82::bool[])
+        $9::text[], $10::bool[], $11::text[], $60::int8[], $70::text[], $71::int4[], $83::bool[])
         AS p (id, attempt, status, error, error_class, retry_in_ms, failed_nodes, final_url, released, rendered, bytes,
             fault, epoch, is_probe)
 ), done AS (
@@ -97,7 +97,8 @@ WITH page AS (
 ), noted AS (
     -- What pages showed of their hosts; most have nothing to say.
     SELECT note_contacts($36::text[], $37::timestamptz[], $38::int8[], $39::int4[], $72::bool[], $73::text[], $74::bool[],
-        $75::bool[], $76::int4[], $77::bool[], $78::timestamptz[], $79::bool[], $80::text[], $81::bool[])
+        $75::bool[], $76::int4[], $77::bool[], $78::timestamptz[], $79::bool[], $80::text[], $81::bool[],
+        $82::int4[])
     WHERE EXISTS (
         SELECT FROM unnest($36, $74) AS c (host, is_news) JOIN hosts h USING (host) WHERE c.is_news OR remembers_refusals(h))
 ), page_totals AS (
