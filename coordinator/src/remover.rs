@@ -42,7 +42,11 @@ impl Step for Remover {
         if removed + hosts == 0 {
             return Ok(EVERY);
         }
-        tracing::debug!(removed, hosts, "removed rows of deleted workflows, and looked at hosts that may be forgotten");
+        tracing::debug!(
+            removed,
+            hosts,
+            "removed rows of deleted workflows, and looked at hosts that may be forgotten"
+        );
         Ok(REMOVING_PAUSE)
     }
 }

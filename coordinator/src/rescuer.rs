@@ -100,7 +100,11 @@ impl Rescuer {
     async fn take_back(&self) -> Result<(), StoreError> {
         let TakenBack { losses, pages_put_back } = self.store.take_losses_back().await?;
         if losses > 0 {
-            tracing::info!(losses, pages_put_back, "lost workers are heard again: no page is charged for them");
+            tracing::info!(
+                losses,
+                pages_put_back,
+                "lost workers are heard again: no page is charged for them"
+            );
         }
         Ok(())
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use crawlify_shared::config::SecretUrl;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_postgres::{NoTls, Statement};
 
 /// What the other connections did, with when that was seen.
@@ -17,22 +17,23 @@ pub(crate) struct Looks(Vec<(Instant, String)>);
 /// Looks until it is told to end.
 pub(crate) struct Profile {
     ended: Arc<AtomicBool>,
-    looks: JoinHandle<Result<Looks>>,
+    looks: JoinSet<Result<Looks>>,
 }
 
 impl Profile {
     /// Begins to look at every other connection to this database.
     pub(crate) fn start(database: SecretUrl) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
-        let looks = tokio::spawn(look(database, Arc::clone(&ended)));
+        let mut looks = JoinSet::new();
+        looks.spawn(look(database, Arc::clone(&ended)));
         Self { ended, looks }
     }
 
     /// # Errors
     /// The database's.
-    pub(crate) async fn end(self) -> Result<Looks> {
+    pub(crate) async fn end(mut self) -> Result<Looks> {
         self.ended.store(true, Ordering::Relaxed);
-        self.looks.await?
+        self.looks.join_next().await.context("it looks")??
     }
 }
 
@@ -54,7 +55,8 @@ impl Looks {
 
 async fn look(database: SecretUrl, ended: Arc<AtomicBool>) -> Result<Looks> {
     let (client, connection) = tokio_postgres::connect(database.expose(), NoTls).await?;
-    let connection = tokio::spawn(connection);
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
     let what: Statement = client
         .prepare(
             "SELECT COALESCE(wait_event, 'processor') FROM pg_stat_activity
@@ -66,7 +68,5 @@ async fn look(database: SecretUrl, ended: Arc<AtomicBool>) -> Result<Looks> {
         let row = client.query_opt(&what, &[]).await?;
         seen.0.push((Instant::now(), row.map_or_else(|| "between statements".to_owned(), |row| row.get(0))));
     }
-    drop(client);
-    connection.await??;
     Ok(seen)
 }

@@ -57,8 +57,7 @@ fn what_is_not_in_the_way_is_left_alone() {
 #[test]
 fn a_page_that_asks_many_servers_gives_connections_back_too() {
     let (seats, _, late) = patient();
-    let taken: Vec<_> =
-        (0..IN_ALL).map(|number| seats.take(&server(&format!("{number}.test")))).collect();
+    let taken: Vec<_> = (0..IN_ALL).map(|number| seats.take(&server(&format!("{number}.test")))).collect();
     taken.iter().for_each(|seat| seat.ask(false));
     assert!(taken[0].gives_way(late));
     assert!(!taken[1].gives_way(late));
