@@ -11,7 +11,7 @@ use super::{BudgetRows, lock};
 use crate::domain::id::ExecutionId;
 use crate::domain::skip::SkipReason;
 use crate::domain::workflow::{BudgetChanges, Budgets};
-use crate::store::sweep::SWEPT_AT_ONCE;
+use crate::store::sweep::{SWEPT_AT_ONCE, open_lanes};
 use crate::store::{Store, StoreError};
 
 /// Before all pages: where a look at those that were skipped begins.
@@ -115,7 +115,7 @@ impl Store {
         // execution_budgets_pkey, page_counters_pkey. Pages that were skipped by time or bytes leave the index; those that
         // stay skipped by a path are passed by. Nobody else locks such pages, so that none is waited for. One that finds no
         // place in `max_pages`, or is below a path that fills up meanwhile, is skipped once more for that.
-        let put_back = sqlx::query_scalar!(
+        let put_back = sqlx::query!(
             r#"WITH execution AS (
                 SELECT id, started_at, budget_pages_after FROM workflow_executions
                 WHERE id = $1 AND budget_pages_after IS NOT NULL AND status IN ('running', 'paused')
@@ -148,12 +148,7 @@ impl Store {
                         SELECT FROM execution_budgets AS budget
                         WHERE budget.execution_id = $1 AND budget.kind = 'path_prefix' AND budget.used >= budget.max
                           AND starts_with(regexp_replace(page.url, '^[a-z]+://[^/]*', ''), budget.prefix))))
-                RETURNING execution_id, host
-            ), new_lanes AS (
-                -- They went if the execution had ended, before a retry.
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution_id, host FROM put_back ORDER BY execution_id, host
-                ON CONFLICT (execution_id, host) DO NOTHING
+                RETURNING host
             ), looked_at AS (
                 UPDATE workflow_executions AS target
                 SET budget_pages_after = CASE
@@ -162,17 +157,20 @@ impl Store {
                     END
                 FROM execution WHERE target.id = execution.id
             )
-            SELECT count(*) AS "count!" FROM put_back"#,
+            SELECT host AS "host!", count(*) AS "pages!" FROM put_back GROUP BY host"#,
             execution.0,
             SWEPT_AT_ONCE,
             SkipReason::TimeBudget.as_str(),
             SkipReason::ByteBudget.as_str(),
             SkipReason::PathBudget.as_str(),
         )
-        .fetch_one(&mut *transaction)
+        .fetch_all(&mut *transaction)
         .await?;
+        let pages: i64 = put_back.iter().map(|lane| lane.pages).sum();
+        let hosts: Vec<String> = put_back.into_iter().map(|lane| lane.host).collect();
+        open_lanes(&mut transaction, execution, &hosts).await?;
         transaction.commit().await?;
-        Ok(u64::try_from(put_back).unwrap_or(0))
+        Ok(u64::try_from(pages).unwrap_or(0))
     }
 }
 
