@@ -7,6 +7,7 @@
 
 use sqlx::PgConnection;
 
+use super::budgets::change::{FIRST_PAGE, PLACES_CAME_FREE};
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
 
@@ -92,10 +93,11 @@ impl Store {
         Ok(failed.iter().map(|row| u64::try_from(row.pages).unwrap_or(0)).sum())
     }
 
-    /// Gives the places in `max_pages` back that pages had which were not loaded, because robots.txt forbids it: others get
-    /// them.
+    /// Gives the places back that pages had which were not loaded, because robots.txt forbids it, in `max_pages` and below paths
+    /// that have budgets: others get them.
     async fn give_places_back(&self) -> Result<u64, StoreError> {
-        // Reads url_queue_place_idx. Lock: the execution's row before its pages, as who dispatches does.
+        // Reads url_queue_place_idx and execution_budgets_pkey. Lock: the execution's row before its pages and its budgets, as who
+        // dispatches does.
         let given_back = sqlx::query_scalar!(
             r#"WITH execution AS (
                 SELECT id FROM workflow_executions AS execution
@@ -105,24 +107,50 @@ impl Store {
                         AND final_url IS NULL)
                 ORDER BY id FOR NO KEY UPDATE
             ), unused AS (
-                SELECT page.id FROM execution CROSS JOIN LATERAL (
-                    SELECT id FROM url_queue
+                SELECT page.* FROM execution CROSS JOIN LATERAL (
+                    SELECT id, execution_id, url, budgeted FROM url_queue
                     WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots'
                         AND final_url IS NULL
                     LIMIT $1 FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $1
             ), without AS (
-                UPDATE url_queue SET admitted = false WHERE id = ANY (ARRAY(SELECT id FROM unused))
+                UPDATE url_queue SET admitted = false, budgeted = false WHERE id = ANY (ARRAY(SELECT id FROM unused))
                 RETURNING execution_id
             ), places AS (
                 SELECT execution_id, count(*) AS pages FROM without GROUP BY execution_id
+            ), below AS (
+                -- One that was counted was so below each path that it is of. A prefix has no `?`, so that it can be compared with path
+                -- and query together.
+                SELECT page.execution_id, budget.prefix, count(*) AS pages
+                FROM unused AS page JOIN execution_budgets AS budget ON budget.execution_id = page.execution_id
+                WHERE page.budgeted AND budget.kind = 'path_prefix'
+                  AND starts_with(regexp_replace(page.url, '^[a-z]+://[^/]*', ''), budget.prefix)
+                GROUP BY page.execution_id, budget.prefix
+            ), less_used AS (
+                -- A budget that was removed meanwhile, and came again, has not counted them.
+                UPDATE execution_budgets AS budget SET used = greatest(budget.used - below.pages, 0)
+                FROM below
+                WHERE budget.execution_id = below.execution_id AND budget.kind = 'path_prefix' AND budget.prefix = below.prefix
+                RETURNING budget.execution_id
+            ), roomier AS (
+                SELECT DISTINCT execution_id FROM less_used
             ), given_back AS (
-                UPDATE workflow_executions AS execution SET pages_admitted = execution.pages_admitted - places.pages
-                FROM places WHERE execution.id = places.execution_id
+                -- Joined, as this is evaluated anew where the row was waited for. Pages that had no place below those paths are
+                -- looked at again; from the beginning, where a changed budget has them looked at just now.
+                UPDATE workflow_executions AS execution
+                SET pages_admitted = execution.pages_admitted - places.pages,
+                    budget_pages_after = CASE
+                        WHEN roomier.execution_id IS NULL THEN execution.budget_pages_after
+                        WHEN COALESCE(execution.budget_pages_after, $2::uuid) = $2 THEN $2
+                        ELSE $3::uuid END
+                FROM places LEFT JOIN roomier ON roomier.execution_id = places.execution_id
+                WHERE execution.id = places.execution_id
             )
             SELECT count(*) AS "count!" FROM without"#,
             SWEPT_AT_ONCE,
+            PLACES_CAME_FREE,
+            FIRST_PAGE,
         )
         .fetch_one(&self.pool)
         .await?;
