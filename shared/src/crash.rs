@@ -16,8 +16,6 @@ pub enum CrashPoint {
     AfterRefusalBeforeReturn,
     /// Finisher: pages were put back, and left-over ones not swept.
     AfterPutBackBeforeSweep,
-    /// Sweep: pages were put back, and the dispatcher was not told to look for them.
-    AfterPutBackBeforeWake,
     /// Finisher: pages were swept, and no execution ended.
     AfterSweepBeforeFinish,
     /// Rescuer: workers were given up, and their pages not returned.
@@ -42,13 +40,12 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// Every place.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::AfterReserveBeforePublish,
         Self::AfterPublishBeforeConfirm,
         Self::AfterConfirmBeforeReturn,
         Self::AfterRefusalBeforeReturn,
         Self::AfterPutBackBeforeSweep,
-        Self::AfterPutBackBeforeWake,
         Self::AfterSweepBeforeFinish,
         Self::AfterLossBeforeReturn,
         Self::AfterReturnBeforeRequeue,
@@ -69,7 +66,6 @@ impl CrashPoint {
             Self::AfterConfirmBeforeReturn => "after_confirm_before_return",
             Self::AfterRefusalBeforeReturn => "after_refusal_before_return",
             Self::AfterPutBackBeforeSweep => "after_put_back_before_sweep",
-            Self::AfterPutBackBeforeWake => "after_put_back_before_wake",
             Self::AfterSweepBeforeFinish => "after_sweep_before_finish",
             Self::AfterLossBeforeReturn => "after_loss_before_return",
             Self::AfterReturnBeforeRequeue => "after_return_before_requeue",

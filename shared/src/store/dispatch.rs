@@ -118,13 +118,22 @@ impl Store {
                 SELECT id, max_pages - pages_admitted AS remaining, per_domain
                 FROM workflow_executions WHERE id = $1 AND status = 'running'
                 FOR NO KEY UPDATE SKIP LOCKED
-            ), due AS (
-                SELECT l.host, l.misses FROM lanes l
+            ), in_front AS (
+                SELECT l.host, l.misses, l.due_at FROM lanes l
                 WHERE l.execution_id = $1 AND EXISTS (SELECT FROM execution) AND l.due_at <= now()
-                ORDER BY l.due_at LIMIT $2
+                ORDER BY l.due_at LIMIT greatest($2::int8, 16)
                 FOR UPDATE SKIP LOCKED
+            ), due AS (
+                -- Where few pages are wanted, more lanes are looked at, so that it gets past those that have none; but no more of
+                -- those that had one the last time.
+                SELECT f.host, f.misses, f.due_at
+                FROM (
+                    SELECT f.*, count(*) FILTER (WHERE f.misses = 0) OVER (ORDER BY f.due_at, f.host) AS with_pages
+                    FROM in_front f
+                ) f
+                WHERE f.with_pages <= $2
             ), pace AS (
-                SELECT d.host, d.misses, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms, h.delay_seen_at,
+                SELECT d.host, d.misses, d.due_at, h.next_dispatch_at, h.next_start_at, h.delay_ms AS known_delay_ms, h.delay_seen_at,
                     greatest(h.backoff_until, CASE WHEN NOT per_domain THEN h.unreachable_until END) AS backoff_until,
                     -- One page at a time sees whether a host that was not to be reached, or refused the last one, has changed.
                     -- And few at a time see whether one that answers 503 bears more.
@@ -156,7 +165,7 @@ impl Store {
             ), kept AS (
                 -- The next turn is one delay after the last one: the delay that holds now, and not the one that held then. What a
                 -- dispatcher that began after us has seen, and we may not have, counts.
-                SELECT p.host, p.misses, p.backoff_until, p.concurrency, p.is_doubted, p.is_last_first, p.known_delay_ms, d.delay_ms,
+                SELECT p.host, p.misses, p.due_at, p.backoff_until, p.concurrency, p.is_doubted, p.is_last_first, p.known_delay_ms, d.delay_ms,
                     p.next_dispatch_at + (d.delay_ms - p.known_delay_ms) * 1.03 * interval '1 millisecond' AS next_dispatch_at,
                     p.next_start_at + (d.delay_ms - p.known_delay_ms) * 1.03 * interval '1 millisecond' AS next_start_at
                 FROM pace p CROSS JOIN LATERAL (
@@ -181,7 +190,7 @@ impl Store {
             ), picked AS (
                 -- Each lane by itself, so that the index gives the order and the limit ends the scan. Pages that wait to be tried
                 -- again come last of their priority: they are not passed by at each look. Once the page limit is reached, another index has what is left: of a million others that wait to be skipped none is looked at.
-                SELECT q.* FROM turn t CROSS JOIN LATERAL (
+                SELECT q.*, t.due_at FROM turn t CROSS JOIN LATERAL (
                     SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
                       AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
@@ -190,7 +199,7 @@ impl Store {
                     FOR UPDATE SKIP LOCKED
                 ) q
                 UNION ALL
-                SELECT q.* FROM turn t CROSS JOIN LATERAL (
+                SELECT q.*, t.due_at FROM turn t CROSS JOIN LATERAL (
                     SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.not_before <= now()
                       AND q.attempt = 0 AND (SELECT remaining IS NULL OR remaining > 0 FROM execution)
@@ -199,7 +208,7 @@ impl Store {
                     FOR UPDATE SKIP LOCKED
                 ) q
                 UNION ALL
-                SELECT q.* FROM turn t CROSS JOIN LATERAL (
+                SELECT q.*, t.due_at FROM turn t CROSS JOIN LATERAL (
                     SELECT q.id, q.host, q.admitted, q.priority, q.not_before FROM url_queue q
                     WHERE q.execution_id = $1 AND q.host = t.host AND q.status = 'pending' AND q.admitted
                       AND q.not_before <= now() AND (SELECT remaining <= 0 FROM execution)
@@ -208,12 +217,13 @@ impl Store {
                     FOR UPDATE SKIP LOCKED
                 ) q
             ), in_turn AS (
-                -- The first of each lane, then the second of each, as many as are wanted.
+                -- The first of each lane, then the second of each, as many as are wanted. Where not even all first ones are, by how long
+                -- their lanes have been due: no lane is passed over for ever because of its pages' priority.
                 SELECT p.* FROM (
                     SELECT p.*, row_number() OVER (PARTITION BY p.host ORDER BY p.priority DESC, p.not_before, p.id) AS round
                     FROM picked p
                 ) p
-                ORDER BY p.round, p.priority DESC, p.not_before, p.id LIMIT $2
+                ORDER BY p.round, CASE WHEN p.round = 1 THEN p.due_at END, p.priority DESC, p.not_before, p.id LIMIT $2
             ), numbered AS (
                 SELECT p.*, row_number() OVER (PARTITION BY p.admitted ORDER BY p.priority DESC, p.not_before, p.id)
                     AS place_in_limit
@@ -235,10 +245,11 @@ impl Store {
                 WHERE h.host = t.host
                   AND (t.delay_ms <> t.known_delay_ms OR t.delay_ms > 0 AND t.host IN (SELECT host FROM chosen))
             ), lane_turn AS (
-                -- A lane that alone has pages stays where it is: it is due.
+                -- A lane that alone has pages stays where it is: it is due. So does one whose pages were passed over.
                 UPDATE lanes l
-                SET misses = CASE WHEN t.turns > 0 AND NOT t.served THEN least(t.misses + 1, t.most_misses) ELSE 0 END,
+                SET misses = CASE WHEN t.turns > 0 AND NOT t.has_pages THEN least(t.missed + 1, t.most_misses) ELSE 0 END,
                     due_at = CASE
+                        WHEN t.has_pages AND NOT t.served THEN l.due_at
                         WHEN t.served AND t.delay_ms = 0 THEN now()
                         -- A pace or a pause that is long may become shorter, or be nobody's any more.
                         WHEN t.served OR t.turns = 0 THEN least(now() + interval '30 seconds', CASE
@@ -248,18 +259,27 @@ impl Store {
                             ELSE t.ready_at END)
                         WHEN t.places = 0 AND t.is_doubted THEN now() + interval '250 milliseconds'
                         WHEN t.places = 0 THEN now() + interval '20 milliseconds'
-                        ELSE now() + 20 * (1 << t.misses) * interval '1 millisecond' END
+                        ELSE now() + 20 * interval '1 millisecond'
+                            * (1 << CASE WHEN t.missed > 8 THEN least(t.missed, t.most_misses) ELSE t.missed END) END
                 FROM (
-                    SELECT t.*, t.host IN (SELECT host FROM chosen) AS served,
-                        -- One without any page is looked at less and less: whoever adds a page to it wakes it. A broad
-                        -- crawl has a hundred thousand of them at its end.
+                    SELECT t.*, t.host IN (SELECT host FROM chosen) AS served, t.host IN (SELECT host FROM picked) AS has_pages,
+                        -- One without any page is looked at less and less, once a day in the end: whoever adds a page to it wakes
+                        -- it. A broad crawl has a hundred thousand of them at its end.
                         CASE WHEN EXISTS (SELECT FROM url_queue o WHERE o.execution_id = $1 AND o.host = t.host
                                     AND o.status IN ('queued', 'processing'))
                                 OR EXISTS (SELECT FROM url_queue o WHERE o.execution_id = $1 AND o.host = t.host
-                                    AND o.status = 'pending') THEN 8 ELSE 13 END AS most_misses
-                    FROM turn t
+                                    AND o.status = 'pending') THEN 8 ELSE 22 END AS most_misses,
+                        -- Whoever saw the lane before its first miss, and has not committed a page yet, wakes nobody: no wait is longer
+                        -- than the lane has been empty, for which a late look counts too. After 12 misses it has been so for 82 s, and
+                        -- no such record runs any more: a statement may take 30 s.
+                        CASE WHEN empty.misses >= 12 THEN 22 ELSE empty.misses END AS missed
+                    FROM turn t CROSS JOIN LATERAL (
+                        SELECT greatest(t.misses, CASE WHEN t.misses > 0 AND t.due_at < now() - interval '10 seconds'
+                            THEN floor(ln(50 * EXTRACT(EPOCH FROM now() - t.due_at)::float8) / ln(2::float8)) END)::int AS misses
+                    ) empty
                 ) t
                 WHERE l.execution_id = $1 AND l.host = t.host
+                  AND NOT (t.has_pages AND NOT t.served AND l.misses = 0)
                   AND NOT (t.served AND t.delay_ms = 0 AND l.misses = 0
                       AND $2 > 1 AND (SELECT count(*) FROM due) = 1)
             )

@@ -45,6 +45,13 @@ impl Store {
                       AND q.final_url IS NULL)) AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'limit'))
+              -- The same below paths that have budgets. By url_queue_place_idx, url_queue_skipped_idx.
+              AND NOT (EXISTS (
+                  SELECT FROM url_queue q
+                  WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.admitted AND q.error_class = 'robots'
+                      AND q.final_url IS NULL AND q.budgeted) AND EXISTS (
+                  SELECT FROM url_queue q
+                  WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'path_budget'))
               AND e.budget_pages_after IS NULL
               AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (
                   SELECT FROM url_queue q

@@ -11,7 +11,7 @@ use super::budgets::lock;
 use super::budgets::places::Plan;
 use super::control::{Act, Controlled, Expected, judge};
 use super::executions::ExecutionStatus;
-use super::sweep::SWEPT_AT_ONCE;
+use super::sweep::{SWEPT_AT_ONCE, open_lanes};
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
 
@@ -173,7 +173,7 @@ impl Store {
         // that finds none left, if not with the last page. A page that fails once more has failed after the retry, and stays. What
         // was counted of the pages is taken back under the nil worker; the rows are locked, so each once. Attempts go on: a second
         // one with the same number would pass the fence with what the first one recorded.
-        let put_back = sqlx::query_scalar!(
+        let put_back = sqlx::query!(
             r#"WITH execution AS (
                 -- A retry of an older version says no number, and its pages take their places as they go back. One that an older
                 -- version has ended may have left places.
@@ -209,11 +209,6 @@ impl Store {
                     worker_faults = 0,
                     final_url = NULL, rendered = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM wanted))
-            ), new_lanes AS (
-                -- They went when the execution ended.
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution.id, wanted.host FROM execution CROSS JOIN wanted ORDER BY execution.id, wanted.host
-                ON CONFLICT (execution_id, host) DO NOTHING
             ), another_chance AS (
                 UPDATE hosts SET unreachable = 0, unreachable_until = '-infinity', unreachable_origins = '{}', refused = 0
                 WHERE host IN (
@@ -255,13 +250,16 @@ impl Store {
                 ) AS goes_on
                 WHERE target.id = left_over.id
             )
-            SELECT count(*) AS "count!" FROM wanted"#,
+            SELECT host AS "host!", count(*) AS "pages!" FROM wanted GROUP BY host"#,
             execution.0,
             SWEPT_AT_ONCE,
         )
-        .fetch_one(&mut *transaction)
+        .fetch_all(&mut *transaction)
         .await?;
+        let pages: i64 = put_back.iter().map(|lane| lane.pages).sum();
+        let hosts: Vec<String> = put_back.into_iter().map(|lane| lane.host).collect();
+        open_lanes(&mut transaction, execution, &hosts).await?;
         transaction.commit().await?;
-        Ok(u64::try_from(put_back).unwrap_or(0))
+        Ok(u64::try_from(pages).unwrap_or(0))
     }
 }

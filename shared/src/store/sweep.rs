@@ -5,8 +5,10 @@
 //! takes milliseconds, whatever the size of the frontier. The rows are then updated by their ids in an array, so that
 //! the planner, whose statistics are old while a crawl grows, can only use the primary key. The finisher repeats them.
 
+use sqlx::PgConnection;
+
+use super::budgets::change::{FIRST_PAGE, PLACES_CAME_FREE};
 use super::{Store, StoreError};
-use crate::crash::{self, CrashPoint};
 use crate::domain::id::ExecutionId;
 
 /// Rows of one statement at the most: some tens of milliseconds of writing.
@@ -91,10 +93,11 @@ impl Store {
         Ok(failed.iter().map(|row| u64::try_from(row.pages).unwrap_or(0)).sum())
     }
 
-    /// Gives the places in `max_pages` back that pages had which were not loaded, because robots.txt forbids it: others get
-    /// them.
+    /// Gives the places back that pages had which were not loaded, because robots.txt forbids it, in `max_pages` and below paths
+    /// that have budgets: others get them.
     async fn give_places_back(&self) -> Result<u64, StoreError> {
-        // Reads url_queue_place_idx. Lock: the execution's row before its pages, as who dispatches does.
+        // Reads url_queue_place_idx and execution_budgets_pkey. Lock: the execution's row before its pages and its budgets, as who
+        // dispatches does.
         let given_back = sqlx::query_scalar!(
             r#"WITH execution AS (
                 SELECT id FROM workflow_executions AS execution
@@ -104,24 +107,50 @@ impl Store {
                         AND final_url IS NULL)
                 ORDER BY id FOR NO KEY UPDATE
             ), unused AS (
-                SELECT page.id FROM execution CROSS JOIN LATERAL (
-                    SELECT id FROM url_queue
+                SELECT page.* FROM execution CROSS JOIN LATERAL (
+                    SELECT id, execution_id, url, budgeted FROM url_queue
                     WHERE execution_id = execution.id AND status = 'skipped' AND admitted AND error_class = 'robots'
                         AND final_url IS NULL
                     LIMIT $1 FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $1
             ), without AS (
-                UPDATE url_queue SET admitted = false WHERE id = ANY (ARRAY(SELECT id FROM unused))
+                UPDATE url_queue SET admitted = false, budgeted = false WHERE id = ANY (ARRAY(SELECT id FROM unused))
                 RETURNING execution_id
             ), places AS (
                 SELECT execution_id, count(*) AS pages FROM without GROUP BY execution_id
+            ), below AS (
+                -- One that was counted was so below each path that it is of. A prefix has no `?`, so that it can be compared with path
+                -- and query together.
+                SELECT page.execution_id, budget.prefix, count(*) AS pages
+                FROM unused AS page JOIN execution_budgets AS budget ON budget.execution_id = page.execution_id
+                WHERE page.budgeted AND budget.kind = 'path_prefix'
+                  AND starts_with(regexp_replace(page.url, '^[a-z]+://[^/]*', ''), budget.prefix)
+                GROUP BY page.execution_id, budget.prefix
+            ), less_used AS (
+                -- A budget that was removed meanwhile, and came again, has not counted them.
+                UPDATE execution_budgets AS budget SET used = greatest(budget.used - below.pages, 0)
+                FROM below
+                WHERE budget.execution_id = below.execution_id AND budget.kind = 'path_prefix' AND budget.prefix = below.prefix
+                RETURNING budget.execution_id
+            ), roomier AS (
+                SELECT DISTINCT execution_id FROM less_used
             ), given_back AS (
-                UPDATE workflow_executions AS execution SET pages_admitted = execution.pages_admitted - places.pages
-                FROM places WHERE execution.id = places.execution_id
+                -- Joined, as this is evaluated anew where the row was waited for. Pages that had no place below those paths are
+                -- looked at again; from the beginning, where a changed budget has them looked at just now.
+                UPDATE workflow_executions AS execution
+                SET pages_admitted = execution.pages_admitted - places.pages,
+                    budget_pages_after = CASE
+                        WHEN roomier.execution_id IS NULL THEN execution.budget_pages_after
+                        WHEN COALESCE(execution.budget_pages_after, $2::uuid) = $2 THEN $2
+                        ELSE $3::uuid END
+                FROM places LEFT JOIN roomier ON roomier.execution_id = places.execution_id
+                WHERE execution.id = places.execution_id
             )
             SELECT count(*) AS "count!" FROM without"#,
             SWEPT_AT_ONCE,
+            PLACES_CAME_FREE,
+            FIRST_PAGE,
         )
         .fetch_one(&self.pool)
         .await?;
@@ -234,35 +263,15 @@ impl Store {
     /// As every statement of the store.
     pub async fn put_pages_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
         // What a retry wants comes first where there are places in `max_pages` for some only.
-        let put_back = self.put_failed_back(only).await?
+        Ok(self.put_failed_back(only).await?
             + self.put_limited_back(only).await?
-            + self.put_unspent_back(only).await?;
-        if put_back > 0 {
-            crash::reach(CrashPoint::AfterPutBackBeforeWake);
-            self.wake_lanes(only).await?;
-        }
-        Ok(put_back)
-    }
-
-    /// Has the dispatcher look at once into lanes that had no pages.
-    pub(super) async fn wake_lanes(&self, only: Option<ExecutionId>) -> Result<(), StoreError> {
-        // By lanes_pkey, in its order, as whoever records pages. One that a dispatcher has in its hands is waited for.
-        sqlx::query!(
-            "UPDATE lanes SET due_at = now(), misses = 0
-             WHERE (execution_id, host) IN (
-                SELECT execution_id, host FROM lanes
-                WHERE misses > 0 AND ($1::uuid IS NULL OR execution_id = $1)
-                ORDER BY execution_id, host FOR UPDATE)",
-            only.map(|id| id.0),
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+            + self.put_unspent_back(only).await?)
     }
 
     async fn put_limited_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {
         // Reads url_queue_limit_idx in its order. No more than the limit has room for, and none while others wait
-        // that it has not admitted yet: those that find no room would only be skipped again.
+        // that it has not admitted yet: those that find no room would only be skipped again. The dispatcher looks at once into their
+        // lanes, which went if the execution had ended, before a retry.
         let put_back = sqlx::query_scalar!(
             r#"WITH roomy AS (
                 SELECT id, LEAST($2, max_pages - pages_admitted) AS room
@@ -286,13 +295,14 @@ impl Store {
                 SET status = 'pending', error = NULL, error_class = NULL, processed_at = NULL
                 WHERE id = ANY (ARRAY(SELECT id FROM left_out))
                 RETURNING execution_id, host
-            ), new_lanes AS (
-                -- They went if the execution had ended, before a retry.
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution_id, host FROM put_back ORDER BY execution_id, host
-                ON CONFLICT (execution_id, host) DO NOTHING
+            ), lane AS (
+                SELECT DISTINCT execution_id, host FROM put_back
+            ), opened AS (
+                SELECT open_lanes(array_agg(execution_id ORDER BY execution_id, host), array_agg(host ORDER BY execution_id, host))
+                FROM lane HAVING count(*) > 0
             )
-            SELECT count(*) AS "count!" FROM put_back"#,
+            -- What is asked for nowhere is not done.
+            SELECT count(*) AS "count!" FROM put_back WHERE (SELECT count(*) FROM opened) >= 0"#,
             only.map(|id| id.0),
             SWEPT_AT_ONCE,
         )
@@ -300,4 +310,27 @@ impl Store {
         .await?;
         Ok(u64::try_from(put_back).unwrap_or(0))
     }
+}
+
+/// Has the dispatcher look at once into the lanes of these hosts, which pages were put back into, and makes those that are gone: they
+/// went if the execution had ended, before a retry.
+pub(super) async fn open_lanes(
+    connection: &mut PgConnection,
+    execution: ExecutionId,
+    hosts: &[String],
+) -> Result<(), StoreError> {
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    // By lanes_pkey, in its order, as whoever records pages; in their transaction, so that none of them lies in a lane that is looked
+    // at once a day, and as its last statement, as hosts and counters are locked before lanes. One that a dispatcher has in its hands
+    // is waited for.
+    sqlx::query_scalar!(
+        r#"SELECT count(open_lanes(array_fill($1::uuid, ARRAY[cardinality($2::text[])]), $2)) AS "count!""#,
+        execution.0,
+        hosts,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
 }

@@ -104,11 +104,6 @@ async fn dies_while_it_puts_back(crash: String) {
 }
 
 #[tokio::test]
-async fn a_coordinator_killed_before_it_wakes_lanes_leaves_no_page_lying() {
-    dies_while_it_puts_back(kill(CrashPoint::AfterPutBackBeforeWake, 1)).await;
-}
-
-#[tokio::test]
 async fn a_coordinator_killed_between_putting_back_and_sweeping_loses_no_page() {
     dies_while_it_puts_back(kill(CrashPoint::AfterPutBackBeforeSweep, 1)).await;
 }

@@ -1,13 +1,14 @@
-//! Places: in the page limit of an execution, at a host that bears only so many pages, in a dispatcher's step.
+//! Places: in the page limit of an execution and below its paths, at a host that bears only so many pages, in a dispatcher's step.
 
 use std::time::Duration;
 
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
-use crawlify_shared::domain::page::{FinishedPage, NextStatus};
+use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{Controlled, LimitChanges};
 use crawlify_shared::store::hot::ClaimRequest;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
+use serde_json::json;
 
 use super::behind_a_dispatcher;
 
@@ -58,6 +59,16 @@ async fn once_the_page_limit_is_reached_a_step_looks_at_none_of_those_that_wait_
     assert!((1..2_000).contains(&read), "{read} rows were read in 21 steps");
 }
 
+/// The end of a page that was not loaded.
+fn forbidden(page: &ClaimedPage) -> FinishedPage {
+    let failure = Failure::new(ErrorClass::Robots, "robots.txt disallows it");
+    FinishedPage {
+        outcome: PageOutcome::nothing(PageEnd::Skipped(failure.clone())),
+        next: NextStatus::Skipped(failure),
+        ..finished(page, &small_table(), &[])
+    }
+}
+
 #[tokio::test]
 async fn pages_that_robots_txt_forbids_give_their_places_back() {
     let limits = Limits { max_pages: Some(2), ..NO_LIMITS };
@@ -67,13 +78,7 @@ async fn pages_that_robots_txt_forbids_give_their_places_back() {
     let pages = crawl.claim(&worker).await;
     assert_eq!(pages.len(), 2);
     assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 2, "the others are skipped meanwhile");
-    let forbidden = Failure::new(ErrorClass::Robots, "robots.txt disallows it");
-    let skipped = FinishedPage {
-        outcome: PageOutcome::nothing(PageEnd::Skipped(forbidden.clone())),
-        next: NextStatus::Skipped(forbidden),
-        ..finished(&pages[0], &small_table(), &[])
-    };
-    worker.record(&[skipped, finished(&pages[1], &small_table(), &[])]).await.unwrap();
+    worker.record(&[forbidden(&pages[0]), finished(&pages[1], &small_table(), &[])]).await.unwrap();
     assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "another page may come");
     crawl.store.sweep_leftover_pages().await.unwrap();
     assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 1);
@@ -86,6 +91,57 @@ async fn pages_that_robots_txt_forbids_give_their_places_back() {
     let ends = "SELECT concat_ws(' ', status, error_class, count(*)) FROM url_queue GROUP BY status, error_class ORDER BY 1";
     assert_eq!(crawl.texts(ends).await, ["completed 2", "skipped limit 1", "skipped robots 1"]);
     assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 2);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+/// Dispatches what there is, within the budgets.
+async fn dispatch(crawl: &Crawl) -> Vec<ClaimRequest> {
+    let mut requests = Vec::new();
+    for _ in 0..5 {
+        let pages = crawl.store.reserve_pages(crawl.execution, 100).await.unwrap();
+        let pages = crawl.store.within_budgets(crawl.execution, pages).await.unwrap();
+        requests.extend(pages.iter().map(|page| ClaimRequest { page_id: page.page_id, epoch: page.epoch }));
+    }
+    requests
+}
+
+#[tokio::test]
+async fn pages_that_robots_txt_forbids_give_their_places_below_a_path_back() {
+    const PLACES: usize = 50;
+    let mut config = small_workflow();
+    config["budgets"] = json!({"path_prefixes": [{"prefix": "/archive/", "max_pages": PLACES}]});
+    let mut urls: Vec<_> = (0..PLACES).map(|number| format!("http://b.test/archive/{number}")).collect();
+    urls.push("http://c.test/".to_owned());
+    let crawl = Crawl::of(&config, NO_LIMITS, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let worker = crawl.worker().await;
+    let pages = worker.claim(&dispatch(&crawl).await, LEASE, false).await.unwrap();
+    assert_eq!(pages.len(), PLACES + 1);
+    let (archive, leading): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.host == "b.test");
+    let links: Vec<_> = (0..60).map(|number| format!("http://a.test/archive/{number}")).collect();
+    worker.record(&[finished(&leading[0], &small_table(), &links)]).await.unwrap();
+    assert!(dispatch(&crawl).await.is_empty(), "every place is taken");
+    let by_path = "SELECT count(*) FROM url_queue WHERE status = 'skipped' AND error_class = 'path_budget'";
+    assert_eq!(crawl.number(by_path).await, 60);
+
+    let used = "SELECT used FROM execution_budgets";
+    // Some more come back than find places, of those that there are.
+    for (pages, expected) in [(&archive[..3], 3 + 16), (&archive[3..], 57)] {
+        let group: Vec<_> = pages.iter().map(forbidden).collect();
+        worker.record(&group).await.unwrap();
+        assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "others may come");
+        crawl.store.sweep_leftover_pages().await.unwrap();
+        assert_eq!(crawl.number(used).await, (PLACES - group.len()) as i64);
+        assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "others are to come");
+        assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), expected);
+        let pages = worker.claim(&dispatch(&crawl).await, LEASE, false).await.unwrap();
+        assert_eq!(pages.len(), group.len());
+        let ended: Vec<_> = pages.iter().map(|page| finished(page, &small_table(), &[])).collect();
+        worker.record(&ended).await.unwrap();
+        assert_eq!(crawl.number(used).await, PLACES as i64);
+    }
+    assert_eq!(crawl.number(by_path).await, 10);
+    assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 1 + PLACES as i64);
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
     crawl.assert_counters_are_a_recount().await;
 }
 

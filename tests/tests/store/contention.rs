@@ -172,3 +172,32 @@ async fn pages_of_paced_hosts_that_link_to_each_other_never_deadlock() {
     assert_eq!(crawl.number(deadlocks).await, 0);
     crawl.assert_counters_are_a_recount().await;
 }
+
+#[tokio::test]
+async fn a_page_that_takes_a_later_turn_and_a_late_message_of_it_never_deadlock() {
+    let crawl = crawl_of(2).await;
+    let (holder, other) = (crawl.worker().await, crawl.worker().await);
+    let requests = crawl.queue().await;
+    crawl.change("UPDATE url_queue SET host_delay_ms = 1; UPDATE hosts SET delay_ms = 1").await;
+    let page = holder.claim(&requests[..1], LEASE, false).await.unwrap().remove(0);
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let wait_for_waiting = async |statements: i64| {
+        let is_so = async || crawl.number(waiting).await == statements;
+        wait_for("statements wait for locks", Duration::from_secs(10), is_so).await;
+    };
+    // Somebody has the host in his hands: the turn waits for it first, and the claim, which has both pages, comes behind.
+    let mut dispatcher = crawl.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM hosts FOR UPDATE").execute(&mut *dispatcher).await.unwrap();
+    let late = async {
+        wait_for_waiting(1).await;
+        other.claim(&requests, LEASE, false).await
+    };
+    let letting_go = async {
+        wait_for_waiting(2).await;
+        dispatcher.commit().await.unwrap();
+    };
+    let (turn, late, ()) = tokio::join!(holder.next_start(&page, LEASE), late, letting_go);
+    turn.unwrap();
+    assert_eq!(late.unwrap().len(), 1, "the other page");
+}

@@ -2,20 +2,27 @@
 //! skipped which skips them no more.
 //!
 //! A change marks the execution (`budget_pages_after`) in its own transaction, and the execution does not end until every page
-//! that was skipped has been looked at since. Locks, for all: the execution's row, then its budgets.
+//! that was skipped has been looked at since. So do places below paths that come free, with another mark: then no more pages come
+//! back than find places, and some. Locks, for all: the execution's row, then its budgets.
 
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{BudgetRows, lock};
+use super::{Budget, BudgetRows, locked};
 use crate::domain::id::ExecutionId;
+use crate::domain::page_url::PageUrl;
 use crate::domain::skip::SkipReason;
 use crate::domain::workflow::{BudgetChanges, Budgets};
-use crate::store::sweep::SWEPT_AT_ONCE;
+use crate::store::sweep::{SWEPT_AT_ONCE, open_lanes};
 use crate::store::{Store, StoreError};
 
 /// Before all pages: where a look at those that were skipped begins.
 pub(in crate::store) const FIRST_PAGE: Uuid = Uuid::nil();
+/// Before all pages, too: where a look begins that is for places which came free, and ends when they are taken.
+pub(in crate::store) const PLACES_CAME_FREE: Uuid = Uuid::from_u128(1);
+/// So many pages more come back then than there are places: some may belong to hosts that are gone. Those that find none are skipped
+/// once more.
+const SPARE: i64 = 16;
 /// How many portions are looked at in one go while few of their pages come back: no more than some tenths of a second.
 const PORTIONS: usize = 20;
 
@@ -108,72 +115,90 @@ impl Store {
     async fn look_at_skipped(&self, execution: ExecutionId) -> Result<u64, StoreError> {
         let mut connection = self.connection_for_a_transaction().await?;
         let mut transaction = connection.begin().await?;
-        // The lock is a statement of its own, so that the next one sees all that was skipped before it was ours. It is
-        // waited for: dispatchers hold it for moments, but again and again.
-        lock(&mut transaction, execution).await?;
-        // Reads url_queue_skipped_idx, that of `path_budget` in its order, so that the limit ends the scan; and
-        // execution_budgets_pkey, page_counters_pkey. Pages that were skipped by time or bytes leave the index; those that
+        // The locks are statements of their own, so that the next one sees all that was skipped before they were ours. They are
+        // waited for: dispatchers hold them for moments, but again and again.
+        let mut budgets = locked(&mut transaction, execution).await?;
+        let is_over = budgets.iter().any(|budget| budget.kind != "path_prefix" && budget.spent >= budget.max);
+        // By primary key.
+        let after = sqlx::query_scalar!(
+            "SELECT budget_pages_after FROM workflow_executions WHERE id = $1 AND status IN ('running', 'paused')",
+            execution.0,
+        )
+        .fetch_optional(&mut *transaction)
+        .await?
+        .flatten();
+        let Some(after) = after else { return Ok(0) };
+        // Reads url_queue_skipped_idx in its order, so that the limit ends the scan.
+        let skipped = sqlx::query!(
+            "SELECT id, url FROM url_queue
+             WHERE execution_id = $1 AND status = 'skipped' AND error_class = $2 AND id > $3
+             ORDER BY id LIMIT $4",
+            execution.0,
+            SkipReason::PathBudget.as_str(),
+            after,
+            SWEPT_AT_ONCE,
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let is_for_places = after == PLACES_CAME_FREE;
+        for budget in budgets.iter_mut().filter(|budget| budget.used < budget.max) {
+            budget.max = if is_for_places { budget.max.saturating_add(SPARE) } else { i64::MAX };
+        }
+        let back: Vec<Uuid> =
+            skipped.iter().filter(|page| takes_places(&mut budgets, &page.url)).map(|page| page.id).collect();
+        let mut of_paths = budgets.iter().filter(|budget| budget.kind == "path_prefix");
+        let are_taken = is_for_places && of_paths.all(|budget| budget.used >= budget.max);
+        let are_more = !are_taken && skipped.len() as u64 == SWEPT_AT_ONCE.unsigned_abs();
+        let last = skipped.last().map_or(after, |page| page.id);
+        // Reads url_queue_skipped_idx, and the primary key. Pages that were skipped by time or bytes leave the index; those that
         // stay skipped by a path are passed by. Nobody else locks such pages, so that none is waited for. One that finds no
         // place in `max_pages`, or is below a path that fills up meanwhile, is skipped once more for that.
-        let put_back = sqlx::query_scalar!(
-            r#"WITH execution AS (
-                SELECT id, started_at, budget_pages_after FROM workflow_executions
-                WHERE id = $1 AND budget_pages_after IS NOT NULL AND status IN ('running', 'paused')
-            ), exceeded AS (
-                SELECT FROM execution JOIN execution_budgets AS budget ON budget.execution_id = execution.id
-                WHERE CASE budget.kind
-                    WHEN 'time' THEN execution.started_at + budget.max * interval '1 second' <= now()
-                    WHEN 'bytes' THEN budget.max <= (
-                        SELECT sum(bytes) FROM page_counters WHERE execution_id = execution.id)
-                    ELSE false END
-            ), by_total AS (
+        let put_back = sqlx::query!(
+            r#"WITH by_total AS (
                 SELECT id FROM url_queue
-                WHERE execution_id = (SELECT id FROM execution) AND status = 'skipped' AND error_class IN ($3, $4)
-                  AND NOT EXISTS (SELECT FROM exceeded)
+                WHERE execution_id = $1 AND status = 'skipped' AND error_class IN ($3, $4) AND NOT $5::bool
                 LIMIT $2
-            ), by_path AS (
-                SELECT id, url FROM url_queue
-                WHERE execution_id = (SELECT id FROM execution) AND status = 'skipped' AND error_class = $5
-                  AND id > (SELECT budget_pages_after FROM execution)
-                ORDER BY id LIMIT $2
             ), put_back AS (
                 UPDATE url_queue
                 SET status = 'pending', error = NULL, error_class = NULL, processed_at = NULL
-                WHERE status IS NOT DISTINCT FROM 'skipped' AND id = ANY (ARRAY(
-                    SELECT id FROM by_total
-                    UNION ALL
-                    SELECT page.id FROM by_path AS page
-                    WHERE NOT EXISTS (
-                        -- A prefix has no `?`, so that it can be compared with path and query together.
-                        SELECT FROM execution_budgets AS budget
-                        WHERE budget.execution_id = $1 AND budget.kind = 'path_prefix' AND budget.used >= budget.max
-                          AND starts_with(regexp_replace(page.url, '^[a-z]+://[^/]*', ''), budget.prefix))))
-                RETURNING execution_id, host
-            ), new_lanes AS (
-                -- They went if the execution had ended, before a retry.
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution_id, host FROM put_back ORDER BY execution_id, host
-                ON CONFLICT (execution_id, host) DO NOTHING
+                WHERE status IS NOT DISTINCT FROM 'skipped' AND id = ANY (ARRAY(SELECT id FROM by_total) || $6::uuid[])
+                RETURNING host
             ), looked_at AS (
-                UPDATE workflow_executions AS target
-                SET budget_pages_after = CASE
-                    WHEN (SELECT count(*) FROM by_total) = $2 OR (SELECT count(*) FROM by_path) = $2
-                        THEN COALESCE((SELECT id FROM by_path ORDER BY id DESC LIMIT 1), execution.budget_pages_after)
-                    END
-                FROM execution WHERE target.id = execution.id
+                UPDATE workflow_executions
+                SET budget_pages_after = CASE WHEN $7::bool OR (SELECT count(*) FROM by_total) = $2 THEN $8::uuid END
+                WHERE id = $1
             )
-            SELECT count(*) AS "count!" FROM put_back"#,
+            SELECT host AS "host!", count(*) AS "pages!" FROM put_back GROUP BY host"#,
             execution.0,
             SWEPT_AT_ONCE,
             SkipReason::TimeBudget.as_str(),
             SkipReason::ByteBudget.as_str(),
-            SkipReason::PathBudget.as_str(),
+            is_over,
+            &back,
+            are_more,
+            last,
         )
-        .fetch_one(&mut *transaction)
+        .fetch_all(&mut *transaction)
         .await?;
+        let pages: i64 = put_back.iter().map(|lane| lane.pages).sum();
+        let hosts: Vec<String> = put_back.into_iter().map(|lane| lane.host).collect();
+        open_lanes(&mut transaction, execution, &hosts).await?;
         transaction.commit().await?;
-        Ok(u64::try_from(put_back).unwrap_or(0))
+        Ok(u64::try_from(pages).unwrap_or(0))
     }
+}
+
+/// Whether there is a place for a page below each path that it is of; if so, it has them.
+fn takes_places(budgets: &mut [Budget], url: &str) -> bool {
+    // One that this version cannot read fails when it is dispatched.
+    let url = PageUrl::parse(url).ok();
+    let its = budgets.iter_mut().filter(|budget| url.as_ref().is_some_and(|url| budget.is_of(url)));
+    let mut its: Vec<&mut Budget> = its.collect();
+    let has_places = its.iter().all(|budget| budget.used < budget.max);
+    if has_places {
+        its.iter_mut().for_each(|budget| budget.used += 1);
+    }
+    has_places
 }
 
 /// Writes changed budgets, in the transaction that has marked the execution and holds its row.

@@ -7,11 +7,19 @@ use super::HotStore;
 use crate::domain::page::ClaimedPage;
 use crate::store::StoreError;
 
-/// Locks the host's row, as the claim does. The lease is as long after the new start as it was after the first one.
+/// Locks the page's row and then the host's, as claims and records do: a claim that a late message of the page is among holds it, and
+/// may wait for the host. The lease is as long after the new start as it was after the first one. By primary keys; `IS NOT DISTINCT
+/// FROM` as in the record.
 const NEXT_START: &str = "
-WITH paced AS (
+WITH page AS (
+    SELECT id FROM url_queue
+    WHERE id = $3 AND attempt = $4 AND status IS NOT DISTINCT FROM 'processing' AND locked_by = $5
+    FOR NO KEY UPDATE
+), paced AS (
     INSERT INTO hosts AS h (host, next_start_at)
-    VALUES ($1, now() + interval '20 ms' + $2::float8 * 1.03 * interval '1 millisecond')
+    SELECT $1::text, now() + interval '20 ms' + $2::float8 * 1.03 * interval '1 millisecond'
+    -- Asked for before the host is locked, and not whether it is there: one that is not ours any more has its turn all the same.
+    FROM (SELECT count(*) AS pages FROM page) AS ours WHERE ours.pages >= 0
     ON CONFLICT (host) DO UPDATE
         -- The pace that holds now, where it is more than when the page was claimed: dispatchers count on it.
         SET next_start_at = greatest(h.next_start_at, h.backoff_until, clock_timestamp() + interval '20 ms')
@@ -19,7 +27,7 @@ WITH paced AS (
     RETURNING h.next_start_at - greatest($2::float8, h.delay_ms) * 1.03 * interval '1 millisecond' AS start_at
 ), held AS (
     UPDATE url_queue q SET locked_until = greatest(q.locked_until, p.start_at + $6::float8 * interval '1 millisecond')
-    FROM paced p WHERE q.id = $3 AND q.attempt = $4 AND q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $5
+    FROM paced p, page WHERE q.id = page.id
 )
 SELECT start_at FROM paced";
 
