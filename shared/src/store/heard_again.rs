@@ -6,6 +6,7 @@
 use sqlx::Connection;
 use uuid::Uuid;
 
+use super::sweep::open_lanes;
 use super::{Store, StoreError};
 use crate::domain::fault::{LOSSES_TAKEN_BACK, POISON_AFTER};
 
@@ -117,11 +118,6 @@ impl Store {
                     error = CASE WHEN page.goes_back THEN NULL ELSE target.error END,
                     error_class = CASE WHEN page.goes_back THEN NULL ELSE target.error_class END
                 FROM page WHERE target.id = page.id
-            ), new_lanes AS (
-                -- They went if the execution had ended, before a retry.
-                INSERT INTO lanes (execution_id, host)
-                SELECT DISTINCT execution_id, host FROM page WHERE goes_back ORDER BY execution_id, host
-                ON CONFLICT (execution_id, host) DO NOTHING
             ), counted AS (
                 INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
                 SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*) FILTER (WHERE goes_back),
@@ -135,7 +131,8 @@ impl Store {
                 WHERE execution.id IN (SELECT execution_id FROM page WHERE goes_back)
             )
             SELECT count(*) FILTER (WHERE is_taken_back) AS "losses!",
-                (SELECT count(*) FROM page WHERE goes_back) AS "put_back!"
+                ARRAY(SELECT execution_id FROM page WHERE goes_back ORDER BY execution_id, host) AS "executions!",
+                ARRAY(SELECT host FROM page WHERE goes_back ORDER BY execution_id, host) AS "hosts!"
             FROM judged"#,
             &pages,
             &epochs,
@@ -145,11 +142,11 @@ impl Store {
         )
         .fetch_one(&mut *transaction)
         .await?;
+        open_lanes(&mut transaction, &taken_back.executions, &taken_back.hosts).await?;
         transaction.commit().await?;
-        if taken_back.put_back > 0 {
-            self.wake_lanes(None).await?;
-        }
-        let count = |count| u64::try_from(count).unwrap_or(0);
-        Ok(TakenBack { losses: count(taken_back.losses), pages_put_back: count(taken_back.put_back) })
+        Ok(TakenBack {
+            losses: u64::try_from(taken_back.losses).unwrap_or(0),
+            pages_put_back: taken_back.hosts.len() as u64,
+        })
     }
 }

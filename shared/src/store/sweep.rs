@@ -7,6 +7,8 @@
 
 use sqlx::PgConnection;
 
+use uuid::Uuid;
+
 use super::budgets::change::{FIRST_PAGE, PLACES_CAME_FREE};
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
@@ -312,11 +314,11 @@ impl Store {
     }
 }
 
-/// Has the dispatcher look at once into the lanes of these hosts, which pages were put back into, and makes those that are gone: they
+/// Has the dispatcher look at once into the lanes of these executions' hosts, which pages were put back into, and makes those that are gone: they
 /// went if the execution had ended, before a retry.
 pub(super) async fn open_lanes(
     connection: &mut PgConnection,
-    execution: ExecutionId,
+    executions: &[Uuid],
     hosts: &[String],
 ) -> Result<(), StoreError> {
     if hosts.is_empty() {
@@ -326,8 +328,8 @@ pub(super) async fn open_lanes(
     // at once a day, and as its last statement, as hosts and counters are locked before lanes. One that a dispatcher has in its hands
     // is waited for.
     sqlx::query_scalar!(
-        r#"SELECT count(open_lanes(array_fill($1::uuid, ARRAY[cardinality($2::text[])]), $2)) AS "count!""#,
-        execution.0,
+        r#"SELECT count(open_lanes($1, $2)) AS "count!""#,
+        executions,
         hosts,
     )
     .fetch_one(connection)

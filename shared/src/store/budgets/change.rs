@@ -182,7 +182,7 @@ impl Store {
         .await?;
         let pages: i64 = put_back.iter().map(|lane| lane.pages).sum();
         let hosts: Vec<String> = put_back.into_iter().map(|lane| lane.host).collect();
-        open_lanes(&mut transaction, execution, &hosts).await?;
+        open_lanes(&mut transaction, &vec![execution.0; hosts.len()], &hosts).await?;
         transaction.commit().await?;
         Ok(u64::try_from(pages).unwrap_or(0))
     }
