@@ -6,7 +6,6 @@
 //! the planner, whose statistics are old while a crawl grows, can only use the primary key. The finisher repeats them.
 
 use sqlx::PgConnection;
-
 use uuid::Uuid;
 
 use super::budgets::change::{FIRST_PAGE, PLACES_CAME_FREE};
@@ -327,12 +326,8 @@ pub(super) async fn open_lanes(
     // By lanes_pkey, in its order, as whoever records pages; in their transaction, so that none of them lies in a lane that is looked
     // at once a day, and as its last statement, as hosts and counters are locked before lanes. One that a dispatcher has in its hands
     // is waited for.
-    sqlx::query_scalar!(
-        r#"SELECT count(open_lanes($1, $2)) AS "count!""#,
-        executions,
-        hosts,
-    )
-    .fetch_one(connection)
-    .await?;
+    sqlx::query_scalar!(r#"SELECT count(open_lanes($1, $2)) AS "count!""#, executions, hosts,)
+        .fetch_one(connection)
+        .await?;
     Ok(())
 }
