@@ -139,7 +139,8 @@ async fn execute_within_lease(
             }
         };
         let limits = Limits { claimed_at, start_at, page: worker.lease.page_deadline };
-        let visited = visit(page, &program, slot, sitemap_turn, limits, worker);
+        // On the heap: it is the largest part of a page, and would be in the stack frame of all around it.
+        let visited = Box::pin(visit(page, &program, slot, sitemap_turn, limits, worker));
         let judge = |outcome: &mut PageOutcome| worker.traps.judge(page, &program, outcome);
         // Every call on the driver has a deadline, and is held to it; this one is for what lies between them.
         let deadline = from + longest(limits, page.host_delay);
