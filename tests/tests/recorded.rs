@@ -49,6 +49,10 @@ impl Recorded {
         (status, rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    pub(crate) async fn text(&self, query: &'static str) -> String {
+        sqlx::query_scalar(query).bind(self.execution).fetch_one(&self.pool).await.unwrap()
+    }
+
     pub(crate) async fn number(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).bind(self.execution).fetch_one(&self.pool).await.unwrap()
     }

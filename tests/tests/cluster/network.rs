@@ -104,8 +104,10 @@ async fn nobody_pays(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) {
     let crawled = crawl(network, hosts, outage).await;
     let waited = "SELECT count(*) FROM url_queue WHERE execution_id = $1 AND proxy_faults > 0";
     assert!(crawled.number(waited).await > 0, "no page met a network that was away");
+    let said = "SELECT COALESCE(string_agg(DISTINCT error, '; '), 'nothing') FROM node_executions WHERE execution_id = $1";
+    let said: String = crawled.recorded.text(said).await;
     let charged = "SELECT sum(charged + site_faults + browser_faults + worker_faults) FROM url_queue WHERE execution_id = $1";
-    assert_eq!(crawled.number(charged).await, 0, "{}", crawled.stderr);
+    assert_eq!(crawled.number(charged).await, 0, "nodes said {said}\n{}", crawled.stderr);
     crawled.end().await;
 }
 
