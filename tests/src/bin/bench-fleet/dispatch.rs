@@ -61,6 +61,9 @@ pub(crate) async fn measure(options: &Options, verdicts: &mut Verdicts) -> Resul
             let what = format!("{pace}, round {round} {}", setting.as_deref().unwrap_or_default());
             measure_beside(sides, delay_ms, options, what.trim_end(), verdicts).await?;
             few_pages.empty().await?;
+            for fleet in [&few, &many] {
+                fleet.unset(setting.as_slice()).await?;
+            }
         }
     }
     few.stop().await;

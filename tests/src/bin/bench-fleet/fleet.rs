@@ -53,15 +53,27 @@ impl Fleet {
         Ok(Self { store, client, processes: Vec::new(), postgres, rabbit: None, connections })
     }
 
-    /// Has Postgres keep to these settings, each `NAME=VALUE`, and to no others that were given here before.
+    /// Changes settings of Postgres, each `NAME=VALUE`.
     ///
     /// # Errors
     /// Postgres does not know one.
     pub(crate) async fn set(&self, settings: &[String]) -> Result<()> {
-        self.client.batch_execute("ALTER SYSTEM RESET ALL").await?;
         for setting in settings {
             let (name, value) = setting.split_once('=').context("a setting is NAME=VALUE")?;
             self.client.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).await?;
+        }
+        self.client.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// Takes these changes back.
+    ///
+    /// # Errors
+    /// Postgres does not know one.
+    pub(crate) async fn unset(&self, settings: &[String]) -> Result<()> {
+        for setting in settings {
+            let name = setting.split('=').next().unwrap_or(setting);
+            self.client.batch_execute(&format!("ALTER SYSTEM RESET {name}")).await?;
         }
         self.client.batch_execute("SELECT pg_reload_conf()").await?;
         Ok(())
