@@ -3,6 +3,9 @@
 -- Indexes of very many hosts take longer than a statement may otherwise.
 SET LOCAL statement_timeout = 0;
 
+-- In the order in which programs that run beside this name them.
+LOCK TABLE lanes IN SHARE ROW EXCLUSIVE MODE;
+
 ALTER TABLE hosts
     -- When it is looked at next whether it can be forgotten: two months after it was there first, or was used last, and then once a
     -- day while somebody visits it.
@@ -19,6 +22,8 @@ CREATE INDEX hosts_held_back_idx ON hosts (greatest(backoff_until, unreachable_u
 
 -- Nobody knows which delays these had to keep.
 UPDATE hosts SET recent_starts = '{}', min_interval_ms = NULL WHERE recent_starts <> '{}' OR min_interval_ms IS NOT NULL;
+-- Not all that are there now on the same day.
+UPDATE hosts SET forget_at = forget_at + random() * interval '30 days';
 
 -- Until when a host was used, as far as anybody has written that down: '-infinity' where nobody had to.
 CREATE FUNCTION host_was_used_at(h hosts) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -40,7 +45,8 @@ BEGIN
     -- One that may be forgotten before the others see its lane is held until they do. Only `FOR UPDATE` keeps us waiting, and those
     -- who take that lock wait for nobody: who forgets hosts, dispatchers, and who skips pages for their budgets.
     PERFORM h.host FROM hosts h
-    WHERE h.host IN (SELECT o.host FROM opened o) AND h.forget_at < now() + interval '1 hour'
+    -- By hosts_pkey: the sum keeps the planner from reading all that are due.
+    WHERE h.host IN (SELECT o.host FROM opened o) AND h.forget_at - interval '1 hour' < now()
     ORDER BY h.host FOR KEY SHARE OF h;
 
     -- Known ones are left out first: whoever holds one may wait for a lane that we hold.

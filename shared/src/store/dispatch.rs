@@ -247,7 +247,8 @@ impl Store {
             ), lane_turn AS (
                 -- A lane that alone has pages stays where it is: it is due. So does one whose pages were passed over.
                 UPDATE lanes l
-                SET misses = CASE WHEN t.turns > 0 AND NOT t.has_pages THEN least(t.missed + 1, t.most_misses) ELSE 0 END,
+                SET misses = CASE WHEN t.places = 0 THEN t.misses
+                        WHEN t.turns > 0 AND NOT t.has_pages THEN least(t.missed + 1, t.most_misses) ELSE 0 END,
                     due_at = CASE
                         WHEN t.has_pages AND NOT t.served THEN l.due_at
                         WHEN t.served AND t.delay_ms = 0 THEN now()
@@ -263,16 +264,16 @@ impl Store {
                             * (1 << CASE WHEN t.missed > 8 THEN least(t.missed, t.most_misses) ELSE t.missed END) END
                 FROM (
                     SELECT t.*, t.host IN (SELECT host FROM chosen) AS served, t.host IN (SELECT host FROM picked) AS has_pages,
-                        -- One without any page is looked at less and less, once a day in the end: whoever adds a page to it wakes
+                        -- One without any page is looked at less and less, every 22 minutes in the end: whoever adds a page to it wakes
                         -- it. A broad crawl has a hundred thousand of them at its end.
                         CASE WHEN EXISTS (SELECT FROM url_queue o WHERE o.execution_id = $1 AND o.host = t.host
                                     AND o.status IN ('queued', 'processing'))
                                 OR EXISTS (SELECT FROM url_queue o WHERE o.execution_id = $1 AND o.host = t.host
-                                    AND o.status = 'pending') THEN 8 ELSE 22 END AS most_misses,
+                                    AND o.status = 'pending') THEN 8 ELSE 16 END AS most_misses,
                         -- Whoever saw the lane before its first miss, and has not committed a page yet, wakes nobody: no wait is longer
                         -- than the lane has been empty, for which a late look counts too. After 12 misses it has been so for 82 s, and
                         -- no such record runs any more: a statement may take 30 s.
-                        CASE WHEN empty.misses >= 12 THEN 22 ELSE empty.misses END AS missed
+                        CASE WHEN empty.misses >= 12 THEN 16 ELSE empty.misses END AS missed
                     FROM turn t CROSS JOIN LATERAL (
                         SELECT greatest(t.misses, CASE WHEN t.misses > 0 AND t.due_at < now() - interval '10 seconds'
                             THEN floor(ln(50 * EXTRACT(EPOCH FROM now() - t.due_at)::float8) / ln(2::float8)) END)::int AS misses

@@ -324,7 +324,7 @@ pub(super) async fn open_lanes(
         return Ok(());
     }
     // By lanes_pkey, in its order, as whoever records pages; in their transaction, so that none of them lies in a lane that is looked
-    // at once a day, and as its last statement, as hosts and counters are locked before lanes. One that a dispatcher has in its hands
+    // at every 22 minutes, and as its last statement, as hosts and counters are locked before lanes. One that a dispatcher has in its hands
     // is waited for.
     sqlx::query_scalar!(r#"SELECT count(open_lanes($1, $2)) AS "count!""#, executions, hosts,)
         .fetch_one(connection)

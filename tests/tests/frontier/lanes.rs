@@ -61,7 +61,7 @@ async fn a_page_that_is_put_back_while_a_dispatcher_lays_its_lane_aside_is_not_l
 const LAID_ASIDE: &str = "
     INSERT INTO hosts (host) SELECT 'empty' || n || '.test' FROM generate_series(1, 3000) n;
     INSERT INTO lanes (execution_id, host, misses, due_at)
-    SELECT id, 'empty' || n || '.test', 22, now() + interval '1 day' FROM workflow_executions, generate_series(1, 3000) n";
+    SELECT id, 'empty' || n || '.test', 16, now() + interval '20 minutes' FROM workflow_executions, generate_series(1, 3000) n";
 const DUE: &str = "SELECT count(*) FROM lanes WHERE due_at <= now()";
 const MISSES: &str = "SELECT misses::int8 FROM lanes WHERE host = 'b.test'";
 
@@ -91,7 +91,8 @@ async fn pages_that_are_put_back_wake_their_own_lanes_alone() {
     let other = crawl.another(limits, &["http://c.test/1", "http://d.test/1"]).await;
     assert_eq!(crawl.store.reserve_pages(other, 10).await.unwrap().len(), 1);
     assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 1);
-    let aside = "UPDATE lanes SET misses = 22, due_at = now() + interval '1 day' WHERE execution_id = $1";
+    let aside =
+        "UPDATE lanes SET misses = 16, due_at = now() + interval '20 minutes' WHERE execution_id = $1";
     sqlx::query(aside).bind(other.0).execute(&crawl.pool).await.unwrap();
     let changes = LimitChanges { max_pages: Some(None), ..LimitChanges::default() };
     crawl.store.change_limits(other, changes, None).await.unwrap();
@@ -122,7 +123,7 @@ async fn where_few_pages_are_wanted_a_step_gets_past_sixteen_lanes_that_have_non
     let mut hosts = dispatched(&crawl, 3, 3).await;
     hosts.sort();
     assert_eq!(hosts, ["a.test", "b.test"]);
-    let aside = "SELECT count(*) FROM lanes WHERE misses = 22 AND due_at > now() + interval '20 hours'";
+    let aside = "SELECT count(*) FROM lanes WHERE misses = 16 AND due_at > now() + interval '10 minutes'";
     assert_eq!(crawl.number(aside).await, 3_000);
 }
 
@@ -149,9 +150,31 @@ async fn a_lane_waits_no_longer_than_it_has_been_empty_until_nobody_can_have_add
         if look < 12 {
             assert!(misses == look + 1 && wait <= 20 << look, "{misses} misses, {wait} ms");
         } else {
-            assert!(misses == 22 && wait > 20 * 3_600_000, "{misses} misses, {wait} ms");
+            assert!(misses == 16 && wait > 20 * 60_000, "{misses} misses, {wait} ms");
         }
     }
+}
+
+#[tokio::test]
+async fn a_lane_whose_host_bears_no_more_pages_now_is_not_taken_for_an_empty_one() {
+    let limits = Limits { host_concurrency: Some(1), ..NO_LIMITS };
+    let crawl = Crawl::start(limits, &["http://b.test/1"]).await;
+    assert_eq!(dispatched(&crawl, 10, 1).await, ["b.test"]);
+    let other = crawl.another(limits, &["http://b.test/2"]).await;
+    sqlx::query("UPDATE url_queue SET status = 'completed' WHERE execution_id = $1")
+        .bind(other.0)
+        .execute(&crawl.pool)
+        .await
+        .unwrap();
+    for _ in 0..13 {
+        sqlx::query("UPDATE lanes SET due_at = now()").execute(&crawl.pool).await.unwrap();
+        assert!(crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
+    }
+    assert_eq!(
+        crawl.number("SELECT max(misses)::int8 FROM lanes").await,
+        0,
+        "nobody has seen that it is empty"
+    );
 }
 
 #[tokio::test]
