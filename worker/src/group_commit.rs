@@ -14,24 +14,30 @@ pub(crate) async fn next_group<J>(
     jobs: &mut mpsc::Receiver<J>,
     full: impl Fn(&[J]) -> bool,
 ) -> Option<Vec<J>> {
-    let mut group = vec![jobs.recv().await?];
+    let first = jobs.recv().await?;
+    Some(take_waiting(first, jobs, full))
+}
+
+fn take_waiting<J>(first: J, jobs: &mut mpsc::Receiver<J>, full: impl Fn(&[J]) -> bool) -> Vec<J> {
+    let mut group = vec![first];
     while !full(&group) {
         match jobs.try_recv() {
             Ok(job) => group.push(job),
             Err(_) => break,
         }
     }
-    Some(group)
+    group
 }
 
-/// The same, and waits up to `linger` for more jobs as long as there are not `enough`.
+/// Takes what else is there beside the first job, and waits up to `linger` for more as long as there are not `enough`.
 pub(crate) async fn gather_group<J>(
+    first: J,
     jobs: &mut mpsc::Receiver<J>,
     full: impl Fn(&[J]) -> bool,
     enough: impl Fn(&[J]) -> bool,
     linger: Duration,
-) -> Option<Vec<J>> {
-    let mut group = next_group(jobs, &full).await?;
+) -> Vec<J> {
+    let mut group = take_waiting(first, jobs, &full);
     let until = Instant::now() + linger;
     while !full(&group) && !enough(&group) {
         // What is enough may change while nothing comes.
@@ -43,7 +49,7 @@ pub(crate) async fn gather_group<J>(
             Err(_) => {}
         }
     }
-    Some(group)
+    group
 }
 
 #[cfg(test)]
@@ -65,18 +71,16 @@ mod tests {
     #[tokio::test]
     async fn others_are_waited_for_until_there_are_enough_or_the_time_is_over() {
         let (sender, mut jobs) = mpsc::channel(10);
-        sender.send(1).await.unwrap();
         let late = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             sender.send(2).await.unwrap();
         };
         let hour = Duration::from_secs(3600);
-        let gather = gather_group(&mut jobs, |_| false, |group| group.len() >= 2, hour);
-        assert_eq!(tokio::join!(gather, late).0, Some(vec![1, 2]));
-        sender.send(3).await.unwrap();
+        let gather = gather_group(1, &mut jobs, |_| false, |group| group.len() >= 2, hour);
+        assert_eq!(tokio::join!(gather, late).0, [1, 2]);
         let briefly = Duration::from_millis(10);
-        assert_eq!(gather_group(&mut jobs, |_| false, |_| false, briefly).await, Some(vec![3]));
+        assert_eq!(gather_group(3, &mut jobs, |_| false, |_| false, briefly).await, [3]);
         drop(sender);
-        assert_eq!(gather_group(&mut jobs, |_| false, |_| false, hour).await, None);
+        assert_eq!(gather_group(4, &mut jobs, |_| false, |_| false, hour).await, [4]);
     }
 }

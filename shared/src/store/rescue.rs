@@ -51,7 +51,7 @@ impl Store {
     /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead; one that has to be alone is charged only if
     /// it was ([`HotStore::begin_alone`](super::hot::HotStore::begin_alone)), and one that was executed and waited to be recorded
     /// ([`HotStore::name_unrecorded`](super::hot::HotStore::name_unrecorded)) never; while its worker lives, that one is not
-    /// returned either, however long it has been held. A page is `queued` for longer than
+    /// returned either. Both hold until a day after the end of its lease, so that nothing waits for ever. A page is `queued` for longer than
     /// `message_lost_after` when its message is lost, or when the fleet is slow; then it is published once more, each time
     /// after twice as long, and the message that comes second finds nothing to claim. Where `patience` is `None`, no worker
     /// is lost yet.
@@ -106,7 +106,9 @@ impl Store {
                         AND (greatest(q.worker_faults, q.browser_faults) < $3 OR w.id IS NULL
                             OR (w.alone_with, w.alone_epoch) IS NOT DISTINCT FROM (q.id, q.epoch)))::int AS fault
                 FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by CROSS JOIN LATERAL (
-                    SELECT COALESCE(concat_ws('/', q.id, q.epoch, q.attempt) = ANY (w.unrecorded), false) AS waits
+                    -- For a day: no page keeps its execution from ending for ever.
+                    SELECT COALESCE(concat_ws('/', q.id, q.epoch, q.attempt) = ANY (w.unrecorded)
+                        AND q.locked_until >= now() - interval '1 day', false) AS waits
                 ) recording
                 WHERE q.status = 'processing' AND ($4::timestamptz IS NULL OR pg_postmaster_start_time() = $4)
                   AND (w.id IS NULL OR w.status IN ('lost', 'stopped')

@@ -84,6 +84,26 @@ async fn pages_that_wait_to_be_recorded_stay_with_a_living_worker_and_are_not_ch
 }
 
 #[tokio::test]
+async fn a_page_that_still_waits_to_be_recorded_a_day_after_its_lease_is_taken_away_and_charged() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let worker = crawl.worker().await;
+    let page = crawl.claim(&worker).await.remove(0);
+    worker.name_unrecorded(&[UnrecordedPage::from(&page)]).await.unwrap();
+    crawl.change("UPDATE url_queue SET locked_until = now() - interval '23 hours'").await;
+    assert_eq!(rescue(&crawl, PATIENCE).await, Rescued::default());
+    crawl.change("UPDATE url_queue SET locked_until = now() - interval '25 hours'").await;
+    assert_eq!(rescue(&crawl, PATIENCE).await, Rescued { pages_returned: 1, ..Rescued::default() });
+    assert_eq!(crawl.texts(CHARGED).await, ["/1 pending 1 1"]);
+    assert_eq!(crawl.texts(LOSSES).await, ["1 final"]);
+    // What its worker brings in the end is nobody's any more.
+    let late = [finished(&page, &small_table(), &[])];
+    assert!(worker.record(&late).await.unwrap().is_empty());
+    complete(&crawl).await;
+    assert_eq!(crawl.texts(CHARGED).await, ["/1 completed 2 1"]);
+    assert_ended_are_sound(&crawl.pool).await;
+}
+
+#[tokio::test]
 async fn nobody_is_lost_where_another_server_answers_than_the_one_that_is_meant() {
     let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
     let worker = crawl.worker().await;

@@ -1,20 +1,20 @@
 //! The recorder: finished pages of all slots go into the store together, group by group.
 //!
 //! It never gives a page up while the worker lives: a store that is down is waited for. A page whose data the store
-//! refuses is found by halving its group, and is recorded as failed without that data.
+//! refuses, or that it does not take while it takes others, is found by halving its group, and is recorded as failed without that
+//! data. What fails is tried again behind what came meanwhile, so that no page keeps others from being recorded.
 
 pub(crate) mod decisions;
+mod group;
 pub(crate) mod unrecorded;
 
-use std::collections::HashSet;
-use std::error::Error;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crawlify_shared::domain::id::PageId;
-use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
-use crawlify_shared::domain::page::{FinishedPage, NextStatus, NodeTable};
+use crawlify_shared::domain::page::FinishedPage;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::{HotStore, UnrecordedPage};
 use crawlify_shared::telemetry::chain;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::group_commit::gather_group;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use group::{Group, Taken};
 use unrecorded::Unrecorded;
 
 /// Node records of one statement at the most, give or take one page's.
@@ -37,9 +38,7 @@ const MAX_LINKS: usize = 50_000;
 const LINGER: Duration = Duration::from_millis(150);
 /// A group of so many pages waits no longer.
 const ENOUGH_PAGES: usize = 16;
-/// After so many failures in a row the group is halved.
-const HALVE_AFTER: u32 = 3;
-/// The pause after a failure.
+/// The pause after a failure before anything that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Where finished pages are recorded.
@@ -134,98 +133,94 @@ async fn run(
     let enough = |group: &[Job]| {
         lanes.is_hungry() || group.len() >= ENOUGH_PAGES.min(expected.load(Ordering::Relaxed))
     };
+    let mut recording = Recording {
+        store,
+        metrics,
+        recorded,
+        failed: VecDeque::new(),
+        again_at: Instant::now(),
+        taken: Taken::default(),
+    };
     loop {
-        let group = tokio::select! {
-            group = gather_group(&mut jobs, full, enough, LINGER) => group,
-            () = stop.cancelled() => None,
+        let first = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            // First, so that what comes all the time does not keep it waiting.
+            () = tokio::time::sleep_until(recording.again_at), if !recording.failed.is_empty() => None,
+            first = jobs.recv() => match first {
+                Some(first) => Some(first),
+                None => return,
+            },
         };
-        let Some(group) = group else { return };
-        let (pages, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.page, job.answer)).unzip();
-        let settled = tokio::select! {
-            () = record_all(&store, &metrics, pages) => Recorded::Settled,
-            () = stop.cancelled() => Recorded::Unknown,
+        let group = match first {
+            Some(first) => Some(Group::new(gather_group(first, &mut jobs, full, enough, LINGER).await)),
+            None => recording.failed.pop_front(),
         };
-        recorded.notify_one();
-        for answer in answers {
-            let _ = answer.send(settled);
+        let Some(group) = group else { continue };
+        // Of pages that are dropped with it nothing is known.
+        if stop.run_until_cancelled(recording.record(group)).await.is_none() {
+            return;
         }
     }
 }
 
-/// Records every page of a group, however long that takes.
-async fn record_all(store: &HotStore, metrics: &Metrics, pages: Vec<FinishedPage>) {
-    let mut open = vec![pages];
-    let (mut ambiguous, mut failures) = (false, 0_u32);
-    let mut stripped = HashSet::new();
-    while let Some(mut group) = open.pop() {
-        if group.is_empty() {
-            continue;
-        }
-        let begun = Instant::now();
-        match store.record(&group).await {
-            Ok(written) => {
-                failures = 0;
-                metrics.observe_record(&group, &written, begun.elapsed());
-                if !ambiguous {
-                    report_lost_leases(&group, &written);
+/// What [`run`] records with, and what it could not record yet.
+struct Recording {
+    store: HotStore,
+    metrics: Arc<Metrics>,
+    recorded: Arc<Notify>,
+    /// Groups that failed, the one that waits the longest first.
+    failed: VecDeque<Group>,
+    /// When the first of them is tried again.
+    again_at: Instant,
+    taken: Taken,
+}
+
+impl Recording {
+    /// Tries to record a group. Data that are refused are dealt with at once; what fails for another reason goes behind the others.
+    async fn record(&mut self, group: Group) {
+        let mut at_hand = vec![group];
+        while let Some(mut group) = at_hand.pop() {
+            let begun = Instant::now();
+            match self.store.record(group.pages()).await {
+                Ok(written) => {
+                    self.taken.count(group.pages(), &written);
+                    self.metrics.observe_record(group.pages(), &written, begun.elapsed());
+                    if !group.is_ambiguous() {
+                        report_lost_leases(group.pages(), &written);
+                    }
+                    group.settle();
+                    self.recorded.notify_one();
                 }
-            }
-            Err(error @ StoreError::BadData(_)) => {
-                if group.len() > 1 {
-                    open.push(group.split_off(group.len() / 2));
-                    open.push(group);
-                } else {
-                    // One that is refused without its data as well comes back at the end of its lease, and fails
-                    // after its last attempt.
-                    group.retain(|page| stripped.insert(page.page.page_id));
-                    open.push(group.into_iter().map(|page| refused(page, &error)).collect());
+                Err(error) if group.is_refused(&error, self.taken) => at_hand.extend(group.strip(&error)),
+                Err(StoreError::BadData(_)) => {
+                    let second = group.halve();
+                    at_hand.extend(second);
+                    at_hand.push(group);
                 }
-            }
-            Err(error) => {
-                failures += 1;
-                let pages = group.len();
-                if error.is_transient() {
-                    tracing::warn!(
-                        error = %chain(&error),
-                        pages,
-                        failures,
-                        "cannot record, will go on"
-                    );
-                } else {
-                    tracing::error!(
-                        error = %chain(&error),
-                        pages,
-                        failures,
-                        "cannot record: the database needs somebody"
-                    );
+                Err(error) => {
+                    report_failure(&error, &group);
+                    let second = group.note_failure();
+                    self.failed.push_back(group);
+                    self.failed.extend(second);
+                    self.again_at = Instant::now() + RETRY_PAUSE;
                 }
-                ambiguous = true;
-                // It may be the group's size that the database cannot cope with in time.
-                if failures.is_multiple_of(HALVE_AFTER) && group.len() > 1 {
-                    open.push(group.split_off(group.len() / 2));
-                }
-                open.push(group);
-                tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
+    }
+}
+
+fn report_failure(error: &StoreError, group: &Group) {
+    let (pages, failures) = (group.pages().len(), group.failures() + 1);
+    if error.is_transient() {
+        tracing::warn!(error = %chain(error), pages, failures, "cannot record, will go on");
+    } else {
+        tracing::error!(error = %chain(error), pages, failures, "cannot record: the database needs somebody");
     }
 }
 
 fn report_lost_leases(group: &[FinishedPage], written: &[PageId]) {
     for page in group.iter().filter(|page| !written.contains(&page.page.page_id)) {
         tracing::warn!(page.id = %page.page.page_id, attempt = page.page.attempt, "the page had lost its lease");
-    }
-}
-
-/// The same page without the data that the store refuses.
-fn refused(page: FinishedPage, error: &StoreError) -> FinishedPage {
-    let cause = error.source().map(ToString::to_string).unwrap_or_default();
-    tracing::error!(page.id = %page.page.page_id, cause, "the store refuses the page's data");
-    let failure = Failure::new(ErrorClass::Internal, "the page's data could not be stored");
-    FinishedPage {
-        page: page.page,
-        table: Arc::new(NodeTable { nodes: Vec::new() }),
-        outcome: PageOutcome { rendered: page.outcome.rendered, ..PageOutcome::failed(failure.clone()) },
-        next: NextStatus::Failed(failure),
     }
 }
