@@ -316,18 +316,21 @@ impl Store {
 
     /// Ends picked pages whose URL another version has written, so that they hold nothing up.
     async fn fail_unreadable_pages(&self, pages: &[uuid::Uuid]) -> Result<(), StoreError> {
-        // By primary key; no message speaks of them. Counted under the nil worker.
+        // By primary key; no message speaks of them. Counted under the nil worker; the retry that one waits for does not come.
         sqlx::query!(
             "WITH failed AS (
                 UPDATE url_queue SET status = 'failed', processed_at = now(),
                     error = 'the URL cannot be read by this version', error_class = 'internal'
                 WHERE id = ANY($1) AND status = 'queued'
-                RETURNING execution_id
+                RETURNING execution_id,
+                    charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults > 0
+                        AS is_retried
             )
-            INSERT INTO page_counters AS c (execution_id, worker_id, failed)
-            SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*) FROM failed
-            GROUP BY execution_id ORDER BY execution_id
-            ON CONFLICT (execution_id, worker_id) DO UPDATE SET failed = c.failed + excluded.failed",
+            INSERT INTO page_counters AS c (execution_id, worker_id, failed, retried)
+            SELECT execution_id, '00000000-0000-0000-0000-000000000000', count(*), -count(*) FILTER (WHERE is_retried)
+            FROM failed GROUP BY execution_id ORDER BY execution_id
+            ON CONFLICT (execution_id, worker_id) DO UPDATE
+                SET failed = c.failed + excluded.failed, retried = c.retried + excluded.retried",
             pages,
         )
         .execute(&self.pool)

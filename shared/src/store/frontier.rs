@@ -52,7 +52,7 @@ impl Store {
                       AND q.final_url IS NULL AND q.budgeted) AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'skipped' AND q.error_class = 'path_budget'))
-              AND e.budget_pages_after IS NULL
+              AND e.budget_pages_after IS NULL AND e.budget_places_after IS NULL
               AND NOT (e.retry_failed_before IS NOT NULL AND EXISTS (
                   SELECT FROM url_queue q
                   WHERE q.execution_id = e.id AND q.status = 'failed' AND q.processed_at < e.retry_failed_before))

@@ -8,7 +8,8 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::budgets::change::{FIRST_PAGE, PLACES_CAME_FREE};
+use super::budgets::change::FIRST_PAGE;
+use super::budgets::refill::SPARE;
 use super::{Store, StoreError};
 use crate::domain::id::ExecutionId;
 
@@ -129,28 +130,31 @@ impl Store {
                   AND starts_with(regexp_replace(page.url, '^[a-z]+://[^/]*', ''), budget.prefix)
                 GROUP BY page.execution_id, budget.prefix
             ), less_used AS (
-                -- A budget that was removed meanwhile, and came again, has not counted them.
-                UPDATE execution_budgets AS budget SET used = greatest(budget.used - below.pages, 0)
+                -- A budget that was removed meanwhile, and came again, has not counted them. Where it was not
+                -- full, whoever was left out below it has been looked at since; one that was lowered may have no room yet.
+                UPDATE execution_budgets AS budget
+                SET used = greatest(budget.used - below.pages, 0),
+                    to_fill = CASE WHEN greatest(budget.used - below.pages, 0) < budget.max
+                        THEN CASE WHEN budget.used >= budget.max THEN $2::int8 ELSE budget.to_fill END
+                            + least(below.pages, budget.max - greatest(budget.used - below.pages, 0)) END
                 FROM below
                 WHERE budget.execution_id = below.execution_id AND budget.kind = 'path_prefix' AND budget.prefix = below.prefix
-                RETURNING budget.execution_id
+                RETURNING budget.execution_id, budget.to_fill
             ), roomier AS (
-                SELECT DISTINCT execution_id FROM less_used
+                SELECT DISTINCT execution_id FROM less_used WHERE to_fill IS NOT NULL
             ), given_back AS (
                 -- Joined, as this is evaluated anew where the row was waited for. Pages that had no place below those paths are
-                -- looked at again; from the beginning, where a changed budget has them looked at just now.
+                -- looked at from the beginning.
                 UPDATE workflow_executions AS execution
                 SET pages_admitted = execution.pages_admitted - places.pages,
-                    budget_pages_after = CASE
-                        WHEN roomier.execution_id IS NULL THEN execution.budget_pages_after
-                        WHEN COALESCE(execution.budget_pages_after, $2::uuid) = $2 THEN $2
+                    budget_places_after = CASE WHEN roomier.execution_id IS NULL THEN execution.budget_places_after
                         ELSE $3::uuid END
                 FROM places LEFT JOIN roomier ON roomier.execution_id = places.execution_id
                 WHERE execution.id = places.execution_id
             )
             SELECT count(*) AS "count!" FROM without"#,
             SWEPT_AT_ONCE,
-            PLACES_CAME_FREE,
+            SPARE,
             FIRST_PAGE,
         )
         .fetch_one(&self.pool)
@@ -257,8 +261,8 @@ impl Store {
         Ok(cancelled.rows_affected())
     }
 
-    /// Puts pages back that a raised limit or a changed budget admits after all, and those that a retry wants; some
-    /// [`SWEPT_AT_ONCE`] of each, of all executions or `only` one. Answers how many.
+    /// Puts pages back that a raised limit or a changed budget admits after all, those that a retry wants, and those for which places
+    /// below their paths came free; some [`SWEPT_AT_ONCE`] of each, of all executions or `only` one. Answers how many.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -266,7 +270,8 @@ impl Store {
         // What a retry wants comes first where there are places in `max_pages` for some only.
         Ok(self.put_failed_back(only).await?
             + self.put_limited_back(only).await?
-            + self.put_unspent_back(only).await?)
+            + self.put_unspent_back(only).await?
+            + self.put_into_free_places(only).await?)
     }
 
     async fn put_limited_back(&self, only: Option<ExecutionId>) -> Result<u64, StoreError> {

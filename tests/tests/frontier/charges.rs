@@ -146,6 +146,24 @@ async fn what_a_page_was_charged_for_a_worker_that_is_heard_again_is_taken_back_
 }
 
 #[tokio::test]
+async fn the_retry_of_a_page_that_fails_unread_meanwhile_is_taken_back_once() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    assert_eq!(lose_workers(&crawl).await.pages_returned, 1);
+    assert_eq!(crawl.number(RETRIED).await, 1);
+    crawl.change("UPDATE url_queue SET url = 'gopher://shop.test/1'").await;
+    assert!(crawl.queue().await.is_empty(), "this version cannot read it");
+    let ends = "SELECT concat_ws(' ', status, error_class) FROM url_queue";
+    assert_eq!(crawl.texts(ends).await, ["failed internal"]);
+    assert_eq!(crawl.number(RETRIED).await, 0, "it is tried no more");
+    is_heard_again(&worker).await;
+    assert_eq!(take_back(&crawl).await, TakenBack { losses: 1, pages_put_back: 0 });
+    assert_eq!(crawl.number(RETRIED).await, 0);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_announces_itself_anew_or_says_goodbye_is_heard_again_too() {
     let crawl = Crawl::start(NO_LIMITS, &PAGES[..1]).await;
     let worker = crawl.worker().await;

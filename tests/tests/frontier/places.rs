@@ -6,7 +6,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus};
 use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{Controlled, LimitChanges};
-use crawlify_shared::store::hot::ClaimRequest;
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workflow};
 use serde_json::json;
 
@@ -142,6 +142,101 @@ async fn pages_that_robots_txt_forbids_give_their_places_below_a_path_back() {
     assert_eq!(crawl.number(by_path).await, 10);
     assert_eq!(crawl.number("SELECT pages_admitted FROM workflow_executions").await, 1 + PLACES as i64);
     assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+/// Ends every page that can be dispatched; answers how many.
+async fn complete(crawl: &Crawl, worker: &HotStore) -> usize {
+    let pages = worker.claim(&dispatch(crawl).await, LEASE, false).await.unwrap();
+    let ended: Vec<_> = pages.iter().map(|page| finished(page, &small_table(), &[])).collect();
+    worker.record(&ended).await.unwrap();
+    pages.len()
+}
+
+#[tokio::test]
+async fn a_free_place_below_a_path_brings_no_more_pages_back_however_many_were_skipped_and_for_whatever() {
+    let mut config = small_workflow();
+    config["budgets"] = json!({"path_prefixes": [
+        {"prefix": "/archive/", "max_pages": 2}, {"prefix": "/full/", "max_pages": 1},
+        {"prefix": "/roomy/", "max_pages": 1_000},
+    ]});
+    let urls = ["archive/1", "archive/2", "full/1", "roomy/1"].map(|path| format!("http://b.test/{path}"));
+    let crawl = Crawl::of(&config, NO_LIMITS, &urls.each_ref().map(String::as_str)).await;
+    let worker = crawl.worker().await;
+    let pages = worker.claim(&dispatch(&crawl).await, LEASE, false).await.unwrap();
+    let (archive, others): (Vec<_>, Vec<_>) =
+        pages.into_iter().partition(|page| page.url.as_str().contains("/archive/"));
+    assert_eq!((archive.len(), others.len()), (2, 2));
+    let ended: Vec<_> = others.iter().map(|page| finished(page, &small_table(), &[])).collect();
+    worker.record(&ended).await.unwrap();
+    // More than one portion that no place came free for, and then more than one for which there did.
+    crawl
+        .change(
+            "INSERT INTO url_queue (id, execution_id, url, url_hash, host, status, error_class, processed_at)
+             SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, e.id,
+                 'http://a.test/' || CASE WHEN n <= 5500 THEN 'full' ELSE 'archive' END || '/n' || n,
+                 decode(md5(n::text), 'hex'), 'a.test', 'skipped', 'path_budget', now()
+             FROM workflow_executions e, generate_series(1, 12000) n",
+        )
+        .await;
+    // One more for each place: the spare ones are there already.
+    for (page, expected) in archive.iter().zip([1 + 16, 1]) {
+        worker.record(&[forbidden(page)]).await.unwrap();
+        crawl.store.sweep_leftover_pages().await.unwrap();
+        assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), expected);
+        assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "once");
+    }
+    assert_eq!(complete(&crawl, &worker).await, 2);
+    let used = "SELECT concat_ws(' ', prefix, used) FROM execution_budgets ORDER BY prefix";
+    assert_eq!(crawl.texts(used).await, ["/archive/ 2", "/full/ 1", "/roomy/ 1"]);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "every place is taken");
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    let skipped = "SELECT count(*) FROM url_queue WHERE status = 'skipped' AND error_class = 'path_budget'";
+    assert_eq!(crawl.number(skipped).await, 12_000 - 2);
+    crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn places_below_a_path_for_which_only_pages_of_a_host_came_back_that_is_gone_are_given_to_others() {
+    let mut config = small_workflow();
+    config["budgets"] = json!({"path_prefixes": [{"prefix": "/archive/", "max_pages": 2}]});
+    let crawl = Crawl::of(&config, NO_LIMITS, &["http://b.test/archive/1", "http://b.test/archive/2"]).await;
+    let worker = crawl.worker().await;
+    let pages = worker.claim(&dispatch(&crawl).await, LEASE, false).await.unwrap();
+    assert_eq!(pages.len(), 2);
+    // As many of it as come back for two places, before any other.
+    crawl
+        .change(
+            "INSERT INTO hosts (host, unreachable, unreachable_until, unreachable_origins)
+             VALUES ('gone.test', 10, now() + interval '1 hour', '{http://gone.test}');
+             INSERT INTO url_queue (id, execution_id, url, url_hash, host, status, error_class, processed_at)
+             SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, e.id,
+                 'http://' || host.name || '/archive/n' || n, decode(md5(n::text), 'hex'), host.name,
+                 'skipped', 'path_budget', now()
+             FROM workflow_executions e, generate_series(1, 40) n,
+                 LATERAL (SELECT CASE WHEN n <= 18 THEN 'gone.test' ELSE 'a.test' END) AS host (name)",
+        )
+        .await;
+    let group: Vec<_> = pages.iter().map(forbidden).collect();
+    worker.record(&group).await.unwrap();
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 2, "two places are given back");
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 2 + 16);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0, "what becomes of them is waited for");
+    assert_eq!(crawl.store.sweep_leftover_pages().await.unwrap(), 18, "their host is gone");
+    assert!(crawl.store.finish_executions().await.unwrap().is_empty(), "two places are left");
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 22);
+    assert_eq!(complete(&crawl, &worker).await, 2);
+    assert_eq!(crawl.store.put_pages_back(None).await.unwrap(), 0);
+    assert_eq!(crawl.store.finish_executions().await.unwrap().len(), 1);
+    let ends = "SELECT concat_ws(' ', host, status, error_class, count(*)) FROM url_queue
+        GROUP BY host, status, error_class ORDER BY 1";
+    let expected = [
+        "a.test completed 2",
+        "a.test skipped path_budget 20",
+        "b.test skipped robots 2",
+        "gone.test failed connect 18",
+    ];
+    assert_eq!(crawl.texts(ends).await, expected);
     crawl.assert_counters_are_a_recount().await;
 }
 

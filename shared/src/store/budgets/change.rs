@@ -2,8 +2,7 @@
 //! skipped which skips them no more.
 //!
 //! A change marks the execution (`budget_pages_after`) in its own transaction, and the execution does not end until every page
-//! that was skipped has been looked at since. So do places below paths that come free, with another mark: then no more pages come
-//! back than find places, and some. Locks, for all: the execution's row, then its budgets.
+//! that was skipped has been looked at since. Locks: the execution's row, then its budgets.
 
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -18,13 +17,8 @@ use crate::store::{Store, StoreError};
 
 /// Before all pages: where a look at those that were skipped begins.
 pub(in crate::store) const FIRST_PAGE: Uuid = Uuid::nil();
-/// Before all pages, too: where a look begins that is for places which came free, and ends when they are taken.
-pub(in crate::store) const PLACES_CAME_FREE: Uuid = Uuid::from_u128(1);
-/// So many pages more come back then than there are places: some may belong to hosts that are gone. Those that find none are skipped
-/// once more.
-const SPARE: i64 = 16;
 /// How many portions are looked at in one go while few of their pages come back: no more than some tenths of a second.
-const PORTIONS: usize = 20;
+pub(super) const PORTIONS: usize = 20;
 
 /// What an execution may spend, as it stands; `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,7 +111,7 @@ impl Store {
         let mut transaction = connection.begin().await?;
         // The locks are statements of their own, so that the next one sees all that was skipped before they were ours. They are
         // waited for: dispatchers hold them for moments, but again and again.
-        let mut budgets = locked(&mut transaction, execution).await?;
+        let budgets = locked(&mut transaction, execution).await?;
         let is_over = budgets.iter().any(|budget| budget.kind != "path_prefix" && budget.spent >= budget.max);
         // By primary key.
         let after = sqlx::query_scalar!(
@@ -128,27 +122,10 @@ impl Store {
         .await?
         .flatten();
         let Some(after) = after else { return Ok(0) };
-        // Reads url_queue_skipped_idx in its order, so that the limit ends the scan.
-        let skipped = sqlx::query!(
-            "SELECT id, url FROM url_queue
-             WHERE execution_id = $1 AND status = 'skipped' AND error_class = $2 AND id > $3
-             ORDER BY id LIMIT $4",
-            execution.0,
-            SkipReason::PathBudget.as_str(),
-            after,
-            SWEPT_AT_ONCE,
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let is_for_places = after == PLACES_CAME_FREE;
-        for budget in budgets.iter_mut().filter(|budget| budget.used < budget.max) {
-            budget.max = if is_for_places { budget.max.saturating_add(SPARE) } else { i64::MAX };
-        }
+        let skipped = skipped_by_paths(&mut transaction, execution, after).await?;
         let back: Vec<Uuid> =
-            skipped.iter().filter(|page| takes_places(&mut budgets, &page.url)).map(|page| page.id).collect();
-        let mut of_paths = budgets.iter().filter(|budget| budget.kind == "path_prefix");
-        let are_taken = is_for_places && of_paths.all(|budget| budget.used >= budget.max);
-        let are_more = !are_taken && skipped.len() as u64 == SWEPT_AT_ONCE.unsigned_abs();
+            skipped.iter().filter(|page| has_places(&budgets, &page.url)).map(|page| page.id).collect();
+        let are_more = skipped.len() as u64 == SWEPT_AT_ONCE.unsigned_abs();
         let last = skipped.last().map_or(after, |page| page.id);
         // Reads url_queue_skipped_idx, and the primary key. Pages that were skipped by time or bytes leave the index; those that
         // stay skipped by a path are passed by. Nobody else locks such pages, so that none is waited for. One that finds no
@@ -188,17 +165,40 @@ impl Store {
     }
 }
 
-/// Whether there is a place for a page below each path that it is of; if so, it has them.
-fn takes_places(budgets: &mut [Budget], url: &str) -> bool {
+/// A page that had no place below a path.
+pub(super) struct SkippedPage {
+    pub(super) id: Uuid,
+    pub(super) url: String,
+}
+
+/// The next [`SWEPT_AT_ONCE`] pages of an execution that paths have skipped.
+pub(super) async fn skipped_by_paths(
+    connection: &mut PgConnection,
+    execution: ExecutionId,
+    after: Uuid,
+) -> Result<Vec<SkippedPage>, StoreError> {
+    // Reads url_queue_skipped_idx in its order, so that the limit ends the scan.
+    let skipped = sqlx::query_as!(
+        SkippedPage,
+        "SELECT id, url FROM url_queue
+         WHERE execution_id = $1 AND status = 'skipped' AND error_class = $2 AND id > $3
+         ORDER BY id LIMIT $4",
+        execution.0,
+        SkipReason::PathBudget.as_str(),
+        after,
+        SWEPT_AT_ONCE,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(skipped)
+}
+
+/// Whether there is room for a page below each path that it is of. All that are below a path with room come back: they are skipped
+/// in its own order when it is full.
+fn has_places(budgets: &[Budget], url: &str) -> bool {
     // One that this version cannot read fails when it is dispatched.
     let url = PageUrl::parse(url).ok();
-    let its = budgets.iter_mut().filter(|budget| url.as_ref().is_some_and(|url| budget.is_of(url)));
-    let mut its: Vec<&mut Budget> = its.collect();
-    let has_places = its.iter().all(|budget| budget.used < budget.max);
-    if has_places {
-        its.iter_mut().for_each(|budget| budget.used += 1);
-    }
-    has_places
+    url.is_none_or(|url| budgets.iter().all(|budget| !budget.is_of(&url) || budget.used < budget.max))
 }
 
 /// Writes changed budgets, in the transaction that has marked the execution and holds its row.

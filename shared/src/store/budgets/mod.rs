@@ -3,10 +3,11 @@
 //! Pages below a path are counted exactly: each once, when it is first dispatched, under a lock on the execution's row.
 //! Time and bytes end the dispatching; pages in hand go on to their own end. Budgets that change meanwhile are in
 //! [`change`]: whoever skips pages holds a lock that such a change waits for, so that it finds all that were skipped before.
-//! Which failed pages a retry finds places for is in `places`.
+//! Which failed pages a retry finds places for is in `places`, and who gets places that come free in `refill`.
 
 pub mod change;
 pub(super) mod places;
+pub(super) mod refill;
 
 use std::collections::HashSet;
 
@@ -61,6 +62,8 @@ struct Budget {
     used: i64,
     /// Seconds, bytes or pages.
     spent: i64,
+    /// Pages that are to be put back below it.
+    to_fill: Option<i64>,
 }
 
 impl Budget {
@@ -207,7 +210,7 @@ async fn locked(connection: &mut PgConnection, execution: ExecutionId) -> Result
     lock(&mut *connection, execution).await?;
     let budgets = sqlx::query_as!(
         Budget,
-        r#"SELECT budget.kind, budget.prefix, budget.max, budget.used, (CASE budget.kind
+        r#"SELECT budget.kind, budget.prefix, budget.max, budget.used, budget.to_fill, (CASE budget.kind
             WHEN 'time' THEN floor(EXTRACT(EPOCH FROM now() - execution.started_at))
             WHEN 'bytes' THEN (SELECT COALESCE(sum(bytes), 0) FROM page_counters WHERE execution_id = execution.id)
             ELSE budget.used END)::bigint AS "spent!"

@@ -163,7 +163,8 @@ mod tests {
     use super::*;
 
     fn path(prefix: &str, used: i64, max: i64) -> Budget {
-        Budget { kind: "path_prefix".to_owned(), prefix: prefix.to_owned(), max, used, spent: used }
+        let kind = "path_prefix".to_owned();
+        Budget { kind, prefix: prefix.to_owned(), max, used, spent: used, to_fill: None }
     }
 
     /// Failed pages, in order: whether each has its place in `max_pages`, and its path if nothing has counted it.
