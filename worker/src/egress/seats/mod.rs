@@ -57,6 +57,8 @@ struct Request {
     document: Document,
     /// Whether all of its answer has come, as far as the guard sees.
     is_over: bool,
+    /// Whether the browser would send it once more if its connection were reset, and must not.
+    must_stay: bool,
     /// `None` in plain HTTP.
     tunnel: Option<Tunnel>,
 }
@@ -164,13 +166,22 @@ impl Seat<'_> {
     /// A request goes to the server.
     pub(super) fn ask(&self, may_be_document: bool) {
         let document = if may_be_document { Document::Maybe } else { Document::No };
-        *lock(&self.place) = Some(Request { asked: Instant::now(), document, is_over: false, tunnel: None });
+        let asked = Instant::now();
+        let request = Request { asked, document, is_over: false, must_stay: false, tunnel: None };
+        *lock(&self.place) = Some(request);
     }
 
     /// What may be a document begins to come: whether a navigation waits for it shows now, and not later.
     pub(super) fn hear(&self) {
         if let Some(request) = lock(&self.place).as_mut() {
             self.settle(request);
+        }
+    }
+
+    /// Whether the browser, with what has come, would send the request once more if its connection were reset, and must not.
+    pub(super) fn keep(&self, must_stay: bool) {
+        if let Some(request) = lock(&self.place).as_mut() {
+            request.must_stay = must_stay;
         }
     }
 
@@ -248,7 +259,8 @@ impl Seat<'_> {
 
     /// Whether it must not give way, however long it lasts.
     fn is_spared(&self, request: &Request) -> bool {
-        request.tunnel.is_some_and(|tunnel| tunnel.answered_before >= ANSWERED_BEFORE)
+        request.must_stay
+            || request.tunnel.is_some_and(|tunnel| tunnel.answered_before >= ANSWERED_BEFORE)
             || match request.document {
                 Document::No => false,
                 // A page still waits for it.
@@ -262,7 +274,7 @@ impl Seat<'_> {
 impl Request {
     fn in_tunnel(now: Instant, answered_before: u32) -> Self {
         let tunnel = Tunnel { sent: now, heard: None, unasked_bytes: 0, answered_before };
-        Self { asked: now, document: Document::Maybe, is_over: false, tunnel: Some(tunnel) }
+        Self { asked: now, document: Document::Maybe, is_over: false, must_stay: false, tunnel: Some(tunnel) }
     }
 
     fn last_sent(&self) -> Instant {
