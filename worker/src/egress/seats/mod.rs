@@ -44,7 +44,7 @@ struct Navigation {
     since: Instant,
     /// Without `www.`: it may be led from the name with it to the one without, or back, as from one scheme to the other.
     host: String,
-    /// Whether a document has begun to come that may be its own.
+    /// Whether a document has begun to come in plain HTTP that may be its own.
     is_answered: bool,
 }
 
@@ -129,8 +129,8 @@ impl Seats {
         lock(&self.awaited).iter().any(|navigation| navigation.may_have_asked(asked, &host))
     }
 
-    /// Whether a navigation waits for what begins to come now. None waits for two: a page's frames may be asked for before its tab
-    /// knows that the page has come.
+    /// Whether a navigation waits for the document that begins to come now in plain HTTP. None waits for two: a page's frames may be
+    /// asked for before its tab knows that the page has come.
     fn takes(&self, asked: Instant, destination: &Destination) -> bool {
         let host = destination.host();
         let mut awaited = lock(&self.awaited);
@@ -215,7 +215,7 @@ impl Seat<'_> {
             return;
         }
         tunnel.heard = Some(Instant::now());
-        // Neither the greeting nor what comes in a tunnel that never gives way takes a navigation's place.
+        // A greeting is no document, and what comes in a tunnel that never gives way need not be spared.
         if (1..ANSWERED_BEFORE).contains(&tunnel.answered_before) {
             self.settle(request);
         }
@@ -223,7 +223,11 @@ impl Seat<'_> {
 
     fn settle(&self, request: &mut Request) {
         if request.document == Document::Maybe {
-            let is_awaited = self.seats.takes(request.asked, &self.destination);
+            let is_awaited = match request.tunnel {
+                None => self.seats.takes(request.asked, &self.destination),
+                // Any of them may be the document, and a picture must not be taken for it in its stead: so each is spared.
+                Some(_) => self.seats.is_awaited(request.asked, &self.destination),
+            };
             request.document = if is_awaited { Document::Yes } else { Document::No };
         }
     }
