@@ -2,7 +2,7 @@
 //!
 //! A connection that carries plain HTTP stays with one destination for its whole life, as the browser's own connections
 //! do: what a server says too much can never be taken for another server's answer. So responses need not be understood; where they
-//! end is told all the same (`framing`), for `seats`.
+//! and their heads end is told all the same (`framing`), for `seats`.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,6 +38,8 @@ struct Current<'a> {
     has_answered: AtomicBool,
     /// Whether it has a head alone.
     is_head_alone: AtomicBool,
+    /// Whether it was asked for by what may be sent twice.
+    is_of_safe: AtomicBool,
     /// What was asked for, where its length is bounded.
     url: Mutex<String>,
 }
@@ -118,6 +120,7 @@ async fn forward(
         received: AtomicU64::new(0),
         has_answered: AtomicBool::new(false),
         is_head_alone: AtomicBool::new(false),
+        is_of_safe: AtomicBool::new(false),
         url: Mutex::default(),
     };
     let requests = Requests { from_client, to_server, destination, proxy: proxy.as_ref(), core };
@@ -242,11 +245,19 @@ async fn hand_back(
         if is_first {
             answers.await_next(current.is_head_alone.load(Ordering::Relaxed));
         }
+        // Chrome sends a request once more, even one that orders something, if its connection is reset before a head has come, where
+        // that has been used or lay ready before (`HttpNetworkTransaction::ShouldResendRequest`): the latter nobody sees here.
+        if !current.is_of_safe.load(Ordering::Relaxed) && !answers.has_head() {
+            current.seat.keep(true);
+        }
         if answers.follow(&buffer[..read]) {
             current.seat.hear();
         }
         to_client.write_all(&buffer[..read]).await?;
-        // Not before all of it was taken: it ends no sooner for the browser.
+        // Not before all of it was taken: neither a head nor the whole ends sooner for the browser.
+        if answers.has_head() {
+            current.seat.keep(false);
+        }
         if answers.is_over() {
             current.seat.end();
         }
@@ -258,6 +269,7 @@ impl Current<'_> {
         self.seat.ask(request.is_document);
         self.received.store(0, Ordering::Relaxed);
         self.is_head_alone.store(request.asks_for_head_alone(), Ordering::Relaxed);
+        self.is_of_safe.store(request.is_safe(), Ordering::Relaxed);
         let limit = if request.is_document { core.document_bytes() } else { u64::MAX };
         self.left.store(limit, Ordering::Relaxed);
         if request.is_document {

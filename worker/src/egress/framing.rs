@@ -14,6 +14,8 @@ pub(super) struct Answers {
     begun: Vec<u8>,
     /// Whether only the head was asked for.
     is_head_all: bool,
+    /// Whether the head has come as a whole.
+    has_head: bool,
 }
 
 /// What comes next.
@@ -43,6 +45,13 @@ impl Answers {
         // The browser, which sends it now, saw an end where none was seen here, or the server has said too much.
         self.next = if self.next == Part::Nothing { Part::Head } else { Part::Rest };
         self.is_head_all = is_head_all;
+        self.has_head = false;
+    }
+
+    /// Whether the head of what was asked for has come as a whole. Of one that is not understood nobody knows whether the browser
+    /// waits for more of it.
+    pub(super) fn has_head(&self) -> bool {
+        self.has_head
     }
 
     /// Whether what was asked for has come as a whole.
@@ -52,14 +61,15 @@ impl Answers {
 
     /// Follows what comes. Answers whether a document may begin there: the head of an answer ends that does not lead elsewhere.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) -> bool {
-        let mut begins = false;
+        let (mut begins, mut has_head) = (false, self.has_head);
         while !bytes.is_empty() {
             let used = match self.next {
                 Part::Head => {
                     let is_head_all = self.is_head_all;
                     self.gather(bytes, end_of_head, |head| {
-                        let (next, leads_elsewhere) =
-                            read_head(head, is_head_all).unwrap_or((Part::Rest, false));
+                        let read = read_head(head, is_head_all);
+                        let (next, leads_elsewhere) = read.unwrap_or((Part::Rest, false));
+                        has_head = read.is_some() && next != Part::Head;
                         begins = next != Part::Head && !leads_elsewhere;
                         next
                     })
@@ -87,6 +97,7 @@ impl Answers {
             };
             bytes = &bytes[used..];
         }
+        self.has_head = has_head;
         begins
     }
 
@@ -311,6 +322,23 @@ mod tests {
         assert!(!answers.follow(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"));
         answers.await_next(false);
         assert!(answers.follow(b"what is no head\n\n"), "which may be one to the browser");
+    }
+
+    #[test]
+    fn a_head_has_come_with_its_end_and_one_that_is_not_understood_never_has() {
+        let mut answers = awaiting(false);
+        for part in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Le"] {
+            answers.follow(part.as_bytes());
+            assert!(!answers.has_head(), "{part:?}");
+        }
+        for part in ["ngth: 2\r\n\r\n", "o", "k"] {
+            answers.follow(part.as_bytes());
+            assert!(answers.has_head(), "{part:?}");
+        }
+        answers.await_next(false);
+        assert!(!answers.has_head(), "it is another's");
+        answers.follow(b"ab\n\n");
+        assert!(!answers.has_head(), "the browser waits for more of it");
     }
 
     #[test]

@@ -112,6 +112,11 @@ impl Forward {
         self.method == "HEAD"
     }
 
+    /// Whether it orders nothing, so that it does no harm if it is sent twice (RFC 9110, section 9.2.1).
+    pub(super) fn is_safe(&self) -> bool {
+        matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE")
+    }
+
     /// What is asked for, as a URL without a fragment.
     pub(super) fn url(&self, destination: &Destination) -> String {
         let port = if destination.port == 80 { String::new() } else { format!(":{}", destination.port) };
@@ -152,7 +157,7 @@ mod tests {
             "GET http://Shop.test/a?b HTTP/1.1\r\nHost: shop.test\r\nProxy-Connection: keep-alive\r\n\
              Upgrade-Insecure-Requests: 1\r\nProxy-Authorization: x\r\nUser-Agent: y\r\n\r\n",
         );
-        assert_eq!((to.as_str(), forward.is_document), ("shop.test:80", true));
+        assert_eq!((to.as_str(), forward.is_document, forward.is_safe()), ("shop.test:80", true, true));
         assert_eq!(
             String::from_utf8(forward.for_server()).unwrap(),
             "GET /a?b HTTP/1.1\r\nHost: shop.test\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\n\
@@ -160,6 +165,7 @@ mod tests {
         );
         let (to, forward) = forwarded("POST http://127.1:81?q HTTP/1.1\r\nContent-Length: 12\r\n\r\n");
         assert_eq!((to.as_str(), forward.body_bytes, forward.path.as_str()), ("127.0.0.1:81", 12, "/?q"));
+        assert!(!forward.is_safe());
         let destination = Destination::parse("127.1:81", None).unwrap();
         assert_eq!(forward.url(&destination), "http://127.0.0.1:81/?q");
         let chained = String::from_utf8(forward.for_proxy(&destination, Some("Basic eDp5"))).unwrap();

@@ -44,7 +44,7 @@ struct Navigation {
     since: Instant,
     /// Without `www.`: it may be led from the name with it to the one without, or back, as from one scheme to the other.
     host: String,
-    /// Whether a document has begun to come that may be its own.
+    /// Whether a document has begun to come in plain HTTP that may be its own.
     is_answered: bool,
 }
 
@@ -57,6 +57,8 @@ struct Request {
     document: Document,
     /// Whether all of its answer has come, as far as the guard sees.
     is_over: bool,
+    /// Whether the browser would send it once more if its connection were reset, and must not.
+    must_stay: bool,
     /// `None` in plain HTTP.
     tunnel: Option<Tunnel>,
 }
@@ -127,8 +129,8 @@ impl Seats {
         lock(&self.awaited).iter().any(|navigation| navigation.may_have_asked(asked, &host))
     }
 
-    /// Whether a navigation waits for what begins to come now. None waits for two: a page's frames may be asked for before its tab
-    /// knows that the page has come.
+    /// Whether a navigation waits for the document that begins to come now in plain HTTP. None waits for two: a page's frames may be
+    /// asked for before its tab knows that the page has come.
     fn takes(&self, asked: Instant, destination: &Destination) -> bool {
         let host = destination.host();
         let mut awaited = lock(&self.awaited);
@@ -164,13 +166,22 @@ impl Seat<'_> {
     /// A request goes to the server.
     pub(super) fn ask(&self, may_be_document: bool) {
         let document = if may_be_document { Document::Maybe } else { Document::No };
-        *lock(&self.place) = Some(Request { asked: Instant::now(), document, is_over: false, tunnel: None });
+        let asked = Instant::now();
+        let request = Request { asked, document, is_over: false, must_stay: false, tunnel: None };
+        *lock(&self.place) = Some(request);
     }
 
     /// What may be a document begins to come: whether a navigation waits for it shows now, and not later.
     pub(super) fn hear(&self) {
         if let Some(request) = lock(&self.place).as_mut() {
             self.settle(request);
+        }
+    }
+
+    /// Whether the browser, with what has come, would send the request once more if its connection were reset, and must not.
+    pub(super) fn keep(&self, must_stay: bool) {
+        if let Some(request) = lock(&self.place).as_mut() {
+            request.must_stay = must_stay;
         }
     }
 
@@ -204,7 +215,7 @@ impl Seat<'_> {
             return;
         }
         tunnel.heard = Some(Instant::now());
-        // Neither the greeting nor what comes in a tunnel that never gives way takes a navigation's place.
+        // A greeting is no document, and what comes in a tunnel that never gives way need not be spared.
         if (1..ANSWERED_BEFORE).contains(&tunnel.answered_before) {
             self.settle(request);
         }
@@ -212,7 +223,11 @@ impl Seat<'_> {
 
     fn settle(&self, request: &mut Request) {
         if request.document == Document::Maybe {
-            let is_awaited = self.seats.takes(request.asked, &self.destination);
+            let is_awaited = match request.tunnel {
+                None => self.seats.takes(request.asked, &self.destination),
+                // Any of them may be the document, and a picture must not be taken for it in its stead: so each is spared.
+                Some(_) => self.seats.is_awaited(request.asked, &self.destination),
+            };
             request.document = if is_awaited { Document::Yes } else { Document::No };
         }
     }
@@ -248,7 +263,8 @@ impl Seat<'_> {
 
     /// Whether it must not give way, however long it lasts.
     fn is_spared(&self, request: &Request) -> bool {
-        request.tunnel.is_some_and(|tunnel| tunnel.answered_before >= ANSWERED_BEFORE)
+        request.must_stay
+            || request.tunnel.is_some_and(|tunnel| tunnel.answered_before >= ANSWERED_BEFORE)
             || match request.document {
                 Document::No => false,
                 // A page still waits for it.
@@ -262,7 +278,7 @@ impl Seat<'_> {
 impl Request {
     fn in_tunnel(now: Instant, answered_before: u32) -> Self {
         let tunnel = Tunnel { sent: now, heard: None, unasked_bytes: 0, answered_before };
-        Self { asked: now, document: Document::Maybe, is_over: false, tunnel: Some(tunnel) }
+        Self { asked: now, document: Document::Maybe, is_over: false, must_stay: false, tunnel: Some(tunnel) }
     }
 
     fn last_sent(&self) -> Instant {

@@ -1,7 +1,7 @@
 //! When a connection gives way to others, by times alone and through a gate.
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -192,15 +192,42 @@ fn a_tunnel_that_has_gone_silent_holds_only_where_that_keeps_a_navigation_from_i
 }
 
 #[test]
-fn a_tunnel_whose_answer_began_while_a_navigation_waited_stays_and_the_others_do_not() {
+fn tunnels_whose_answers_began_while_a_navigation_waited_stay_and_the_others_do_not() {
     let (seats, _, late) = patient();
     let waits = seats.await_document("shop.test");
-    let tunnels = tunnelling(&seats, 6, 4_000);
+    // A neighbour's picture, perhaps, and the document after it.
+    let may_be_document = tunnelling(&seats, 2, 4_000);
     drop(waits);
+    let others = tunnelling(&seats, 4, 4_000);
     let kept_waiting = seats.await_document("shop.test");
-    assert!(!tunnels[0].gives_way(late), "its greeting was not taken for the document");
-    assert!(tunnels[1].gives_way(late));
+    for tunnel in &may_be_document {
+        assert!(!tunnel.gives_way(late), "the rest of the document is still to come in one of them");
+    }
+    assert!(others[0].gives_way(late));
     drop(kept_waiting);
+}
+
+#[test]
+fn what_comes_in_tunnels_leaves_a_navigation_its_document_in_plain_http() {
+    let (seats, _, late) = patient();
+    let waits = seats.await_document("shop.test");
+    let pictures = tunnelling(&seats, 1, 4_000);
+    let taken = asking(&seats, 6, true);
+    taken.iter().for_each(Seat::hear);
+    drop(waits);
+    assert!(!taken[0].gives_way(late));
+    assert!(taken[1].gives_way(late), "none waits for two");
+    drop(pictures);
+}
+
+#[test]
+fn what_the_browser_would_send_once_more_and_must_not_stays_as_long_as_that_is_so() {
+    let (seats, _, late) = patient();
+    let taken = asking(&seats, 6, false);
+    taken[0].keep(true);
+    assert!(!taken[0].gives_way(late));
+    taken[0].keep(false);
+    assert!(taken[0].gives_way(late));
 }
 
 #[test]
@@ -281,6 +308,34 @@ async fn an_answer_that_stops_gives_way_and_nobody_takes_it_for_the_whole() {
         let (came, ended) = first_to_end(&mut browser, request.as_bytes()).await;
         assert_eq!(String::from_utf8(came).unwrap(), format!("{head}x"));
         assert!(ended.is_err(), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_whose_answer_stops_within_its_head_stays_and_a_picture_whose_answer_does_gives_way() {
+    const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-le";
+    let answer = |head: &str| if head.starts_with("GET /whole") { hello(head) } else { BEGUN.to_vec() };
+    let server = Server::start(answer).await;
+    let (_egress, gate, mut browser) = six(&server, Duration::from_secs(2)).await;
+    let url = |path: &str| format!("http://{}/{path}", server.address);
+    let order = format!("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", url("order"));
+    for stream in &mut browser {
+        assert!(ask(stream, &get(&url("whole"))).await.ends_with("hello"));
+        stream.write_all(order.as_bytes()).await.unwrap();
+        let mut came = vec![0; BEGUN.len()];
+        stream.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, BEGUN);
+    }
+    // By the time that the second one has given way, the orders have been there for twice as long.
+    for _ in 0..2 {
+        let mut picture = [client(&gate.proxy_url()).await];
+        let (came, ended) = first_to_end(&mut picture, get(&url("picture")).as_bytes()).await;
+        assert_eq!(came, BEGUN);
+        assert!(ended.is_err(), "{ended:?}");
+    }
+    for stream in &mut browser {
+        let ended = stream.read(&mut [0]).now_or_never();
+        assert!(ended.is_none(), "the browser would send its order once more: {ended:?}");
     }
 }
 
