@@ -6,7 +6,7 @@ use std::time::Duration;
 use crawlify_shared::domain::page::ClaimedPage;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{Isolation, Workflow};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::chrome::driver::{Document, DomProgram, Session, Static};
 use crate::execute::{Means, READ_WITHIN, UNHURRIED};
@@ -40,8 +40,10 @@ impl Question<'_> {
         let question = async {
             match self.session.isolation {
                 Isolation::Execution => self.ask_through_the_browser(url, deadline).await,
-                // Pages share no cookies, so none are sent.
-                Isolation::Page => self.ask_by_ourselves(url, deadline).await,
+                // Pages share no cookies, so none are sent. Others wait, however long the store takes to count redirects.
+                Isolation::Page => {
+                    timeout_at(deadline, self.ask_by_ourselves(url, deadline)).await.ok().flatten()
+                }
             }
         };
         let said = self.means.turns.while_others_wait(self.page, question).await;

@@ -105,6 +105,38 @@ async fn a_redirect_whose_turn_is_far_away_goes_on_at_once_and_the_next_page_wai
     running.stop().await;
 }
 
+/// The first two turns that a worker asks for while it fetches a robots file are refused. A sequence counts also what is rolled back.
+const TWO_TURNS_REFUSED: &str = "
+CREATE SEQUENCE asked;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('application_name') = 'crawlify-worker'
+        AND EXISTS (SELECT FROM robots_files WHERE fetching_until > now())
+    THEN
+        IF nextval('asked') <= 2 THEN RAISE EXCEPTION 'refused by the test'; END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refused BEFORE UPDATE ON hosts FOR EACH ROW EXECUTE FUNCTION refuse();";
+
+#[tokio::test]
+async fn a_redirect_that_the_store_gives_no_turn_at_first_asks_for_one_again() {
+    let site = AnsweringSite::start(|own, path| match path {
+        "/robots.txt" => redirect(&format!("{own}/one")),
+        "/one" => text("User-agent: *\nDisallow: /private\n"),
+        _ => status(404),
+    })
+    .await;
+    let starts = [site.url("/1")];
+    let limits = Limits { rate_limit_delay: Duration::from_millis(DELAY_MS), ..NO_LIMITS };
+    let crawl = Crawl::of(&obeying(&starts), limits, &[&starts[0]]).await;
+    crawl.change(TWO_TURNS_REFUSED).await;
+    let looks = Looks::default();
+    let crawl = Running::of(crawl, noting(&starts, &looks), TIMES).await.end().await;
+    assert!(crawl.number("SELECT last_value FROM asked").await > 2, "no turn was refused");
+    assert_apart(&site, &looks, 3);
+}
+
 #[tokio::test]
 async fn a_redirect_to_another_host_has_the_next_page_there_wait_for_longer() {
     let elsewhere = AnsweringSite::at("127.0.0.3", |_, _| text("")).await;

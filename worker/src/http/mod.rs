@@ -19,11 +19,9 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::egress::{Egress, Gate, HEADER};
-use crate::page::redirects::Redirects;
+use crate::page::redirects::{MAX_REDIRECTS, Redirects};
 pub(crate) use headers::{Sent, bare};
 
-/// Redirects that are followed: as many as RFC 9309, section 2.3.1.2, asks for.
-const MAX_REDIRECTS: usize = 5;
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How long a body may pause.
@@ -110,7 +108,7 @@ impl Outlet {
     }
 
     /// Asks for an address, and for what it redirects to. The deadline holds for all of that, and for the body of the answer; it is
-    /// put off by as long as redirects wait for their turns, which is no fault of the server's.
+    /// put off by as long as redirects wait for their turns, which is no fault of the server's: by [`Redirects::longest`] at the most.
     pub(crate) async fn get(
         &self,
         url: &Url,

@@ -12,6 +12,7 @@ use crawlify_shared::store::hot::HotStore;
 use lru::LruCache;
 use tokio::time::Instant;
 
+use super::rests::Rests;
 use crate::metrics::Metrics;
 
 /// How late a page may start, at the least; otherwise a fiftieth of the delay, which is less than the margin that starts are
@@ -24,17 +25,17 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_
 const AHEAD: Duration = Duration::from_secs(1);
 /// How long requests may wait for turns whose answer others wait for: at the least, however short the delay is, and at the most.
 const BRIEF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
+/// How long the store may take, at the least, to hear of a request that goes on however little may be waited for it.
+pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// The pause before a turn is asked for again that the store did not give.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How long this worker leaves a host alone by itself that wants that: until the store has it for all.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// How long the whole fleet leaves it alone until then. Pages are dispatched up to a second before their start, so that at least for
+/// How long the whole fleet leaves a host alone that wants that, until the store has it for all. Pages are dispatched up to a second before their start, so that at least for
 /// a second none is.
 const HELD_BACK: Duration = Duration::from_secs(2);
 /// How long a host is held to say nothing that did not say for how long it wants to be left alone.
 const SILENT_FOR: Duration = Duration::from_secs(10 * 60);
 /// Hosts whose last start, rest or silence is remembered.
-const HOSTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
+pub(super) const HOSTS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
 /// Gives pages their turns.
 #[derive(Debug)]
@@ -49,10 +50,6 @@ pub(crate) struct HostTurns {
     /// When hosts were asked last for how long they want to be left alone, and did not say. Locked for moments only.
     silent: Mutex<LruCache<String, Instant>>,
 }
-
-/// Until when hosts are left alone that said so to this worker. Locked for moments only, by pages that hear it and pages that start.
-#[derive(Debug)]
-struct Rests(Mutex<LruCache<String, Instant>>);
 
 /// The turn is too far away, or the host wants to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,18 +100,21 @@ impl HostTurns {
     /// # Errors
     /// The turn is too far away, or the host wants to be left alone by now: the page must go back.
     pub(crate) async fn wait(&self, page: &ClaimedPage, start_at: Option<Instant>) -> Result<(), TooFar> {
-        self.wait_within(page, start_at, patience(page.host_delay)).await
+        let (now, patience) = (Instant::now(), patience(page.host_delay));
+        // Who is late for a turn that was not too far away waits for a later one for as long again.
+        let near = start_at.filter(|at| (now..=now + patience).contains(at));
+        self.wait_until(page, start_at, near.unwrap_or(now) + patience).await
     }
 
-    /// As [`HostTurns::wait`], where a turn that is farther away than `patience` is too far.
+    /// As [`HostTurns::wait`], where a turn later than `until` is too far, and so is one that the store has not given by then.
     ///
     /// # Errors
     /// As there.
-    pub(crate) async fn wait_within(
+    pub(crate) async fn wait_until(
         &self,
         page: &ClaimedPage,
         start_at: Option<Instant>,
-        patience: Duration,
+        until: Instant,
     ) -> Result<(), TooFar> {
         if self.rests.holds(&page.host, Instant::now()) {
             return Err(TooFar);
@@ -123,7 +123,7 @@ impl HostTurns {
             return Ok(());
         }
         let asked_at = Instant::now();
-        let had = match self.wait_from(page, start_at, asked_at, patience).await {
+        let had = match self.wait_from(page, start_at, until).await {
             Ok(()) if self.rests.holds(&page.host, Instant::now()) => Err(TooFar),
             had => had,
         };
@@ -152,15 +152,26 @@ impl HostTurns {
         Ok(())
     }
 
-    /// Waits for the host's next turn, for a request to which another one of the same page has led. One that is farther away than
-    /// `patience` is not waited for: as nobody else has that turn, the next page of the host starts a delay later.
-    pub(crate) async fn wait_to_go_on(&self, page: &ClaimedPage, patience: Duration) {
+    /// Waits for the host's next turn, for a request to which another one of the same page has led. One that is later than
+    /// `until` is not waited for: as nobody else has that turn, the next page of the host starts a delay later. Where the store gives
+    /// none, the request keeps the delay by itself, as far as `until` allows. It ends by then, or [`HEARD_WITHIN`] where that is later.
+    pub(crate) async fn wait_to_go_on(&self, page: &ClaimedPage, until: Instant) {
         if page.host_delay.is_zero() {
             return;
         }
         let asked_at = Instant::now();
-        let Some(turn) = self.reserve(page).await else { return };
-        if self.wait_from(page, Some(turn), asked_at, patience).await.is_ok() {
+        let left = until.saturating_duration_since(asked_at);
+        // A store that is away shall not use up at once what the next requests may wait.
+        let given_within = page.host_delay.max(left / 4).min(left).max(HEARD_WITHIN);
+        let turn = async {
+            loop {
+                if let Some(turn) = self.reserve(page).await {
+                    break turn;
+                }
+            }
+        };
+        let Ok(turn) = tokio::time::timeout(given_within, turn).await else { return };
+        if self.wait_from(page, Some(turn), until).await.is_ok() {
             self.note_start(page, asked_at);
         }
     }
@@ -185,9 +196,10 @@ impl HostTurns {
             hold_back.await;
             return Ok(());
         }
+        let until = asked_at + patience(page.host_delay);
         // Its turn first, so that the question does not wait for what holds back the others; it may come before they are told.
-        let (turn, patience) = (self.reserve(page).await, patience(page.host_delay));
-        let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, asked_at, patience));
+        let turn = tokio::time::timeout_at(until, self.reserve(page)).await.ok().flatten();
+        let ((), had) = tokio::join!(hold_back, self.wait_from(page, turn, until));
         self.note(page, asked_at, had)
     }
 
@@ -206,9 +218,15 @@ impl HostTurns {
     ) -> T {
         let mut question = pin!(question);
         loop {
-            match tokio::time::timeout(HELD_BACK / 4, &mut question).await {
-                Ok(answer) => return answer,
-                Err(_) => self.hold_back(page).await,
+            // Beside the question: a slow store must not put its deadline off.
+            let hold_back = async {
+                tokio::time::sleep(HELD_BACK / 4).await;
+                self.hold_back(page).await;
+            };
+            tokio::select! {
+                biased;
+                answer = &mut question => return answer,
+                () = hold_back => {}
             }
         }
     }
@@ -221,18 +239,18 @@ impl HostTurns {
         had
     }
 
+    /// Waits for the turn at `start_at`, or a later one, and no longer than `until`, however slow the store is.
     async fn wait_from(
         &self,
         page: &ClaimedPage,
         start_at: Option<Instant>,
-        asked_at: Instant,
-        patience: Duration,
+        until: Instant,
     ) -> Result<(), TooFar> {
         let mut tolerance = (page.host_delay / 50).max(LEAST_TOLERANCE);
         let mut turn = start_at;
         loop {
             if let Some(start_at) = turn {
-                if start_at > Instant::now() + patience {
+                if start_at > until {
                     return Err(TooFar);
                 }
                 tokio::time::sleep_until(start_at).await;
@@ -242,10 +260,10 @@ impl HostTurns {
                 // A machine that is always late must get on all the same.
                 tolerance += tolerance / 4;
             }
-            if asked_at.elapsed() > patience {
+            if Instant::now() > until {
                 return Err(TooFar);
             }
-            turn = self.reserve(page).await;
+            turn = tokio::time::timeout_at(until, self.reserve(page)).await.map_err(|_elapsed| TooFar)?;
         }
     }
 
@@ -288,35 +306,6 @@ pub(crate) fn is_of_its_host(page: &ClaimedPage, url: &str) -> bool {
     PageUrl::parse(url).is_ok_and(|url| url.unit_of_politeness(page.host_unit) == page.host)
 }
 
-impl Rests {
-    fn new() -> Self {
-        Self(Mutex::new(LruCache::new(HOSTS)))
-    }
-
-    /// Leaves a host alone from now on, and no shorter than was known already. Answers whether it was not left alone.
-    fn leave_alone(&self, host: &str, wanted: Duration, now: Instant) -> bool {
-        let until = now + wanted.clamp(REST.0, REST.1);
-        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match rests.get_mut(host) {
-            Some(before) => {
-                let is_news = *before <= now;
-                *before = until.max(*before);
-                is_news
-            }
-            None => {
-                rests.put(host.to_owned(), until);
-                true
-            }
-        }
-    }
-
-    /// Whether a host is left alone now.
-    fn holds(&self, host: &str, now: Instant) -> bool {
-        let rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.peek(host).is_some_and(|until| *until > now)
-    }
-}
-
 fn patience(delay: Duration) -> Duration {
     (2 * delay).clamp(PATIENCE.0, PATIENCE.1)
 }
@@ -324,37 +313,10 @@ fn patience(delay: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::sample::{claimed_page, silent_host_turns};
 
     const fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_host_is_left_alone_for_a_moment_however_short_or_long_it_wants() {
-        let (rests, now) = (Rests::new(), Instant::now());
-        assert!(!rests.holds("a.test", now), "it has said nothing");
-        for (host, wanted, rest) in [
-            ("a.test", seconds(0), REST.0),
-            ("b.test", seconds(3), seconds(3)),
-            ("c.test", seconds(600), REST.1),
-        ] {
-            assert!(rests.leave_alone(host, wanted, now), "{host}");
-            assert!(rests.holds(host, now + rest - Duration::from_millis(1)), "{host}");
-            assert!(!rests.holds(host, now + rest), "{host}");
-        }
-        assert!(!rests.holds("d.test", now), "another host is not left alone");
-    }
-
-    #[test]
-    fn who_hears_less_later_makes_no_rest_shorter() {
-        let (rests, now) = (Rests::new(), Instant::now());
-        assert!(rests.leave_alone("a.test", seconds(120), now));
-        assert!(!rests.leave_alone("a.test", seconds(0), now + seconds(1)), "that is known");
-        assert!(rests.holds("a.test", now + seconds(4)), "it said more before");
-        assert!(!rests.leave_alone("a.test", seconds(120), now + seconds(4)));
-        assert!(rests.holds("a.test", now + seconds(8)), "and more after that");
-        assert!(!rests.holds("a.test", now + seconds(9)));
-        assert!(rests.leave_alone("a.test", seconds(0), now + seconds(9)), "its rest was over");
     }
 
     #[test]
@@ -364,6 +326,18 @@ mod tests {
         }
         assert_eq!(HostTurns::longest(Duration::ZERO), Duration::ZERO, "nobody waits where there is no pace");
         assert_eq!(HostTurns::longest(seconds(60)), seconds(240));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_says_nothing_puts_no_deadline_off() {
+        let (turns, _store) = silent_host_turns();
+        let page = ClaimedPage { host_delay: seconds(1), ..claimed_page("http://a.test/") };
+        let until = Instant::now() + seconds(3);
+        assert_eq!(turns.wait_until(&page, None, until).await, Err(TooFar));
+        assert!(until.elapsed() < seconds(1), "{:?}", until.elapsed());
+        let until = Instant::now() + seconds(3);
+        turns.while_others_wait(&page, tokio::time::sleep_until(until)).await;
+        assert!(until.elapsed() < seconds(1), "{:?}", until.elapsed());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod host_turns;
 pub(crate) mod overdue;
 pub(crate) mod programs;
 pub(crate) mod redirects;
+mod rests;
 #[cfg(test)]
 pub(crate) mod sample;
 

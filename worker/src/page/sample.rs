@@ -1,5 +1,6 @@
 //! A page as a claim gives it, and turns for it, for tests of what is done with one.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,18 @@ pub(crate) fn claimed_page(url: &str) -> ClaimedPage {
 
 /// The turns of a worker whose store nobody asks.
 pub(crate) fn host_turns() -> HostTurns {
-    let nowhere = SecretUrl::new("postgres://127.0.0.1:1/none");
-    let store = HotStore::connect(&nowhere, WorkerId::generate()).expect("the URL is one");
+    host_turns_by("postgres://127.0.0.1:1/none")
+}
+
+/// The turns of a worker whose store takes every connection and says nothing, as long as it is kept.
+pub(crate) fn silent_host_turns() -> (HostTurns, TcpListener) {
+    let store = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = store.local_addr().expect("it listens");
+    (host_turns_by(&format!("postgres://nobody@{address}/none")), store)
+}
+
+fn host_turns_by(url: &str) -> HostTurns {
+    let store = HotStore::connect(&SecretUrl::new(url), WorkerId::generate()).expect("the URL is one");
     let metrics = Metrics::register(&Registry::new(), 1).expect("they are the only ones");
     HostTurns::new(store, Duration::ZERO, Arc::new(metrics))
 }

@@ -16,7 +16,7 @@ use super::file::{MAX_BYTES, RobotsFile};
 use crate::http::{self, Outlet, Sent, Unanswered};
 use crate::page::redirects::Redirects;
 
-/// How long all of it may take, redirects and body included, but not what redirects wait for their turns.
+/// How long all of it may take, redirects and body included, but not what redirects wait for their turns ([`Redirects::longest`]).
 pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(20);
 
 /// Fetches a robots file.

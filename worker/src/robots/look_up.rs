@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::agent::Agent;
-use super::fetch::fetch;
+use super::fetch::{FETCH_WITHIN, fetch};
 use super::known::Known;
 use crate::http::Outlet;
 use crate::page::host_turns::{HostTurns, TooFar};
@@ -25,9 +25,10 @@ use crate::page::redirects::Redirects;
 
 /// How long a file is gone by (RFC 9309, section 2.4: 24 hours at the most).
 const FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Another worker may fetch the file if the one that wanted to has not done so by then: longer than a fetch takes, and shorter
-/// than a page waits for the file. What it may wait for turns comes on top of that.
-const FETCHED_WITHIN: Duration = Duration::from_secs(22);
+/// How long the store may take to give the right to fetch a file, which may have begun when it was asked for.
+const RESERVED_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to store the file.
+const STORED_WITHIN: Duration = Duration::from_secs(2);
 /// How long the store may take to hear that a fetch was given up.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// How often the store is asked while another worker fetches.
@@ -107,15 +108,21 @@ impl LookUp<'_> {
         if let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) {
             return Ok(Some(Known::of(stored, false)));
         }
-        let patience = HostTurns::brief(self.page.host_delay);
-        if !self.store.reserve_robots_fetch(&self.key, FETCHED_WITHIN + patience).await? {
+        let asked_at = Instant::now();
+        let within = fetched_within(self.page.host_delay);
+        if !self.store.reserve_robots_fetch(&self.key, within).await? {
             return Ok(None);
         }
         let mut reserved = Reserved { look_up: self, is_used: false };
-        let begun = Instant::now();
-        let turn = self.turns.wait_within(self.page, Some(self.start_at), patience).await;
+        if asked_at.elapsed() > RESERVED_WITHIN {
+            // What is left of it may be too short: it is given back, and asked for anew.
+            return Ok(None);
+        }
+        let until = Instant::now() + HostTurns::brief(self.page.host_delay);
+        let turn = self.turns.wait_until(self.page, Some(self.start_at), until).await;
         turn.map_err(|TooFar| NotKnown::TooFar)?;
-        let redirects = Redirects::of(self.turns, self.page, patience.saturating_sub(begun.elapsed()));
+        let patience = until.saturating_duration_since(Instant::now());
+        let redirects = Redirects::of(self.turns, self.page, patience);
         let fetched = self.fetch(redirects).await;
         // Also where it failed: a store that does not take it is no reason to ask the site again at once.
         reserved.is_used = true;
@@ -149,6 +156,13 @@ impl LookUp<'_> {
     }
 }
 
+/// How long a file is reserved: another worker may fetch it if the one that wanted to has not done so by then. It is longer than all
+/// that this one may take for a host with such a delay, waits for its own turn and those of redirects included, and shorter than a
+/// page waits for the file.
+fn fetched_within(host_delay: Duration) -> Duration {
+    RESERVED_WITHIN + Redirects::longest(HostTurns::brief(host_delay)) + FETCH_WITHIN + STORED_WITHIN
+}
+
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if self.is_used {
@@ -165,5 +179,26 @@ impl Drop for Reserved<'_> {
             }
         };
         self.look_up.tasks.spawn_on(give_back, &runtime);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::host_turns::HEARD_WITHIN;
+    use crate::page::redirects::MAX_REDIRECTS;
+    use crate::robots::patience;
+
+    #[test]
+    fn a_file_is_reserved_for_longer_than_a_fetch_takes_and_shorter_than_a_page_waits_for_it() {
+        for milliseconds in [0, 100, 1_000, 2_000, 30_000, 3_600_000] {
+            let host_delay = Duration::from_millis(milliseconds);
+            let waits = HostTurns::brief(host_delay) + MAX_REDIRECTS * HEARD_WITHIN;
+            let reserved = fetched_within(host_delay);
+            assert!(reserved > RESERVED_WITHIN + waits + FETCH_WITHIN, "{host_delay:?}: {reserved:?}");
+            // There is time for who looks again after that to find out.
+            let seen_at = reserved + LOOK_EVERY + RESERVED_WITHIN;
+            assert!(seen_at < patience(host_delay), "{host_delay:?}: {reserved:?}");
+        }
     }
 }

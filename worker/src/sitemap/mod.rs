@@ -60,7 +60,7 @@ impl Sitemaps {
     }
 
     /// Reads a sitemap. What it named before it broke off is in the outcome of a failure as well. The deadline is put off by as
-    /// long as its redirects wait for their turns.
+    /// long as its redirects wait for their turns, and a slow store keeps them.
     pub(crate) async fn read(
         &self,
         page: &ClaimedPage,
@@ -75,7 +75,8 @@ impl Sitemaps {
             let download = download(&outlet, page.url.as_url(), workflow, redirects, deadline).await?;
             Ok::<_, Absent>((download.final_url, parse(download.document).await))
         };
-        let mut outcome = match tokio::time::timeout_at(deadline + patience, reading).await {
+        let ends_by = deadline + Redirects::longest(patience);
+        let mut outcome = match tokio::time::timeout_at(ends_by, reading).await {
             Ok(Ok((final_url, named))) => {
                 let mut outcome = outcome(page, named, &hosts(workflow));
                 outcome.final_url = Some(final_url.to_string());
@@ -163,11 +164,17 @@ fn link(url: PageUrl, is_sitemap: bool, skipped: Option<Skip>) -> DiscoveredUrl 
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::http::Uri;
+    use axum::response::{IntoResponse, Redirect};
     use crawlify_shared::domain::workflow::parse_config;
     use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
 
     use super::*;
-    use crate::page::sample::claimed_page;
+    use crate::egress::{Egress, EgressOptions};
+    use crate::page::sample::{claimed_page, silent_host_turns};
 
     fn page(depth: u32) -> ClaimedPage {
         ClaimedPage { depth, is_sitemap: true, ..claimed_page("http://a.test/sitemap.xml") }
@@ -220,6 +227,32 @@ mod tests {
             panic!()
         };
         assert!(failure.message.contains("name a start URL"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn the_slowness_of_our_store_is_no_fault_of_the_site() {
+        let answer = async |uri: Uri| match uri.path().trim_start_matches('/').parse() {
+            Ok(0_u32) => "<urlset><url><loc>http://127.0.0.1/1</loc></url></urlset>".into_response(),
+            Ok(further) => Redirect::to(&format!("/{}", further - 1)).into_response(),
+            Err(_) => unreachable!("{uri}"),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/4", listener.local_addr().unwrap());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
+        let config = json!({
+            "start_urls": [url],
+            "data_extraction": [{"id": "t", "type": "extract", "params": {"selector": "h1"}}],
+        });
+        // Its redirects lead to another host, so that each is to be counted, for which the store would take five seconds.
+        let page = ClaimedPage { host: "a.test".to_owned(), is_sitemap: true, ..claimed_page(&url) };
+        let (turns, _store) = silent_host_turns();
+        let http = Http::new(Egress::start(EgressOptions::off()).unwrap()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let workflow = parse_config(&config).unwrap();
+        let read = Sitemaps::new(Arc::new(http)).read(&page, &workflow, &turns, deadline).await;
+        assert_eq!(read.end, PageEnd::Completed);
+        assert_eq!(read.discovered.len(), 1);
     }
 
     #[test]
