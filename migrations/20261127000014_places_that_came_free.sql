@@ -1,5 +1,8 @@
 -- Places below a path that come free are filled, and no more pages are put back for them than that takes.
 
+-- In the order in which programs that run beside this lock them.
+LOCK TABLE workflow_executions, execution_budgets IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE execution_budgets
     -- Of a path: how many of the pages that it has skipped are still to be put back, as places below it came free; zero where enough
     -- were, which is looked at once more at the end. NULL where nothing came free since its places were all taken.
@@ -11,4 +14,5 @@ ALTER TABLE workflow_executions
     -- execution does not end before.
     ADD COLUMN budget_places_after uuid;
 -- Whose skipped pages are to be looked at.
-CREATE INDEX workflow_executions_places_idx ON workflow_executions (id) WHERE budget_places_after IS NOT NULL;
+CREATE INDEX workflow_executions_places_idx ON workflow_executions (id)
+    WHERE budget_places_after IS NOT NULL AND status IN ('running', 'paused');

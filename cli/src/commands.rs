@@ -77,7 +77,7 @@ async fn role<R: Future<Output = anyhow::Result<()>>>(
 /// Whether a server could not be reached, or something here is wrong.
 fn role_code(error: &anyhow::Error) -> Code {
     let unreachable = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(StoreError::Unavailable(_)))
+        cause.downcast_ref().is_some_and(StoreError::is_transient)
             || matches!(cause.downcast_ref(), Some(BrokerError::Disconnected | BrokerError::Timeout(_)))
     });
     if unreachable { Code::Unreachable } else { Code::Configuration }

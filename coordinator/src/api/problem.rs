@@ -183,7 +183,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let told = match &error {
-            StoreError::Unavailable(_) => Self::new(
+            StoreError::Unavailable(_) | StoreError::TimedOut(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "database_unavailable",
                 "the database is not available at the moment; try again in a few seconds",
@@ -193,7 +193,7 @@ impl From<StoreError> for ApiError {
                 "not_storable",
                 "the database cannot store this: look for NUL characters (\\u0000) and for numbers beyond all measure",
             ),
-            StoreError::Unusable(_) => Self::internal(),
+            StoreError::Unusable(_) | StoreError::Raised(_) => Self::internal(),
         };
         Self { cause: Some(Arc::new(error)), ..told }
     }

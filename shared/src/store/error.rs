@@ -3,9 +3,15 @@
 /// The database failed us.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No connection, a shutdown, a time-out, a deadlock: try the same again later.
+    /// No connection, a shutdown, a deadlock, a want of room: try the same again later.
     #[error("the database is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A statement, or its wait for a lock, took too long: try the same again later.
+    #[error("the database takes too long")]
+    TimedOut(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A trigger or function of the user's own refuses it, for now.
+    #[error("the database cannot be used")]
+    Raised(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The database refuses this datum, today and tomorrow.
     #[error("the database refuses the data")]
     BadData(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -22,10 +28,13 @@ impl StoreError {
     ) -> Self {
         match code {
             None => Self::Unavailable(source.into()),
+            // The statement's time, and that of its wait for a lock.
+            Some("57014" | "55P03") => Self::TimedOut(source.into()),
+            Some("25006") => Self::Unavailable(source.into()),
             Some(code) => match &code[..2.min(code.len())] {
-                // Connection; rollback (deadlock, serialisation); resources; operator; system; lock not available.
+                // Connection; rollback (deadlock, serialisation); resources; operator; system.
                 "08" | "40" | "53" | "57" | "58" => Self::Unavailable(source.into()),
-                _ if code == "55P03" || code == "25006" => Self::Unavailable(source.into()),
+                "P0" => Self::Raised(source.into()),
                 "22" | "23" | "54" => Self::BadData(source.into()),
                 _ => Self::Unusable(source.into()),
             },
@@ -34,7 +43,7 @@ impl StoreError {
 
     /// Whether the same may work later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
     }
 }
 

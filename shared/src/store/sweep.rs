@@ -135,8 +135,9 @@ impl Store {
                 UPDATE execution_budgets AS budget
                 SET used = greatest(budget.used - below.pages, 0),
                     to_fill = CASE WHEN greatest(budget.used - below.pages, 0) < budget.max
-                        THEN CASE WHEN budget.used >= budget.max THEN $2::int8 ELSE budget.to_fill END
-                            + least(below.pages, budget.max - greatest(budget.used - below.pages, 0)) END
+                        THEN CASE WHEN budget.used >= budget.max OR budget.to_fill IS NOT NULL
+                            THEN least(CASE WHEN budget.used >= budget.max THEN $2::int8 ELSE budget.to_fill END + below.pages,
+                                $2::int8 + budget.max - greatest(budget.used - below.pages, 0)) END END
                 FROM below
                 WHERE budget.execution_id = below.execution_id AND budget.kind = 'path_prefix' AND budget.prefix = below.prefix
                 RETURNING budget.execution_id, budget.to_fill

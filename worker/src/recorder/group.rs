@@ -20,7 +20,7 @@ use super::{Job, Recorded};
 const HALVE_AFTER: u32 = 3;
 /// A page alone that fails again so often, each time after others were taken, is refused.
 const OTHERS_TAKEN: u32 = 3;
-/// Where what fails may pass, not before so long: somebody may hold a lock on rows of this page's execution alone.
+/// Where it took too long, not before so long: somebody may hold a lock on rows of this page's execution alone.
 const MAY_PASS_FOR: Duration = Duration::from_secs(600);
 
 /// Pages that are recorded together.
@@ -49,37 +49,47 @@ struct Alone {
     passed_over: u32,
 }
 
-/// How many groups of this worker the database has taken with which a page that it does not take may be compared.
+/// How many groups of this worker the database has taken, by what a completed page of them had ([`parts`]). One that failed, or was
+/// refused, is written without data, which says nothing of others' data.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Taken {
-    /// Groups with a completed page. One that failed, or was refused, is written without data, which says nothing of others' data.
-    completed: u64,
-    /// Groups with an item.
-    with_items: u64,
-}
+pub(super) struct Taken([u64; 1 << PARTS]);
+
+/// Of a page's record, besides the page itself: rows of nodes, links, an item.
+const PARTS: usize = 3;
 
 impl Taken {
     /// Counts a group that was taken.
     pub(super) fn count(&mut self, group: &[FinishedPage], written: &[PageId]) {
-        let has = |is_such: fn(&FinishedPage) -> bool| {
-            group.iter().any(|page| is_such(page) && written.contains(&page.page.page_id))
+        let is_such = |page: &&FinishedPage| {
+            matches!(page.next, NextStatus::Completed) && written.contains(&page.page.page_id)
         };
-        self.completed += u64::from(has(is_completed));
-        self.with_items += u64::from(has(gives_item));
+        let mut seen = [false; 1 << PARTS];
+        group.iter().filter(is_such).for_each(|page| seen[parts(page)] = true);
+        for (count, seen) in self.0.iter_mut().zip(seen) {
+            *count += u64::from(seen);
+        }
     }
 
-    /// Those that had all that a page like this one has.
+    /// Those that had all parts that a page like this one has.
     fn like(self, page: &FinishedPage) -> u64 {
-        if gives_item(page) { self.with_items } else { self.completed }
+        let parts = parts(page);
+        self.0
+            .iter()
+            .enumerate()
+            .filter(|(of_taken, _)| of_taken & parts == parts)
+            .map(|(_, count)| count)
+            .sum()
     }
 }
 
-fn is_completed(page: &FinishedPage) -> bool {
-    matches!(page.next, NextStatus::Completed)
-}
-
-fn gives_item(page: &FinishedPage) -> bool {
-    is_completed(page) && page.outcome.item.is_some()
+/// Which parts a page's record has, a bit each.
+fn parts(page: &FinishedPage) -> usize {
+    let PageOutcome { nodes, discovered, item, .. } = &page.outcome;
+    [!nodes.is_empty(), !discovered.is_empty(), item.is_some()]
+        .into_iter()
+        .enumerate()
+        .map(|(bit, has)| usize::from(has) << bit)
+        .sum()
 }
 
 impl Group {
@@ -139,17 +149,20 @@ impl Group {
     /// says, or because others are taken and this one is not.
     pub(super) fn is_refused(&mut self, error: &StoreError, taken: Taken) -> bool {
         let [page] = self.pages.as_slice() else { return false };
-        if matches!(error, StoreError::BadData(_)) {
-            return true;
-        }
+        let not_before = match error {
+            StoreError::BadData(_) => return true,
+            StoreError::Raised(_) => Duration::ZERO,
+            StoreError::TimedOut(_) => MAY_PASS_FOR,
+            // Whoever has no room, no rights or no such table has them for no page of this kind.
+            StoreError::Unavailable(_) | StoreError::Unusable(_) => return false,
+        };
         let taken = taken.like(page);
         let alone = self.alone.get_or_insert_with(|| Alone { since: Instant::now(), taken, passed_over: 0 });
         if taken > alone.taken {
             alone.taken = taken;
             alone.passed_over += 1;
         }
-        let may_pass = error.is_transient() && alone.since.elapsed() < MAY_PASS_FOR;
-        alone.passed_over >= OTHERS_TAKEN && !may_pass
+        alone.passed_over >= OTHERS_TAKEN && alone.since.elapsed() >= not_before
     }
 
     /// The refused page without its data. One that is refused so as well is given up: it comes back at the end of its lease, and fails
@@ -182,13 +195,14 @@ fn refused(page: FinishedPage, error: &StoreError) -> FinishedPage {
 
 #[cfg(test)]
 mod tests {
-    use crawlify_shared::domain::outcome::PageEnd;
+    use crawlify_shared::domain::outcome::{DiscoveredUrl, PageEnd};
+    use crawlify_shared::domain::page_url::PageUrl;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::page::sample::claimed_page;
 
-    const NOBODY: Taken = Taken { completed: 0, with_items: 0 };
+    const NOBODY: Taken = Taken([0; 1 << PARTS]);
 
     fn completed(item: Option<Value>) -> FinishedPage {
         FinishedPage {
@@ -214,7 +228,7 @@ mod tests {
     }
 
     fn by_a_trigger() -> StoreError {
-        StoreError::Unusable("raised by a trigger (P0001)".into())
+        StoreError::Raised("raised by a trigger (P0001)".into())
     }
 
     fn count(taken: &mut Taken, page: &FinishedPage) {
@@ -257,12 +271,38 @@ mod tests {
         }
         // One whose lease was lost was not taken.
         taken.count(&[with_item()], &[]);
-        assert_eq!((taken.completed, taken.with_items), (u64::from(OTHERS_TAKEN), 0));
+        assert_eq!((taken.like(&with_item()), taken.like(&completed(None))), (0, u64::from(OTHERS_TAKEN)));
+    }
+
+    #[test]
+    fn a_page_with_links_is_not_compared_with_pages_that_have_none() {
+        let url = PageUrl::parse("http://shop.test/2").unwrap();
+        let link = DiscoveredUrl { url, discovered_by: "links".to_owned(), skipped: None, is_sitemap: false };
+        let mut list = completed(None);
+        list.outcome.discovered.push(link);
+        let mut taken = NOBODY;
+        count(&mut taken, &with_item());
+        assert_eq!((taken.like(&list), taken.like(&with_item())), (0, 1));
+        list.outcome.item = Some(json!({}));
+        count(&mut taken, &list);
+        assert_eq!((taken.like(&list), taken.like(&with_item())), (1, 2), "which has an item, too");
+    }
+
+    #[test]
+    fn want_of_room_and_of_rights_is_waited_for_whatever_becomes_of_others() {
+        let no_room = StoreError::Unavailable("No space left on device (53100)".into());
+        let no_rights = StoreError::Unusable("permission denied for table node_records (42501)".into());
+        let (mut alone, _answers) = group(vec![with_item()]);
+        let mut taken = NOBODY;
+        for _ in 0..10 * OTHERS_TAKEN {
+            assert!(!alone.is_refused(&no_room, taken) && !alone.is_refused(&no_rights, taken));
+            count(&mut taken, &with_item());
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_may_pass_is_waited_for_longer() {
-        let timeout = StoreError::Unavailable("canceling statement due to statement timeout (57014)".into());
+        let timeout = StoreError::TimedOut("canceling statement due to statement timeout (57014)".into());
         let (mut alone, _answers) = group(vec![with_item()]);
         let mut taken = NOBODY;
         for _ in 0..10 * OTHERS_TAKEN {

@@ -171,7 +171,7 @@ struct Recording {
     recorded: Arc<Notify>,
     /// Groups that failed, the one that waits the longest first.
     failed: VecDeque<Group>,
-    /// When the first of them is tried again.
+    /// When the first of them is tried again: others have at least as much time as the last try took.
     again_at: Instant,
     taken: Taken,
 }
@@ -203,7 +203,7 @@ impl Recording {
                     let second = group.note_failure();
                     self.failed.push_back(group);
                     self.failed.extend(second);
-                    self.again_at = Instant::now() + RETRY_PAUSE;
+                    self.again_at = Instant::now() + RETRY_PAUSE.max(begun.elapsed());
                 }
             }
         }

@@ -42,7 +42,7 @@ impl Store {
     /// An execution whose skipped pages are to be looked at.
     async fn with_free_places(&self, only: Option<ExecutionId>) -> Result<Option<ExecutionId>, StoreError> {
         // Reads workflow_executions_places_idx, which is empty most of the time, and of those that wait url_queue_pending_idx and
-        // url_queue_open_idx.
+        // url_queue_open_idx. Any of them, so that one that is looked at from the beginning again and again keeps no other waiting.
         let found = sqlx::query_scalar!(
             "SELECT id FROM workflow_executions AS execution
              WHERE budget_places_after IS NOT NULL AND status IN ('running', 'paused') AND ($1::uuid IS NULL OR id = $1)
@@ -51,7 +51,7 @@ impl Store {
                        AND NOT EXISTS (
                            SELECT FROM url_queue
                            WHERE execution_id = execution.id AND status IN ('queued', 'processing')))
-             ORDER BY id LIMIT 1",
+             ORDER BY random() LIMIT 1",
             only.map(|id| id.0),
             PAGES_ARE_BACK,
         )
