@@ -7,6 +7,8 @@
 //! of them is done in portions by the sweeps ([`super::sweep`]), and until then the row alone keeps pages from being dispatched,
 //! claimed or forgotten.
 
+use std::ops::RangeInclusive;
+
 use sqlx::Connection;
 
 use super::budgets::change::{self, FIRST_PAGE};
@@ -195,7 +197,8 @@ impl Store {
         drop(connection);
         let resumed = judge(act, expected, |status| status == ExecutionStatus::Running);
         if matches!(resumed, Controlled::Done(_)) {
-            self.end_short_waits(execution).await?;
+            // Those in which pages wait, and hardly any other: such a lane has missed 8 times at the most, and waits for 5.12 s then.
+            self.end_waits(execution, 1..=8, 6).await?;
         }
         Ok(resumed)
     }
@@ -312,41 +315,34 @@ impl Store {
         transaction.commit().await?;
         drop(connection);
         if changes.host_delay_ms.is_some() && matches!(changed, Controlled::Done(_)) {
-            self.shorten_waits(execution).await?;
+            // Those that wait for their hosts' turns, which is for 30 s at the most; hosts keep to the pace that holds whenever they
+            // are looked at.
+            self.end_waits(execution, 0..=0, 31).await?;
         }
         Ok(changed)
     }
 
-    /// Has the dispatcher look at once into lanes of an execution that it would look into within some seconds: those in which
-    /// pages wait, and hardly any other. A broad crawl has very many that are laid aside for longer, as they have none.
-    async fn end_short_waits(&self, execution: ExecutionId) -> Result<(), StoreError> {
-        // By lanes_due_idx; waits for nobody. A lane that has a page has missed 8 times at the most, and waits for 5.12 s then.
+    /// Has the dispatcher look at once into lanes of an execution that wait with so many misses, and not for longer than so many
+    /// seconds: a broad crawl has very many that are laid aside for longer, as they have no page.
+    async fn end_waits(
+        &self,
+        execution: ExecutionId,
+        misses: RangeInclusive<i32>,
+        seconds: i32,
+    ) -> Result<(), StoreError> {
+        // By lanes_due_idx; waits for nobody.
         sqlx::query!(
             "UPDATE lanes SET due_at = now()
              WHERE (execution_id, host) IN (
                 SELECT execution_id, host FROM lanes
-                WHERE execution_id = $1 AND due_at > now() AND due_at < now() + interval '6 seconds' AND misses BETWEEN 1 AND 8
+                WHERE execution_id = $1 AND due_at > now() AND due_at < now() + $5::int4 * interval '1 second'
+                  AND misses BETWEEN $3::int4 AND $4::int4
                 ORDER BY due_at DESC LIMIT $2 FOR UPDATE SKIP LOCKED)",
             execution.0,
             SWEPT_AT_ONCE,
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// Has the dispatcher look soon at lanes of an execution that wait for long. Hosts keep to the pace that holds whenever
-    /// they are looked at, which is within 30 s in any case.
-    async fn shorten_waits(&self, execution: ExecutionId) -> Result<(), StoreError> {
-        // By lanes_due_idx, without those that are laid aside for longer; waits for nobody.
-        sqlx::query!(
-            "UPDATE lanes SET due_at = now()
-             WHERE (execution_id, host) IN (
-                SELECT execution_id, host FROM lanes
-                WHERE execution_id = $1 AND due_at > now() AND due_at < now() + interval '31 seconds' AND misses = 0
-                ORDER BY due_at DESC LIMIT $2 FOR UPDATE SKIP LOCKED)",
-            execution.0,
-            SWEPT_AT_ONCE,
+            misses.start(),
+            misses.end(),
+            seconds,
         )
         .execute(&self.pool)
         .await?;
