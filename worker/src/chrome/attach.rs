@@ -29,6 +29,7 @@ use super::flags::NO_BYPASS;
 use super::page_load::network_events;
 use super::page_state::PageEvents;
 use super::sent_headers::SentHeaders;
+use super::unfinished::{Opened, Unfinished};
 use super::viewport::paint_a_corner;
 use crate::egress::{Egress, Gate};
 
@@ -68,6 +69,7 @@ struct Attached {
     /// Targets that are not attached to yet.
     opening: Mutex<HashSet<String>>,
     crashed: AtomicU64,
+    closed: AtomicU64,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +122,11 @@ impl Opener {
         self.attached.crashed.load(Ordering::Relaxed)
     }
 
+    /// How many tabs have been closed, or are being closed.
+    pub(super) fn closed(&self) -> u64 {
+        self.attached.closed.load(Ordering::Relaxed)
+    }
+
     /// The line to the browser.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
@@ -152,7 +159,7 @@ impl Opener {
         }
         let id = self.created(create, deadline).await?;
         let context = BrowserContext { id: id.clone(), gate };
-        let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
+        let unfinished = Unfinished::new(self, Opened::Context(context.clone()));
         let mut deny = SetDownloadBehaviorParams::new(SetDownloadBehaviorBehavior::Deny);
         deny.browser_context_id = Some(id);
         self.connection.call(None, &deny, deadline).await?;
@@ -194,6 +201,12 @@ impl Opener {
         self.attached.lock().values().for_each(|tab| tab.load.look(&self.connection));
     }
 
+    /// Closes a target that is not attached to yet, without waiting.
+    pub(super) fn give_up(&self, target: TargetId) {
+        self.attached.opening().remove(target.inner());
+        self.connection.send(None, &CloseTargetParams::new(target));
+    }
+
     /// Closes a target, without waiting.
     pub(super) fn close_target(&self, target: &str) {
         self.connection.send(None, &CloseTargetParams::new(TargetId::new(target)));
@@ -211,7 +224,7 @@ impl Opener {
         deadline: Instant,
     ) -> Result<AttachedTab, CallError> {
         let context = self.create_context(session, Vec::new(), deadline).await?;
-        let unfinished = Unfinished { opener: self, what: Some(Opened::Context(context.clone())) };
+        let unfinished = Unfinished::new(self, Opened::Context(context.clone()));
         let mut tab = self.open(&context, session, deadline).await?;
         tab.own_context = Some(context);
         unfinished.finish();
@@ -229,7 +242,7 @@ impl Opener {
         create.browser_context_id = Some(context.id.clone());
         let target_id = self.connection.call(None, &create, deadline).await?.target_id;
         // From here on the target exists, and must not be left behind whatever happens.
-        let unfinished = Unfinished { opener: self, what: Some(Opened::Target(target_id.clone())) };
+        let unfinished = Unfinished::new(self, Opened::Target(target_id.clone()));
         self.attached.opening().insert(target_id.clone().into());
         let mut attach = AttachToTargetParams::new(target_id.clone());
         attach.flatten = Some(true);
@@ -240,7 +253,7 @@ impl Opener {
         self.connection.listen(&id, events.clone());
         let tab = AttachedTab { target, session: id, events, gate, own_context: None };
         self.attached.add(&tab);
-        let attached = Unfinished { opener: self, what: Some(Opened::Tab(&tab)) };
+        let attached = Unfinished::new(self, Opened::Tab(&tab));
         let on = Some(tab.session.as_str());
         let page_events = page::EnableParams::default();
         let lifecycle_events = page::SetLifecycleEventsEnabledParams::new(true);
@@ -272,6 +285,7 @@ impl Opener {
     pub(super) fn forget(&self, tab: &AttachedTab) {
         self.connection.ignore(&tab.session);
         tab.events.load.ignore(&self.connection);
+        self.attached.closed.fetch_add(1, Ordering::Relaxed);
         self.attached.remove(tab);
     }
 
@@ -362,39 +376,6 @@ impl Listener for Attached {
                 }
             }
             _ => {}
-        }
-    }
-}
-
-/// Closes what was opened when its preparation is given up half-way, also by being dropped.
-struct Unfinished<'a> {
-    opener: &'a Opener,
-    what: Option<Opened<'a>>,
-}
-
-enum Opened<'a> {
-    Context(BrowserContext),
-    Target(TargetId),
-    /// A target that is listened to; it is closed as [`Opened::Target`].
-    Tab(&'a AttachedTab),
-}
-
-impl Unfinished<'_> {
-    fn finish(mut self) {
-        self.what = None;
-    }
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        match self.what.take() {
-            Some(Opened::Context(context)) => self.opener.dispose_context(&context),
-            Some(Opened::Target(id)) => {
-                self.opener.attached.opening().remove(id.inner());
-                self.opener.connection.send(None, &CloseTargetParams::new(id));
-            }
-            Some(Opened::Tab(tab)) => self.opener.forget(tab),
-            None => {}
         }
     }
 }

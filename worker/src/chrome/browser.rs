@@ -9,7 +9,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::memory::{Process, processes};
+use super::memory::{self, Process};
 use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
@@ -142,13 +142,20 @@ impl Browser {
     /// Where no tab has gone with that, it was a frame or a worker of one: the whole browser goes, as the page would be recorded
     /// without it.
     async fn watch_memory(&self, upkeep: Upkeep) -> WatchEnd {
+        let mut closed = self.tabs.opener().closed();
         loop {
             tokio::time::sleep(WEIGH_EVERY.min(upkeep.ping_every)).await;
-            let processes = processes(self.launched.id());
-            let is_too_heavy =
-                |process: &&Process| process.bytes > upkeep.page_memory && process.is_of_pages();
-            let heavy: Vec<_> = processes.iter().filter(is_too_heavy).collect();
-            let crashed = self.tabs.crashed();
+            let mut processes = memory::processes(self.launched.id());
+            if processes.iter().any(|process| is_too_heavy(process, upkeep))
+                && self.tabs.opener().closed() != closed
+            {
+                // It may be what is left of a tab that is being closed, which goes by itself.
+                tokio::time::sleep(TOLD_WITHIN).await;
+                processes = memory::processes(self.launched.id());
+            }
+            closed = self.tabs.opener().closed();
+            let heavy: Vec<_> = processes.iter().filter(|process| is_too_heavy(process, upkeep)).collect();
+            let crashed = self.tabs.opener().crashed();
             for process in &heavy {
                 let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
                 tracing::warn!(mib, most, "a page uses too much memory: its process is ended");
@@ -156,7 +163,7 @@ impl Browser {
             }
             if !heavy.is_empty() {
                 tokio::time::sleep(TOLD_WITHIN).await;
-                if self.tabs.crashed() == crashed {
+                if self.tabs.opener().crashed() == crashed {
                     return WatchEnd::Lost("a part of a page used far too much memory");
                 }
                 continue;
@@ -205,4 +212,9 @@ impl Browser {
             }
         }
     }
+}
+
+/// Whether pages live in it that have too much memory.
+fn is_too_heavy(process: &Process, upkeep: Upkeep) -> bool {
+    process.bytes > upkeep.page_memory && process.is_of_pages()
 }

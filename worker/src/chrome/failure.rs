@@ -9,7 +9,7 @@ use super::page_state::{MAX_DIALOGS, MAX_DOCUMENTS, PageState};
 
 /// Names of Chrome's network errors begin like these; the first that fits gives the class. The list of all names:
 /// <https://source.chromium.org/chromium/chromium/src/+/main:net/base/net_error_list.h>
-const CLASSES: [(&str, ErrorClass); 25] = [
+const CLASSES: [(&str, ErrorClass); 26] = [
     ("NAME_", ErrorClass::Dns),
     ("DNS_", ErrorClass::Dns),
     ("ICANN_NAME_COLLISION", ErrorClass::Dns),
@@ -18,6 +18,8 @@ const CLASSES: [(&str, ErrorClass); 25] = [
     ("CONNECTION_FAILED", ErrorClass::Connect),
     ("ADDRESS_", ErrorClass::Connect),
     ("INTERNET_DISCONNECTED", ErrorClass::NoNetwork),
+    // Chrome gives up what it loads when an address of this machine comes or goes, or when the machine falls asleep.
+    ("NETWORK_", ErrorClass::NoNetwork),
     ("CERT_", ErrorClass::Tls),
     ("CERTIFICATE_", ErrorClass::Tls),
     ("SSL_", ErrorClass::Tls),
@@ -42,7 +44,7 @@ const CLASSES: [(&str, ErrorClass); 25] = [
 pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
     let name = error_text.trim_start_matches("net::ERR_");
     let class = CLASSES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, class)| *class);
-    // What is left says nothing of the host: a connection that was reset or closed, an empty answer, our own network.
+    // What is left says nothing of the host: a connection that was reset or closed, an empty answer.
     let class = class.unwrap_or(ErrorClass::ConnectionLost);
     let message = match (class, name) {
         (_, "ABORTED") if is_download => "the response is a download, not a page".to_owned(),
@@ -55,7 +57,7 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
             format!("no connection through the proxy ({error_text})")
         }
         (ErrorClass::Connect, _) => format!("no connection to the host ({error_text})"),
-        (ErrorClass::NoNetwork, _) => format!("this worker's own network is away ({error_text})"),
+        (ErrorClass::NoNetwork, _) => format!("this worker's own network is away, or was just changed ({error_text})"),
         _ => format!("the connection to the host was lost ({error_text})"),
     };
     Failure::new(class, message)

@@ -39,6 +39,7 @@ mod tab;
 mod tabs;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 mod viewport;
 
 pub use chrome_driver::{ChromeDriver, ChromeOptions, LaunchError};

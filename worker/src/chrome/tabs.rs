@@ -92,9 +92,9 @@ pub(super) struct Lease {
 }
 
 impl Tabs {
-    /// How many tabs have crashed.
-    pub(super) fn crashed(&self) -> u64 {
-        self.opener.crashed()
+    /// What knows how its tabs have ended.
+    pub(super) fn opener(&self) -> &Opener {
+        &self.opener
     }
 
     /// Begins to watch a browser's targets.
@@ -169,11 +169,6 @@ impl Tabs {
             let idle = oldest.idle.remove(0);
             self.discard(&idle.tab);
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn attached(&self) -> (usize, usize) {
-        self.opener.attached()
     }
 
     /// Closes a tab without waiting.

@@ -200,7 +200,7 @@ async fn tabs_that_are_given_up_while_they_open_leave_nothing_behind() {
     let bench = Bench::start().await;
     let browser = bench.driver.current_browser().unwrap();
     let apart = Session { isolation: Isolation::Page, ..session(&[("x-crawl", "1")]) };
-    let before = browser.tabs.attached();
+    let before = browser.tabs.opener().attached();
     let (mut given_up, mut opened) = (0, 0);
     // Longer from one to the next, so that each is given up a little later in its opening.
     for patience in (0..).map(|number| number * Duration::from_micros(500)) {
@@ -216,7 +216,7 @@ async fn tabs_that_are_given_up_while_they_open_leave_nothing_behind() {
         }
     }
     assert!(given_up > 5, "only {given_up} were given up");
-    assert_eq!(browser.tabs.attached(), before, "after {given_up} that were given up");
+    assert_eq!(browser.tabs.opener().attached(), before, "after {given_up} that were given up");
     let left = || async {
         let contexts = browser.launched.connection.call(None, &GetBrowserContextsParams {}, soon()).await;
         contexts.unwrap().browser_context_ids.len()

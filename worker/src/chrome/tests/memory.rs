@@ -22,6 +22,11 @@ use crate::egress::{Egress, EgressOptions};
 const TAKE: &str = "const kept = []; const take = () => { kept.push(new Uint8Array(16 << 20).fill(kept.length + 1)); \
                     if (kept.length < 40) setTimeout(take, 20) };";
 
+/// Takes far more than the tests allow while it is being closed, and goes on until it is not waited for any longer.
+const LAST_WORDS: &str = "<h1>small so far</h1><script>const kept = []; const go = () => { for (;;) if (kept.length < 20) \
+                          kept.push(new Uint8Array(16 << 20).fill(kept.length + 1)) }; \
+                          for (const end of ['pagehide', 'visibilitychange', 'unload']) addEventListener(end, go)</script>";
+
 /// The site of these tests: a page with a worker, and pages with a frame, which is at that port of another site.
 pub(super) fn answer(path: &str) -> Response {
     match path.trim_start_matches("/memory/") {
@@ -31,6 +36,7 @@ pub(super) fn answer(path: &str) -> Response {
         "worker.js" => {
             ([(header::CONTENT_TYPE, "text/javascript")], format!("{TAKE} take()")).into_response()
         }
+        "last-words" => Html(LAST_WORDS).into_response(),
         port => Html(format!("<h1>with a frame</h1><iframe src='http://127.0.0.2:{port}/'></iframe>"))
             .into_response(),
     }
@@ -129,6 +135,24 @@ async fn a_frame_in_a_process_of_its_own_that_takes_memory_without_end_has_its_b
     bench.driver.ready().await;
     assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
     assert_ne!(bench.driver.browser_pid(), Some(first));
+}
+
+/// It is weighed while it dies, and no tab is told to have crashed.
+#[tokio::test]
+async fn a_tab_that_takes_memory_while_it_is_closed_costs_its_neighbours_nothing() {
+    let ping_every = Duration::from_millis(100);
+    let bench = Bench::with(ChromeOptions { page_memory: 150 << 20, ping_every, ..options() }).await;
+    let browser = bench.driver.browser_pid();
+    let mut beside = bench.open().await;
+    bench.load(&mut beside, "/plain").await.unwrap();
+    for _ in 0..3 {
+        let mut tab = bench.open().await;
+        bench.load(&mut tab, "/memory/last-words").await.unwrap();
+        drop(tab);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(bench.driver.browser_pid(), browser);
+    }
+    assert_eq!(one(&mut beside, read_all("h1")).await.unwrap()[0], "plain");
 }
 
 #[tokio::test]
