@@ -46,12 +46,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use chrome::driver::Driver;
-use consumer::leases::Leases;
+use consumer::leases::{Leases, Pages};
 use egress::Egress;
 use http::Http;
 use lanes::Lanes;
 use metrics::Metrics;
-use page::claims::Claims;
+use page::claims::{Claims, InHand};
 use page::company::Company;
 use page::host_turns::HostTurns;
 use page::programs::Programs;
@@ -185,7 +185,8 @@ pub async fn start(
     // Of a worker whose time is over no task goes on, whatever it waits for.
     let (last, until_cut) = (TaskTracker::new(), || cut.clone());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
-    let (claims, claiming) = Claims::new(store.clone(), lease, end.clone());
+    let in_hand = InHand::default();
+    let (claims, claiming) = Claims::new(store.clone(), lease, in_hand.clone(), end.clone());
     let lanes = Lanes::new(config.slots);
     let (recorder, recording) =
         Recorder::new(store.clone(), Arc::clone(&metrics), Arc::clone(&lanes), config.recorded, end.clone());
@@ -193,8 +194,7 @@ pub async fn start(
         heart.clone(),
         config.lease,
         config.name,
-        Arc::clone(&lanes),
-        recorder.unrecorded(),
+        Pages { lanes: Arc::clone(&lanes), in_hand, unrecorded: recorder.unrecorded() },
         stop.clone(),
         end.clone(),
     );

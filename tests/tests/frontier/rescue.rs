@@ -7,7 +7,7 @@ use crawlify_shared::broker::InProcessBroker;
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::fault::{Faults, POISON_AFTER};
 use crawlify_shared::store::Store;
-use crawlify_shared::store::hot::Standing;
+use crawlify_shared::store::hot::{Standing, Vitals};
 use crawlify_shared::store::rescue::{Patience, Rescued};
 use crawlify_shared::telemetry;
 use futures_util::future::join_all;
@@ -57,8 +57,14 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
         let class = if last { "poison" } else { "worker_lost" };
         assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} {class}")]);
         assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
-        assert_eq!(worker.heartbeat(1, 4, false).await.unwrap().standing, Standing::WasLost);
-        assert_eq!(worker.heartbeat(1, 4, false).await.unwrap().standing, Standing::Alive);
+        assert_eq!(
+            worker.heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() }).await.unwrap().standing,
+            Standing::WasLost
+        );
+        assert_eq!(
+            worker.heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() }).await.unwrap().standing,
+            Standing::Alive
+        );
         crawl.change("DELETE FROM workers").await;
     }
     assert_eq!(
@@ -160,7 +166,7 @@ async fn the_pages_of_healthy_and_draining_workers_are_left_alone() {
     let kept = healthy.claim(&requests[..1], LEASE, false).await.unwrap().remove(0);
     lost.claim(&requests[1..], LEASE, false).await.unwrap();
     crawl.change(SILENCE).await;
-    healthy.heartbeat(1, 4, true).await.unwrap();
+    healthy.heartbeat(Vitals { slots: 1, wants: 4, is_draining: true, ..Vitals::default() }).await.unwrap();
     assert_eq!((rescue(&crawl).await.pages_returned, rescue(&crawl).await.pages_returned), (1, 0));
     assert_eq!(healthy.record(&[finished(&kept, &small_table(), &[])]).await.unwrap(), [kept.page_id]);
 }
@@ -320,6 +326,6 @@ async fn one_that_was_given_up_claims_nothing_before_it_is_heard_again() {
     crawl.change("UPDATE workers SET status = 'lost'").await;
     assert!(worker.claim(&requests, LEASE, false).await.unwrap().is_empty());
     assert_eq!(rescue(&crawl).await, Rescued::default(), "no page is charged for what nobody executed");
-    worker.heartbeat(2, 8, false).await.unwrap();
+    worker.heartbeat(Vitals { slots: 2, wants: 8, ..Vitals::default() }).await.unwrap();
     assert_eq!(worker.claim(&requests, LEASE, false).await.unwrap().len(), 2);
 }

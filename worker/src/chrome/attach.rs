@@ -1,9 +1,7 @@
 //! Opens targets and prepares them: a browser context, a tab of it that commands can be sent to, the headers it sends and
 //! what it does not load. Knows nothing about who uses a tab, or how often.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chromiumoxide_cdp::cdp::browser_protocol::browser::{
     BrowserContextId, GetVersionParams, SetDownloadBehaviorBehavior, SetDownloadBehaviorParams,
@@ -16,14 +14,13 @@ use chromiumoxide_cdp::cdp::browser_protocol::target::{
 };
 use chromiumoxide_cdp::cdp::browser_protocol::{inspector, page};
 use futures_util::try_join;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::attached::Attached;
 use super::block::block;
-use super::connection::{CallError, Connection, Listener};
+use super::connection::{CallError, Connection};
 use super::driver::Session;
 use super::flags::NO_BYPASS;
 use super::page_load::network_events;
@@ -62,39 +59,6 @@ pub(super) struct Opener {
     creating: TaskTracker,
 }
 
-/// The tabs that exist, by their target and by their session: who is told when one crashes or goes.
-#[derive(Debug, Default)]
-struct Attached {
-    tabs: Mutex<HashMap<String, Arc<PageEvents>>>,
-    /// Targets that are not attached to yet.
-    opening: Mutex<HashSet<String>>,
-    crashed: AtomicU64,
-    closed: AtomicU64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Created {
-    target_info: TargetInfo,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Gone {
-    target_id: Option<String>,
-    session_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TargetInfo {
-    target_id: String,
-    #[serde(rename = "type")]
-    kind: String,
-    opener_id: Option<String>,
-    opener_frame_id: Option<String>,
-}
-
 impl AttachedTab {
     /// Whether it has a browser context of its own.
     pub(super) fn is_apart(&self) -> bool {
@@ -119,12 +83,12 @@ impl Opener {
 
     /// How many tabs have crashed.
     pub(super) fn crashed(&self) -> u64 {
-        self.attached.crashed.load(Ordering::Relaxed)
+        self.attached.crashed()
     }
 
-    /// How many tabs have been closed, or are being closed.
-    pub(super) fn closed(&self) -> u64 {
-        self.attached.closed.load(Ordering::Relaxed)
+    /// Whether a tab may live that was told to close.
+    pub(super) fn is_closing(&self) -> bool {
+        self.attached.is_closing()
     }
 
     /// The line to the browser.
@@ -187,23 +151,23 @@ impl Opener {
 
     /// Whether a target is a tab of ours, or is to become one.
     pub(super) fn knows(&self, target: &str) -> bool {
-        self.attached.opening().contains(target) || self.attached.lock().contains_key(target)
+        self.attached.knows(target)
     }
 
     /// How many names of tabs are known, and how many sessions are listened to; the browser's own is one.
     #[cfg(test)]
     pub(super) fn attached(&self) -> (usize, usize) {
-        (self.attached.lock().len() + self.attached.opening().len(), self.connection.listeners())
+        (self.attached.len(), self.connection.listeners())
     }
 
     /// Looks at what the pages of all tabs load.
     pub(super) fn look_at_loads(&self) {
-        self.attached.lock().values().for_each(|tab| tab.load.look(&self.connection));
+        self.attached.for_each(|tab| tab.load.look(&self.connection));
     }
 
     /// Closes a target that is not attached to yet, without waiting.
     pub(super) fn give_up(&self, target: TargetId) {
-        self.attached.opening().remove(target.inner());
+        self.attached.give_up(target.inner());
         self.connection.send(None, &CloseTargetParams::new(target));
     }
 
@@ -243,7 +207,7 @@ impl Opener {
         let target_id = self.connection.call(None, &create, deadline).await?.target_id;
         // From here on the target exists, and must not be left behind whatever happens.
         let unfinished = Unfinished::new(self, Opened::Target(target_id.clone()));
-        self.attached.opening().insert(target_id.clone().into());
+        self.attached.open(target_id.inner());
         let mut attach = AttachToTargetParams::new(target_id.clone());
         attach.flatten = Some(true);
         let id = String::from(self.connection.call(None, &attach, deadline).await?.session_id);
@@ -285,7 +249,6 @@ impl Opener {
     pub(super) fn forget(&self, tab: &AttachedTab) {
         self.connection.ignore(&tab.session);
         tab.events.load.ignore(&self.connection);
-        self.attached.closed.fetch_add(1, Ordering::Relaxed);
         self.attached.remove(tab);
     }
 
@@ -332,50 +295,5 @@ impl Opener {
             )?;
         }
         Ok(())
-    }
-}
-
-impl Attached {
-    fn add(&self, tab: &AttachedTab) {
-        let mut attached = self.lock();
-        attached.insert(tab.target.clone(), tab.events.clone());
-        attached.insert(tab.session.clone(), tab.events.clone());
-        self.opening().remove(&tab.target);
-    }
-
-    fn remove(&self, tab: &AttachedTab) {
-        self.lock().retain(|name, _| *name != tab.target && *name != tab.session);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<PageEvents>>> {
-        self.tabs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn opening(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Listener for Attached {
-    fn event(&self, connection: &Connection, method: &str, params: &RawValue) {
-        match method {
-            "Target.targetCreated" => {
-                if let Ok(Created { target_info: target }) = serde_json::from_str(params.get())
-                    && target.kind == "page"
-                    && (target.opener_id.is_some() || target.opener_frame_id.is_some())
-                {
-                    connection.send(None, &CloseTargetParams::new(TargetId::new(target.target_id)));
-                }
-            }
-            "Target.targetCrashed" | "Target.targetDestroyed" | "Target.detachedFromTarget" => {
-                let Ok(gone) = serde_json::from_str::<Gone>(params.get()) else { return };
-                let name = gone.session_id.or(gone.target_id).unwrap_or_default();
-                if let Some(tab) = self.lock().get(&name) {
-                    tab.mark_gone();
-                    self.crashed.fetch_add(u64::from(method == "Target.targetCrashed"), Ordering::Relaxed);
-                }
-            }
-            _ => {}
-        }
     }
 }

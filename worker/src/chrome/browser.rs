@@ -1,5 +1,6 @@
 //! One running browser: its process, its line, its tabs, and how much it has been used. Never replaces itself.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::memory::{self, Process};
+use super::memory::{Process, processes};
 use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
@@ -19,6 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WEIGH_EVERY: Duration = Duration::from_secs(2);
 /// How long after the end of its process it may take until a tab is known to have gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// How long a process that has too much memory may go on where it may be a tab's that is being closed. What all of the browser may
+/// have holds meanwhile.
+const SPARED_FOR: Duration = Duration::from_secs(3);
 /// A browser that did not answer this many times in a row is dead.
 const PINGS_MISSED: u32 = 2;
 /// A browser none of whose last so many tabs opened is ill.
@@ -127,6 +131,7 @@ impl Browser {
             () = self.launched.exited() => WatchEnd::Lost("its process ended"),
             end = self.ping(upkeep) => end,
             end = self.watch_memory(upkeep) => end,
+            never = self.look_around(upkeep) => match never {},
         }
     }
 
@@ -138,37 +143,38 @@ impl Browser {
         (self.started.elapsed() >= upkeep.age).then_some("age")
     }
 
-    /// Looks how much memory it has. Pages that have far too much for themselves are ended, which harms no page in another process.
+    /// Looks how much memory it has. A page that has far too much for itself is ended, which harms no page in another process.
     /// Where no tab has gone with that, it was a frame or a worker of one: the whole browser goes, as the page would be recorded
     /// without it.
     async fn watch_memory(&self, upkeep: Upkeep) -> WatchEnd {
-        let mut closed = self.tabs.opener().closed();
+        let mut spared: Option<(i32, Instant)> = None;
         loop {
             tokio::time::sleep(WEIGH_EVERY.min(upkeep.ping_every)).await;
-            let mut processes = memory::processes(self.launched.id());
-            if processes.iter().any(|process| is_too_heavy(process, upkeep))
-                && self.tabs.opener().closed() != closed
+            let processes = processes(self.launched.id());
+            let bytes: u64 = processes.iter().map(|process| process.bytes).sum();
+            // One at a time: it can be told whose it was.
+            let heavy = processes.into_iter().filter(|process| process.bytes > upkeep.page_memory);
+            let heaviest = heavy.filter(|process| process.is_of_pages()).max_by_key(|process| process.bytes);
+            // It may be what is left of a tab that is being closed, which goes by itself.
+            if let Some(Process { pid, .. }) = heaviest.filter(|_| self.tabs.opener().is_closing())
+                && spared.is_none_or(|(last, _)| last != pid)
             {
-                // It may be what is left of a tab that is being closed, which goes by itself.
-                tokio::time::sleep(TOLD_WITHIN).await;
-                processes = memory::processes(self.launched.id());
+                spared = Some((pid, Instant::now()));
             }
-            closed = self.tabs.opener().closed();
-            let heavy: Vec<_> = processes.iter().filter(|process| is_too_heavy(process, upkeep)).collect();
-            let crashed = self.tabs.opener().crashed();
-            for process in &heavy {
+            let is_spared = |process: &Process| {
+                spared.is_some_and(|(pid, since)| pid == process.pid && since.elapsed() < SPARED_FOR)
+            };
+            if let Some(process) = heaviest.filter(|process| !is_spared(process)) {
                 let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
                 tracing::warn!(mib, most, "a page uses too much memory: its process is ended");
+                let crashed = self.tabs.opener().crashed();
                 process.kill();
-            }
-            if !heavy.is_empty() {
                 tokio::time::sleep(TOLD_WITHIN).await;
                 if self.tabs.opener().crashed() == crashed {
                     return WatchEnd::Lost("a part of a page used far too much memory");
                 }
                 continue;
             }
-            let bytes: u64 = processes.iter().map(|process| process.bytes).sum();
             if bytes > upkeep.memory.saturating_add(upkeep.memory / 4) {
                 return WatchEnd::Lost("it used far too much memory");
             }
@@ -178,14 +184,21 @@ impl Browser {
         }
     }
 
+    /// Leaves pages that are nobody's, and looks what the others load, whatever the browser itself does meanwhile.
+    async fn look_around(&self, upkeep: Upkeep) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
+            self.tabs.leave_idle_pages();
+            self.tabs.look_at_loads();
+        }
+    }
+
     async fn ping(&self, upkeep: Upkeep) -> WatchEnd {
         let mut missed = 0;
         let mut last_ping = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY.min(upkeep.ping_every)).await;
             let retired = self.has_done_its_work(upkeep);
-            self.tabs.leave_idle_pages();
-            self.tabs.look_at_loads();
             if let Some(reason) = retired.filter(|_| !upkeep.until_lost) {
                 return WatchEnd::Retired(reason);
             }
@@ -212,9 +225,4 @@ impl Browser {
             }
         }
     }
-}
-
-/// Whether pages live in it that have too much memory.
-fn is_too_heavy(process: &Process, upkeep: Upkeep) -> bool {
-    process.bytes > upkeep.page_memory && process.is_of_pages()
 }

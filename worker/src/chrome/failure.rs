@@ -57,7 +57,9 @@ pub(super) fn of_navigation(error_text: &str, is_download: bool) -> Failure {
             format!("no connection through the proxy ({error_text})")
         }
         (ErrorClass::Connect, _) => format!("no connection to the host ({error_text})"),
-        (ErrorClass::NoNetwork, _) => format!("this worker's own network is away, or was just changed ({error_text})"),
+        (ErrorClass::NoNetwork, _) => {
+            format!("this worker's own network is away, or was just changed ({error_text})")
+        }
         _ => format!("the connection to the host was lost ({error_text})"),
     };
     Failure::new(class, message)

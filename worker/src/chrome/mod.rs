@@ -9,6 +9,7 @@
 
 mod act;
 mod attach;
+mod attached;
 mod block;
 mod browser;
 mod call;

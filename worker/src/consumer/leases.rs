@@ -11,13 +11,15 @@ use std::time::Duration;
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::ExecutionId;
-use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing, UnrecordedPage};
+use crawlify_shared::store::hot::{Heartbeat, HotStore, Standing, UnrecordedPage, Vitals};
 use crawlify_shared::telemetry::{Reminder, chain};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::takeover::Takeover;
 use crate::lanes::Lanes;
+use crate::page::claims::InHand;
 use crate::recorder::unrecorded::Unrecorded;
 
 /// The longest pause after a heartbeat that failed.
@@ -39,14 +41,21 @@ struct Lease {
     losses: u64,
 }
 
+/// What the fleet is told of.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) in_hand: InHand,
+    pub(crate) unrecorded: Unrecorded,
+}
+
 impl Leases {
     /// Makes the lease, not held yet; whoever owns the tasks runs the future, which ends on `stop`.
     pub(crate) fn new(
         store: HotStore,
         times: LeaseTimes,
         name: String,
-        lanes: Arc<Lanes>,
-        unrecorded: Unrecorded,
+        Pages { lanes, in_hand, unrecorded }: Pages,
         draining: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
@@ -57,8 +66,7 @@ impl Leases {
             // When the last heartbeat that succeeded was sent: the database counts from then, or later.
             let mut last_success: Option<Instant> = None;
             let mut reminder = Reminder::default();
-            // Whether the worker's row may name pages that wait to be recorded.
-            let mut names_pages = false;
+            let mut takeover = Takeover::default();
             loop {
                 let begun = Instant::now();
                 let mut fence_at = last_success.map(|last| last + times.fence_after);
@@ -72,9 +80,15 @@ impl Leases {
                     |wanted: Instant| fence_at.map_or(wanted, |fence_at| wanted.min(fence_at));
                 let deadline = not_after_fence(begun + times.heartbeat_every);
                 let announced = last_success.is_some();
-                let slots = *capacity.borrow_and_update();
-                let wants = lanes.wants();
-                let beat = beat(&store, &name, (slots, wants), draining.is_cancelled(), announced, deadline);
+                // Mostly there are none.
+                let waiting = unrecorded.for_longer_than(times.heartbeat_every);
+                let vitals = Vitals {
+                    slots: *capacity.borrow_and_update(),
+                    wants: lanes.wants(),
+                    is_draining: draining.is_cancelled(),
+                    has_unrecorded: !waiting.is_empty(),
+                };
+                let beat = beat(&store, &name, vitals, announced, deadline);
                 // The pages have ended by the stop: nobody needs the heartbeat of a database that does not answer.
                 let Some(heartbeat) = stop.run_until_cancelled(beat).await else { break };
                 let next = match heartbeat {
@@ -84,8 +98,9 @@ impl Leases {
                         last_success = None;
                         Instant::now()
                     }
-                    Ok(Heartbeat { standing, abandoned }) => {
+                    Ok(Heartbeat { standing, abandoned, answered }) => {
                         last_success = Some(begun);
+                        answered.into_iter().for_each(|answered| takeover.note(answered));
                         reminder.forget();
                         tell_abandoned(&set_abandoned, abandoned);
                         if standing == Standing::WasLost {
@@ -107,11 +122,13 @@ impl Leases {
                         not_after_fence(Instant::now() + times.heartbeat_every.min(RETRY_PAUSE))
                     }
                 };
-                let waiting = unrecorded.for_longer_than(times.heartbeat_every);
-                // Mostly there are none, and were none.
-                if last_success == Some(begun) && (names_pages || !waiting.is_empty()) {
-                    let naming = name_unrecorded(&store, &waiting, begun + times.heartbeat_every);
-                    names_pages = stop.run_until_cancelled(naming).await.unwrap_or(true);
+                if last_success == Some(begun) {
+                    let more = async {
+                        let deadline = begun + times.heartbeat_every;
+                        takeover.settle(&store, &in_hand, deadline).await;
+                        name_unrecorded(&store, &waiting, deadline).await;
+                    };
+                    stop.run_until_cancelled(more).await;
                 }
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
@@ -181,20 +198,17 @@ fn tell_abandoned(told: &watch::Sender<Vec<ExecutionId>>, now: Vec<ExecutionId>)
     });
 }
 
-/// Says which pages wait to be recorded, until the deadline; answers whether the worker's row may name some now. The next
-/// heartbeat says it again.
-async fn name_unrecorded(store: &HotStore, waiting: &[UnrecordedPage], deadline: Instant) -> bool {
-    match tokio::time::timeout_at(deadline, store.name_unrecorded(waiting)).await {
-        Ok(Ok(())) => !waiting.is_empty(),
-        Ok(Err(error)) => {
-            tracing::debug!(
-                error = %chain(&error),
-                pages = waiting.len(),
-                "cannot say which pages wait to be recorded"
-            );
-            true
-        }
-        Err(_) => true,
+/// Says which pages wait to be recorded, where any do, until the deadline. The next heartbeat says it again.
+async fn name_unrecorded(store: &HotStore, waiting: &[UnrecordedPage], deadline: Instant) {
+    if waiting.is_empty() {
+        return;
+    }
+    if let Ok(Err(error)) = tokio::time::timeout_at(deadline, store.name_unrecorded(waiting)).await {
+        tracing::debug!(
+            error = %chain(&error),
+            pages = waiting.len(),
+            "cannot say which pages wait to be recorded"
+        );
     }
 }
 
@@ -202,17 +216,16 @@ async fn name_unrecorded(store: &HotStore, waiting: &[UnrecordedPage], deadline:
 async fn beat(
     store: &HotStore,
     name: &str,
-    (slots, wants): (usize, usize),
-    draining: bool,
+    vitals: Vitals,
     announced: bool,
     deadline: Instant,
 ) -> Result<Heartbeat, String> {
     let beat = async {
         if announced {
-            store.heartbeat(slots, wants, draining).await
+            store.heartbeat(vitals).await
         } else {
-            let alive = Heartbeat { standing: Standing::Alive, abandoned: Vec::new() };
-            store.announce(name, slots).await.map(|()| alive)
+            let alive = Heartbeat { standing: Standing::Alive, abandoned: Vec::new(), answered: None };
+            store.announce(name, vitals.slots).await.map(|()| alive)
         }
     };
     match tokio::time::timeout_at(deadline, beat).await {

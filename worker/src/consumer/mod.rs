@@ -3,6 +3,7 @@
 //! have what would have to wait for that.
 
 pub(crate) mod leases;
+mod takeover;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Claims: several slots' claims share one round trip to the store. A page in hand is not claimed once more, however often
 //! its message comes: after a failure the store could not tell it from one that was claimed unseen.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,9 +38,10 @@ pub(crate) enum Claim {
 
 type Job = (ClaimRequest, oneshot::Sender<Option<(ClaimedPage, Held)>>);
 
-/// What this worker has in hand. Written by [`run`] and by whoever lets go of a page, read by [`run`]; locked for moments only.
+/// What this worker has in hand, or is about to. Written by [`run`] and by whoever lets go of a page, read by [`run`] and where a
+/// server has taken over; locked for moments only.
 #[derive(Clone, Debug, Default)]
-struct InHand(Arc<Mutex<HashSet<ClaimRequest>>>);
+pub(crate) struct InHand(Arc<Mutex<HashSet<ClaimRequest>>>);
 
 /// That a page is in hand. To be kept until the page is recorded.
 #[derive(Debug)]
@@ -50,6 +51,11 @@ pub(crate) struct Held {
 }
 
 impl InHand {
+    /// All of it, in no particular order.
+    pub(crate) fn pages(&self) -> Vec<ClaimRequest> {
+        self.lock().iter().copied().collect()
+    }
+
     fn hold(&self, what: ClaimRequest) -> Held {
         self.lock().insert(what);
         Held { what, among: self.clone() }
@@ -71,10 +77,11 @@ impl Claims {
     pub(crate) fn new(
         store: HotStore,
         lease: Duration,
+        in_hand: InHand,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, waiting) = mpsc::channel(MAX_GROUP);
-        (Self { jobs }, run(store, lease, waiting, stop))
+        (Self { jobs }, run(store, lease, in_hand, waiting, stop))
     }
 
     /// Claims a message's page; waits while the store is down.
@@ -92,8 +99,13 @@ impl Claims {
     }
 }
 
-async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
-    let in_hand = InHand::default();
+async fn run(
+    store: HotStore,
+    lease: Duration,
+    in_hand: InHand,
+    mut jobs: mpsc::Receiver<Job>,
+    stop: CancellationToken,
+) {
     loop {
         let group = tokio::select! {
             group = next_group(&mut jobs, |group| group.len() >= MAX_GROUP) => group,
@@ -102,6 +114,9 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
         let Some(group) = group else { return };
         let requests: HashSet<ClaimRequest> = group.iter().map(|(request, _)| *request).collect();
         let requests: Vec<_> = requests.difference(&in_hand.lock()).copied().collect();
+        // From before the statement is sent: no row says before we do that a page is ours.
+        let mut held: HashMap<ClaimRequest, Held> =
+            requests.iter().map(|request| (*request, in_hand.hold(*request))).collect();
         // A statement that failed may have claimed all the same: then those pages are ours already.
         let mut again = false;
         let mut claimed = loop {
@@ -132,7 +147,7 @@ async fn run(store: HotStore, lease: Duration, mut jobs: mpsc::Receiver<Job>, st
             let place = claimed
                 .iter()
                 .position(|page| page.page_id == request.page_id && page.epoch == request.epoch);
-            let page = place.map(|place| (claimed.swap_remove(place), in_hand.hold(request)));
+            let page = place.map(|place| claimed.swap_remove(place)).zip(held.remove(&request));
             // Nobody waits any more for an answer that cannot be sent: the lease then runs out.
             let _ = answer.send(page);
         }

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use deadpool_postgres::Object;
 
+use super::line::Line;
 use crate::store::StoreError;
 
 /// Clocks run apart by some 0.1 ms in this time.
@@ -40,7 +40,7 @@ impl ServerClock {
     ///
     /// # Errors
     /// As every statement of the store.
-    pub(super) async fn read(&self, client: &Object) -> Result<Reading, StoreError> {
+    pub(super) async fn read(&self, client: &Line) -> Result<Reading, StoreError> {
         let known = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.filter(|known| known.here.elapsed() < LOOK_EVERY) {
             return Ok(known);
@@ -59,7 +59,7 @@ impl ServerClock {
 }
 
 /// One look at the clock, and how long it took.
-async fn look(client: &Object) -> Result<(Duration, Reading), StoreError> {
+async fn look(client: &Line) -> Result<(Duration, Reading), StoreError> {
     let statement = client.prepare_cached("SELECT clock_timestamp()").await?;
     let asked = Instant::now();
     let there = client.query_one(&statement, &[]).await?.get(0);

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deadpool_postgres::Object;
 use serde_json::{Map, Value};
 use tokio_postgres::types::Json;
 
 use super::HotStore;
+use super::line::Line;
 use crate::domain::id::ExecutionId;
 use crate::domain::page::NodeTable;
 use crate::store::StoreError;
@@ -44,7 +44,7 @@ impl HotStore {
     /// The numbers of an execution's definitions, by position; empty for an execution that is gone.
     pub(super) async fn definitions(
         &self,
-        client: &Object,
+        client: &Line,
         execution: ExecutionId,
         table: &NodeTable,
     ) -> Result<Arc<[i32]>, StoreError> {

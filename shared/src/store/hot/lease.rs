@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use super::HotStore;
+use super::line::Unanswered;
 use crate::domain::id::{ExecutionId, PageId};
 use crate::domain::page::ClaimedPage;
 use crate::store::{StoreError, schema_version};
@@ -23,6 +26,19 @@ pub enum Standing {
     Unknown,
 }
 
+/// What a worker says with a heartbeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vitals {
+    /// So many pages it takes at once now.
+    pub slots: usize,
+    /// So many pages it wants under way.
+    pub wants: usize,
+    /// It takes no more.
+    pub is_draining: bool,
+    /// Pages wait to be recorded. Where none do, its row names none any longer ([`HotStore::name_unrecorded`]).
+    pub has_unrecorded: bool,
+}
+
 /// What a worker learns with a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -30,6 +46,17 @@ pub struct Heartbeat {
     pub standing: Standing,
     /// Executions that were cancelled at once while it still holds pages of them: these are to be given up.
     pub abandoned: Vec<ExecutionId>,
+    /// Who says so; `None` where that was not asked.
+    pub answered: Option<Answered>,
+}
+
+/// The server that has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// When it was started: another one, which has taken over, says another time.
+    pub server_started_at: DateTime<Utc>,
+    /// When it was asked, by its own clock.
+    pub at: DateTime<Utc>,
 }
 
 /// An attempt of a page that was executed, and waits to be recorded.
@@ -69,7 +96,7 @@ impl HotStore {
         match versions {
             Ok(versions) => is_new_enough(versions.get::<_, Option<i64>>(0).unwrap_or_default())?,
             // Some roles may see the tables of a worker alone.
-            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+            Err(Unanswered::Refused(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
             Err(error) => return Err(error.into()),
         }
         client
@@ -83,25 +110,23 @@ impl HotStore {
         Ok(())
     }
 
-    /// Says that the worker is alive, how many pages it takes at once now, and how many it wants under way.
+    /// Says that the worker is alive, and how it does.
     ///
     /// # Errors
     /// As every statement of the store. A worker that meets them for too long must stop its pages.
-    pub async fn heartbeat(
-        &self,
-        slots: usize,
-        wants: usize,
-        draining: bool,
-    ) -> Result<Heartbeat, StoreError> {
-        let [slots, wants] = [slots, wants].map(|pages| i32::try_from(pages).unwrap_or(i32::MAX));
-        let status = if draining { "draining" } else { "ready" };
+    pub async fn heartbeat(&self, vitals: Vitals) -> Result<Heartbeat, StoreError> {
+        let [slots, wants] =
+            [vitals.slots, vitals.wants].map(|pages| i32::try_from(pages).unwrap_or(i32::MAX));
+        let status = if vitals.is_draining { "draining" } else { "ready" };
         let client = self.client().await?;
         // Reads workflow_executions_cancelled_idx, as far back as a page may be held, and url_queue_open_idx.
         let statement = client
             .prepare_cached(
                 "WITH beat AS (
-                    UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3, wants = $4
-                    FROM (SELECT id, status FROM workers WHERE id = $1 FOR UPDATE) before
+                    UPDATE workers w SET heartbeat_at = now(), status = $2, slots = $3, wants = $4,
+                        unrecorded = CASE WHEN $5 THEN w.unrecorded END
+                    -- One that was sent before the goodbye, and comes after it, says nothing.
+                    FROM (SELECT id, status FROM workers WHERE id = $1 AND status <> 'stopped' FOR UPDATE) before
                     WHERE w.id = before.id
                     RETURNING before.status
                  )
@@ -110,20 +135,26 @@ impl HotStore {
                     WHERE e.status = 'cancelled' AND e.cancel_mode = 'now'
                       AND e.completed_at > now() - interval '1 day'
                       AND EXISTS (SELECT FROM url_queue q
-                          WHERE q.execution_id = e.id AND q.status = 'processing' AND q.locked_by = $1))
+                          WHERE q.execution_id = e.id AND q.status = 'processing' AND q.locked_by = $1)),
+                    pg_postmaster_start_time(), now()
                  FROM beat",
             )
             .await?;
-        let row = client.query_opt(&statement, &[&self.worker.0, &status, &slots, &wants]).await?;
-        let Some(row) = row else {
-            return Ok(Heartbeat { standing: Standing::Unknown, abandoned: Vec::new() });
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&self.worker.0, &status, &slots, &wants, &vitals.has_unrecorded];
+        let Some(row) = client.query_opt(&statement, &parameters).await? else {
+            return Ok(Heartbeat { standing: Standing::Unknown, abandoned: Vec::new(), answered: None });
         };
         let standing = match row.get(0) {
             "ready" | "draining" => Standing::Alive,
             _ => Standing::WasLost,
         };
         let abandoned: Vec<uuid::Uuid> = row.get(1);
-        Ok(Heartbeat { standing, abandoned: abandoned.into_iter().map(ExecutionId).collect() })
+        Ok(Heartbeat {
+            standing,
+            abandoned: abandoned.into_iter().map(ExecutionId).collect(),
+            answered: Some(Answered { server_started_at: row.get(2), at: row.get(3) }),
+        })
     }
 
     /// Says which pages have waited for long to be recorded, those first that have waited longest; these and no others. As long as

@@ -2,15 +2,17 @@
 //! decided about its pages.
 //!
 //! Every statement stands alone: there is no `BEGIN`, so a future that is dropped half-way leaves no open
-//! transaction behind in the pool.
+//! transaction behind. The connection goes with it.
 
 mod claim;
 mod clock;
 mod contact_columns;
 mod decisions;
 mod definitions;
+mod held;
 mod known_links;
 mod lease;
+mod line;
 mod record;
 mod record_columns;
 mod robots;
@@ -21,14 +23,17 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Timeouts};
 use serde_json::Value;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
 
 pub use claim::ClaimRequest;
-pub use lease::{Heartbeat, Standing, UnrecordedPage};
+pub use held::Returned;
+pub use lease::{Answered, Heartbeat, Standing, UnrecordedPage, Vitals};
 pub use robots::{FetchedRobots, StoredRobots};
+
+use line::Line;
 
 use super::StoreError;
 use crate::config::SecretUrl;
@@ -65,6 +70,8 @@ impl HotStore {
             .application_name("crawlify-worker")
             .connect_timeout(Duration::from_secs(5))
             .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(20))
             // A standby answers, and takes nothing.
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
@@ -107,12 +114,12 @@ impl HotStore {
     /// # Errors
     /// It does not; [`StoreError::is_transient`] tells whether it may later.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.client().await?.simple_query("SELECT 1").await?;
+        self.client().await?.query_one("SELECT 1", &[]).await?;
         Ok(())
     }
 
-    async fn client(&self) -> Result<Object, StoreError> {
-        Ok(self.pool.get().await?)
+    async fn client(&self) -> Result<Line, StoreError> {
+        Ok(Line::new(self.pool.get().await?))
     }
 
     /// The configuration of the workflow version that an execution runs; `None` for an unknown execution.

@@ -7,11 +7,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use deadpool_postgres::Object;
 use uuid::Uuid;
 
 use super::HotStore;
 use super::known_links::Recorded;
+use super::line::{Line, Unanswered};
 use super::record_columns::{Columns, Link, nearest};
 use crate::crash::{self, CrashPoint};
 use crate::domain::id::PageId;
@@ -102,7 +102,7 @@ impl HotStore {
 
     /// Gives pages the lesser depth that somebody held while they were found nearer. What is not written is not remembered
     /// either: the next find brings it.
-    async fn bring_nearer(&self, client: &Object, links: &[Link<'_>]) -> Result<(), StoreError> {
+    async fn bring_nearer(&self, client: &Line, links: &[Link<'_>]) -> Result<(), StoreError> {
         for link in links {
             let statement = client.prepare_cached(NEARER).await?;
             let hash = link.hash.as_slice();
@@ -144,12 +144,12 @@ fn last_attempts(pages: &[FinishedPage]) -> Vec<&FinishedPage> {
 
 /// Why a group was not written.
 enum WriteError {
-    Statement(tokio_postgres::Error),
+    Statement(Unanswered),
     Before(StoreError),
 }
 
-impl From<tokio_postgres::Error> for WriteError {
-    fn from(error: tokio_postgres::Error) -> Self {
+impl From<Unanswered> for WriteError {
+    fn from(error: Unanswered) -> Self {
         Self::Statement(error)
     }
 }
@@ -164,7 +164,7 @@ impl From<WriteError> for StoreError {
     fn from(error: WriteError) -> Self {
         match error {
             // Leases that are lost faster than we can look: later it will be seen whose the pages are.
-            WriteError::Statement(error) if error.code().is_some_and(|code| code.code() == LEASE_LOST) => {
+            WriteError::Statement(Unanswered::Refused(error)) if is_code(&error, LEASE_LOST) => {
                 Self::Unavailable(error.into())
             }
             WriteError::Statement(error) => error.into(),
@@ -174,5 +174,9 @@ impl From<WriteError> for StoreError {
 }
 
 fn is_lease_lost(error: &WriteError) -> bool {
-    matches!(error, WriteError::Statement(error) if error.code().is_some_and(|code| code.code() == LEASE_LOST))
+    matches!(error, WriteError::Statement(Unanswered::Refused(error)) if is_code(error, LEASE_LOST))
+}
+
+fn is_code(error: &tokio_postgres::Error, wanted: &str) -> bool {
+    error.code().is_some_and(|code| code.code() == wanted)
 }
