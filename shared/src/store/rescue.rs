@@ -94,17 +94,12 @@ impl Store {
         .execute(&self.pool)
         .await?;
         crash::reach(CrashPoint::AfterLossBeforeReturn);
-        // Reads url_queue_open_idx. The counters of lost pages are kept under the nil worker.
+        // Reads url_queue_open_idx, then by primary key, as in the record. Lock: the pages, skipping those that others hold. The
+        // counters of lost pages are kept under the nil worker.
         let pages = sqlx::query!(
-            r#"WITH orphan AS (
-                -- A worker that said goodbye is nobody's loss, a suspect that only waited to be alone took nobody down, and neither did a
-                -- page that had been executed and could not be recorded.
-                SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue, w.name,
-                    w.id IS NULL OR w.status = 'lost' AS is_unheard,
-                    extract(epoch FROM greatest(w.heartbeat_at - q.locked_at, interval '0'))::int8 AS held_for,
-                    (w.status IS DISTINCT FROM 'stopped' AND NOT recording.waits
-                        AND (greatest(q.worker_faults, q.browser_faults) < $3 OR w.id IS NULL
-                            OR (w.alone_with, w.alone_epoch) IS NOT DISTINCT FROM (q.id, q.epoch)))::int AS fault
+            r#"WITH seen AS MATERIALIZED (
+                SELECT q.id, q.epoch, q.locked_by, q.locked_until, w.id IS NULL AS is_unknown,
+                    w.status AS worker_status, w.name, w.heartbeat_at, w.alone_with, w.alone_epoch, recording.waits
                 FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by CROSS JOIN LATERAL (
                     -- For a day: no page keeps its execution from ending for ever.
                     SELECT COALESCE(concat_ws('/', q.id, q.epoch, q.attempt) = ANY (w.unrecorded)
@@ -113,6 +108,21 @@ impl Store {
                 WHERE q.status = 'processing' AND ($4::timestamptz IS NULL OR pg_postmaster_start_time() = $4)
                   AND (w.id IS NULL OR w.status IN ('lost', 'stopped')
                       OR (q.locked_until < now() AND NOT recording.waits AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'))
+            ), orphan AS (
+                -- Not locked where its worker is looked up: who locks a row that was changed meanwhile compares it, as it is by
+                -- then, with the same row of `workers` as before. A page that another rescuer returned, and that a healthy
+                -- worker has by then, would be in the hands of nobody that is known. Here it is of another epoch.
+                -- A worker that said goodbye is nobody's loss, a suspect that only waited to be alone took nobody down, and neither did a
+                -- page that had been executed and could not be recorded.
+                SELECT q.id, q.locked_by, q.locked_until < now() AS is_overdue, seen.name,
+                    seen.is_unknown OR seen.worker_status = 'lost' AS is_unheard,
+                    extract(epoch FROM greatest(seen.heartbeat_at - q.locked_at, interval '0'))::int8 AS held_for,
+                    (seen.worker_status IS DISTINCT FROM 'stopped' AND NOT seen.waits
+                        AND (greatest(q.worker_faults, q.browser_faults) < $3 OR seen.is_unknown
+                            OR (seen.alone_with, seen.alone_epoch) IS NOT DISTINCT FROM (q.id, q.epoch)))::int AS fault
+                FROM seen JOIN url_queue q ON q.id = seen.id AND q.epoch = seen.epoch
+                WHERE q.status IS NOT DISTINCT FROM 'processing'
+                  AND (q.locked_by, q.locked_until) IS NOT DISTINCT FROM (seen.locked_by, seen.locked_until)
                 LIMIT 1000 FOR UPDATE OF q SKIP LOCKED
             ), returned AS (
                 UPDATE url_queue q

@@ -10,7 +10,7 @@ use crawlify_shared::store::Store;
 use crawlify_shared::store::hot::{Standing, Vitals};
 use crawlify_shared::store::rescue::{Patience, Rescued};
 use crawlify_shared::telemetry;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
 use harness::wait::wait_for;
 use tokio_util::sync::CancellationToken;
@@ -234,6 +234,45 @@ async fn two_rescuers_at_once_return_each_page_once() {
     let returned: u64 = join_all(steps).await.iter().map(|rescued| rescued.pages_returned).sum();
     assert_eq!(returned + rescue(&crawl).await.pages_returned, 50);
     assert_eq!(crawl.number("SELECT max(epoch)::int8 FROM url_queue").await, 1);
+}
+
+#[tokio::test]
+async fn a_page_that_another_rescuer_returned_stays_with_the_healthy_worker_that_has_it_by_then() {
+    // The first one that returns a page stops there, before it comes to the next one, for as long as 2 is held.
+    const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF pg_try_advisory_xact_lock(1) THEN PERFORM pg_advisory_xact_lock(2); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON url_queue FOR EACH ROW
+            WHEN (OLD.status = 'processing' AND NEW.status = 'pending') EXECUTE FUNCTION wait();";
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'";
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let lost = crawl.worker().await;
+    assert_eq!(crawl.claim(&lost).await.len(), 2);
+    crawl.change(SILENCE).await;
+    crawl.change(SLOW).await;
+    let healthy = crawl.worker().await;
+    let mut holding = crawl.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(2)").execute(&mut *holding).await.unwrap();
+    let meanwhile = async {
+        let is_between = async || crawl.number(WAITING).await == 1;
+        wait_for("it has seen both pages, and one is locked", Duration::from_secs(10), is_between).await;
+        let the_other_page = Rescued { pages_returned: 1, ..Rescued::default() };
+        assert_eq!(rescue(&crawl).await, the_other_page, "it was not locked yet");
+        let page = crawl.claim(&healthy).await.remove(0);
+        holding.commit().await.unwrap();
+        page
+    };
+    let (rescued, page) = join(rescue(&crawl), meanwhile).await;
+    assert_eq!(rescued, Rescued { workers_lost: 1, pages_returned: 1, ..Rescued::default() });
+    assert_eq!(healthy.record(&[finished(&page, &small_table(), &[])]).await.unwrap(), [page.page_id]);
+    let charged = "SELECT concat_ws(' ', status, attempt, worker_faults) FROM url_queue ORDER BY status";
+    assert_eq!(crawl.texts(charged).await, ["completed 2 1", "pending 1 1"]);
+    let of_nobody = "SELECT count(*) FROM lost_attempts WHERE error LIKE '%that nobody knows%'";
+    assert_eq!(crawl.number(of_nobody).await, 0);
+    crawl.assert_counters_are_a_recount().await;
 }
 
 #[tokio::test]
