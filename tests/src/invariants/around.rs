@@ -37,7 +37,25 @@ pub fn requests(
     rows.into_iter().map(|row| Violation { id: "I13", sentence, row }).collect()
 }
 
-/// The pages that the site was asked for more often than they were claimed, and how much more often.
+/// Pages that the site was asked for too often, each by itself, whatever it was asked for in all. `claims` says of
+/// each page's path how often it can have been claimed at the most, whether it was charged for that or not; `loads`
+/// is how often a claim may ask for its page.
+pub fn requests_of_each(
+    asked: &BTreeMap<String, u64>,
+    claims: &BTreeMap<String, u64>,
+    loads: u64,
+) -> Vec<Violation> {
+    let sentence = "no page is asked for more often than its claims explain";
+    let most: BTreeMap<String, u64> =
+        claims.iter().map(|(path, claims)| (path.clone(), loads * claims)).collect();
+    let row = |(path, surplus): (&String, u64)| {
+        format!("{path} was asked for {surplus} times more than its claims explain")
+    };
+    let rows: Vec<_> = surplus(asked, &most).map(row).collect();
+    rows.into_iter().map(|row| Violation { id: "I13", sentence, row }).collect()
+}
+
+/// The pages that the site was asked for more often than this says of each, and how much more often.
 pub(crate) fn surplus<'p>(
     asked: &BTreeMap<String, u64>,
     attempts: &'p BTreeMap<String, u64>,
@@ -86,6 +104,21 @@ mod tests {
         assert_eq!(requests(&counts(&[("/", 3), ("/1", 2)]), &attempts, 2), []);
         let never = requests(&counts(&[("/1", 2)]), &attempts, 9);
         assert_eq!((never.len(), never[0].row.as_str()), (1, "/ was never asked for"));
+    }
+
+    #[test]
+    fn a_page_that_was_asked_for_too_often_is_named_though_the_sum_is_explained() {
+        let claims = counts(&[("/", 1), ("/1", 2)]);
+        let asked = counts(&[("/", 3), ("/1", 2), ("/style.css", 9)]);
+        assert_eq!(requests(&asked, &claims, 2), []);
+        let often = requests_of_each(&asked, &claims, 1);
+        assert_eq!(often.len(), 1);
+        assert_eq!(
+            (often[0].id, often[0].row.as_str()),
+            ("I13", "/ was asked for 2 times more than its claims explain")
+        );
+        assert_eq!(requests_of_each(&counts(&[("/", 2), ("/1", 4)]), &claims, 2), []);
+        assert_eq!(requests_of_each(&counts(&[("/", 1)]), &claims, 1), []);
     }
 
     #[test]

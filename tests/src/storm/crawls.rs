@@ -143,13 +143,24 @@ impl Crawls {
 
     /// The paths of all pages, each with how often it was claimed in all executions.
     pub(super) async fn attempts_by_path(&self) -> Result<BTreeMap<String, u64>> {
-        let rows: Vec<(String, i32)> =
-            sqlx::query_as("SELECT url, attempt FROM url_queue").fetch_all(&self.pool).await?;
-        let mut attempts = BTreeMap::new();
-        for (url, attempt) in rows {
-            *attempts.entry(Url::parse(&url)?.path().to_owned()).or_default() += u64::try_from(attempt)?;
+        self.by_path("SELECT url, attempt FROM url_queue").await
+    }
+
+    /// The same paths, each with the most claims that its pages can have had, those among them that went back
+    /// uncharged. A claim must bring the page's epoch, which rises whenever a page that was claimed goes back; so
+    /// there is one for each epoch at the most.
+    pub(super) async fn claims_by_path(&self) -> Result<BTreeMap<String, u64>> {
+        self.by_path("SELECT url, epoch + 1 FROM url_queue").await
+    }
+
+    /// Adds up what a question says of each page, by path.
+    async fn by_path(&self, question: &'static str) -> Result<BTreeMap<String, u64>> {
+        let rows: Vec<(String, i32)> = sqlx::query_as(question).fetch_all(&self.pool).await?;
+        let mut sums = BTreeMap::new();
+        for (url, number) in rows {
+            *sums.entry(Url::parse(&url)?.path().to_owned()).or_default() += u64::try_from(number)?;
         }
-        Ok(attempts)
+        Ok(sums)
     }
 
     /// All attempts that completed no page. Pages of one worker that were returned within a few seconds are one loss: it would have

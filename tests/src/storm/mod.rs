@@ -29,7 +29,7 @@ use crate::invariants;
 use crate::scratch::Scratch;
 use crawls::Crawls;
 use deck::{Deck, Victim};
-use members::Members;
+use members::{Members, Unasked};
 use report::{Fault, Figures};
 use servers::Servers;
 use waste::Waste;
@@ -91,6 +91,7 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     servers.settle_broker().await?;
 
     let (begun, until) = (chrono::Utc::now(), Instant::now() + options.storm);
+    let mut unasked = Unasked::default();
     let (faults, executions) = tokio::select! {
         done = async {
             tokio::join!(
@@ -98,7 +99,7 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
                 crawls.run_until(until, options.at_once, until + CALM_WITHIN),
             )
         } => done,
-        () = keep_alive(&members, say) => unreachable!("it has no end"),
+        () = keep_alive(&members, &mut unasked, say) => unreachable!("it has no end"),
     };
     let (faults, executions) = (faults?, executions?);
     say(&format!("the storm is over; there were {} executions", executions.len()));
@@ -115,7 +116,7 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
     broken.extend(wasted.beyond(explained));
     let page_ends = crawls.page_ends(begun).await?;
     crawls.close().await;
-    let processes = members.stop().await?;
+    let processes = members.stop(&mut unasked).await?;
     broken.extend(invariants::broker::leftovers(&servers.broker_url).await?);
     broken.extend(invariants::around::machine(&processes, &scratch));
     broken.extend(invariants::around::egress(&lured.canary));
@@ -131,6 +132,7 @@ async fn crawl_and_strike(options: &Options, logs: &Path, say: &(dyn Fn(&str) + 
         page_ends,
         wasted,
         explained,
+        unasked,
     };
     Ok(Report::new(options.seed, &figures, &faults, broken))
 }
@@ -173,11 +175,12 @@ async fn strike(
     Ok(faults)
 }
 
-/// Starts again what ends by itself, as whatever runs a fleet does.
-async fn keep_alive(members: &Members, say: &(dyn Fn(&str) + Sync)) {
+/// Starts again what ends by itself, as whatever runs a fleet does. None should: each end is noted, and told by the
+/// report.
+async fn keep_alive(members: &Members, unasked: &mut Unasked, say: &(dyn Fn(&str) + Sync)) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        for revived in members.revive() {
+        for revived in members.revive(unasked) {
             say(&revived);
         }
     }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::crawls::Calm;
 use super::deck::Victim;
+use super::members::Unasked;
 use super::waste::Waste;
 use crate::invariants::Violation;
 
@@ -49,6 +50,8 @@ pub(super) struct Figures {
     /// The attempts that completed no page, and the most that the faults explain.
     pub(super) wasted: Waste,
     pub(super) explained: Waste,
+    /// What processes of the fleet did that the storm had not made them do.
+    pub(super) unasked: Unasked,
 }
 
 /// What came of the storm.
@@ -67,6 +70,8 @@ pub struct Report {
     /// Attempts that completed no page, and the most that the faults explain.
     attempts_wasted: u64,
     attempts_explained: u64,
+    /// Processes of the fleet that ended by themselves, or did not start again.
+    unasked: Unasked,
     /// Everything that breaks an invariant.
     pub broken: Vec<Violation>,
 }
@@ -123,11 +128,13 @@ impl Report {
             pages_a_second: during as f64 / figures.storm.as_secs_f64(),
             attempts_wasted: figures.wasted.attempts(),
             attempts_explained: figures.explained.attempts(),
+            unasked: figures.unasked.clone(),
             broken,
         }
     }
 
-    /// Whether everything is as if nothing had happened, and the fleet was soon at work again after its faults.
+    /// Whether everything is as if nothing had happened, the fleet was soon at work again after its faults, and
+    /// nothing of it ended but what was killed.
     pub fn is_sound(&self) -> bool {
         self.failures().is_empty()
     }
@@ -147,6 +154,7 @@ impl Report {
             )),
             Some(_) => {}
         }
+        failures.extend(self.unasked.lines());
         failures
     }
 
@@ -197,8 +205,8 @@ impl fmt::Display for Report {
         write!(
             f,
             "chaos: seed {}, {:.0} s, {} faults ({}), {} executions, {} pages, {lost} lost, {twice} twice, {} other \
-             violations, {} attempts wasted (at most {}), {recovery}, {:.0} % of the calm throughput ({:.1} of {:.1} \
-             pages/s)",
+             violations, {} attempts wasted (at most {}), {} ended by themselves, {recovery}, {:.0} % of the calm \
+             throughput ({:.1} of {:.1} pages/s)",
             self.seed,
             self.storm.as_secs_f64(),
             self.kinds.values().map(|kind| kind.faults).sum::<usize>(),
@@ -208,6 +216,7 @@ impl fmt::Display for Report {
             self.broken.len() - lost - twice,
             self.attempts_wasted,
             self.attempts_explained,
+            self.unasked.ended.len(),
             100.0 * self.pages_a_second / self.calm_pages_a_second,
             self.pages_a_second,
             self.calm_pages_a_second,
@@ -233,6 +242,7 @@ mod tests {
             page_ends: page_ends.iter().map(|second| begun + Duration::from_secs(*second)).collect(),
             wasted: Waste { with_workers: 5, otherwise: 1, losses: 2 },
             explained: Waste { with_workers: 8, otherwise: 2, losses: 1 },
+            unasked: Unasked::default(),
         }
     }
 
@@ -253,6 +263,24 @@ mod tests {
             failures(&[5], vec![twice]),
             ["invariants are broken, 1 times", "no page was completed after the end of any fault"]
         );
+    }
+
+    #[test]
+    fn a_process_that_ended_by_itself_or_does_not_start_again_is_a_failure() {
+        let begun = Utc::now();
+        let fault = Fault { victim: Victim::Broker, struck: begun, ended: begun };
+        let mut figures = figures(begun, &[5, 30]);
+        let report = Report::new(7, &figures, &[fault], Vec::new());
+        assert!(
+            report.is_sound() && report.to_string().contains("(at most 10), 0 ended by themselves, recovery")
+        );
+        let (ended, not_started) =
+            ("worker-1 had ended by itself".to_owned(), "worker-2 does not start".to_owned());
+        figures.unasked.ended.push(ended.clone());
+        figures.unasked.not_started.insert("worker-2".to_owned(), not_started.clone());
+        let report = Report::new(7, &figures, &[fault], Vec::new());
+        assert_eq!((report.failures(), report.is_sound()), (vec![ended, not_started], false));
+        assert!(report.to_string().contains("(at most 10), 1 ended by themselves, recovery"), "{report}");
     }
 
     #[test]
@@ -284,7 +312,7 @@ mod tests {
         let line = report.to_string();
         for part in [
             "seed 7, 60 s, 6 faults (broker 1, database 1, worker 4), 1 executions, 4 pages, 1 lost, 0 twice, 0 other",
-            "violations, 6 attempts wasted (at most 10), recovery p95 25.0 s (longest 25.0 s), 0 % of the calm throughput (0.1 of 10.0 pages/s)",
+            "violations, 6 attempts wasted (at most 10), 0 ended by themselves, recovery p95 25.0 s (longest 25.0 s), 0 % of the calm throughput (0.1 of 10.0 pages/s)",
         ] {
             assert!(line.contains(part), "{line}");
         }
