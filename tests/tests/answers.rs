@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::CRAWLIFY;
+use crate::recorded::Recorded;
 
 /// How long a crawl of a few pages may take on a machine that is busy with other things.
 const WITHIN: Duration = Duration::from_secs(90);
@@ -42,6 +43,14 @@ fn crawl(scratch: &Scratch, database: &TestDatabase, start: &str, settings: &Val
     Program::start(command)
 }
 
+/// Waits until a crawl has ended with this code and has said this. Every invariant holds of it then. Gives its rows.
+async fn ended(running: Program, database: &TestDatabase, code: i32, said: &[&str]) -> PgPool {
+    let _ = running.end(WITHIN).await.with_code(code).saying(said);
+    let recorded = Recorded::open(database.url()).await;
+    recorded.assert_is_sound().await;
+    recorded.pool
+}
+
 #[tokio::test]
 async fn a_crawl_that_adapts_asks_a_host_no_faster_than_it_answers() {
     for render in ["full", "static"] {
@@ -53,8 +62,7 @@ async fn a_crawl_that_adapts_asks_a_host_no_faster_than_it_answers() {
         .await;
         let settings = json!({"render": render, "politeness": {"adaptive": true, "robots": "ignore"}});
         let running = crawl(&scratch, &database, &site.url("/"), &settings);
-        let _ = running.end(WITHIN).await.with_code(0).saying(&["4 completed"]);
-        let pool = PgPool::connect(database.url().expose()).await.unwrap();
+        let pool = ended(running, &database, 0, &["4 completed"]).await;
         let number =
             async |query: &'static str| -> i64 { sqlx::query_scalar(query).fetch_one(&pool).await.unwrap() };
         let takes = i64::try_from(TAKES_MS).unwrap();
@@ -73,8 +81,7 @@ async fn how_fast_a_host_answers_is_nobodys_business_unless_a_crawl_adapts() {
     let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
     let site = AnsweringSite::start(|_, _| Html("<h1>home</h1>").into_response()).await;
     let running = crawl(&scratch, &database, &site.url("/"), &json!({}));
-    let _ = running.end(WITHIN).await.with_code(0).saying(&["1 completed"]);
-    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let pool = ended(running, &database, 0, &["1 completed"]).await;
     let latency: i32 = sqlx::query_scalar("SELECT latency_ms FROM hosts").fetch_one(&pool).await.unwrap();
     assert_eq!(latency, 0);
 }
@@ -85,8 +92,7 @@ fn come_later(status: u16, body: &'static str) -> Response {
     (StatusCode::from_u16(status).unwrap(), headers, body).into_response()
 }
 
-/// Crawls `/` of a site until its host is left alone for as long as it has said, and no longer. Answers how often the path
-/// that said so was asked for.
+/// Crawls `/` of a site until its host is left alone for as long as this path has said. Answers how often that was asked.
 async fn left_alone(site: &AnsweringSite, said_at: &str, settings: Value) -> usize {
     let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
     let _running = crawl(&scratch, &database, &site.url("/"), &settings);
@@ -155,9 +161,8 @@ async fn a_host_pays_for_no_other_to_which_it_redirects() {
         })
         .await;
         let running = crawl(&scratch, &database, &site.url("/"), &json!({"render": render}));
-        let _ = running.end(WITHIN).await.saying(&["1 completed", "1 failed"]);
+        let pool = ended(running, &database, 3, &["1 completed", "1 failed"]).await;
         assert!(other.asked_for("/") > 0, "{render}");
-        let pool = PgPool::connect(database.url().expose()).await.unwrap();
         let levels = "SELECT COALESCE(sum(pace_level), 0)::int8 FROM hosts";
         let levels: i64 = sqlx::query_scalar(levels).fetch_one(&pool).await.unwrap();
         assert_eq!(levels, 0, "{render}");
@@ -192,7 +197,7 @@ async fn a_site_that_refuses_whoever_asks_too_fast_loses_no_page_and_is_asked_as
         })
         .await;
         let running = crawl(&scratch, &database, &site.url("/"), &json!({"render": render}));
-        let _ = running.end(WITHIN).await.with_code(0).saying(&[&format!("{pages} completed")]);
+        ended(running, &database, 0, &[&format!("{pages} completed")]).await;
         let refused = site.requests().len() - pages;
         assert!(refused > 0, "{render}: it was asked too fast once");
         // Those that are under way together at first, twice where it does not say why, and one in thirty from then on. A tab
@@ -243,7 +248,7 @@ async fn what_redirects_lead_to_counts_in_the_pace_of_its_host() {
         .await;
         let settings = json!({"render": render, "rate_limit_delay": 400});
         let running = crawl(&scratch, &database, &site.url("/"), &settings);
-        let _ = running.end(WITHIN).await.with_code(0).saying(&["9 completed"]);
+        ended(running, &database, 0, &["9 completed"]).await;
         let (asked, took) = {
             let started = started.lock().unwrap();
             (started.len(), *started.last().unwrap() - started[0])
@@ -294,9 +299,8 @@ async fn while_a_host_is_asked_for_how_long_nobody_else_asks_it() {
         // Those that had their start already come all the same.
         let late = others.filter(|(_, at)| (1_500..5_900).contains(&after(at).as_millis())).count();
         assert_eq!(late, 0, "delay {delay}");
-        let known = "SELECT count(*) FROM url_queue";
         let pool = PgPool::connect(database.url().expose()).await.unwrap();
-        let known: i64 = sqlx::query_scalar(known).fetch_one(&pool).await.unwrap();
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM url_queue").fetch_one(&pool).await.unwrap();
         assert!(known > 200, "there were others to ask for");
     }
 }
@@ -339,7 +343,7 @@ async fn only_a_refusal_of_the_host_itself_makes_its_rest_longer() {
             let settings = json!({"render": "full", "isolation": isolation});
             let running = crawl(&scratch, &database, &site.url("/"), &settings);
             // Two minutes would be too long.
-            let _ = running.end(WITHIN).await.with_code(0).saying(&["1 completed"]);
+            ended(running, &database, 0, &["1 completed"]).await;
             assert_eq!(site.asked_for("/"), 3, "{isolation}, {place}: the page, the question, the page");
         }
     }
@@ -371,8 +375,7 @@ async fn each_request_that_a_page_leads_to_costs_a_delay_and_a_new_name_costs_no
         let settings =
             json!({"render": render, "rate_limit_delay": 20_000, "politeness": {"robots": "ignore"}});
         let running = crawl(&scratch, &database, &site.url(start), &settings);
-        let _ = running.end(WITHIN).await.with_code(0).saying(&["1 completed"]);
-        let pool = PgPool::connect(database.url().expose()).await.unwrap();
+        let pool = ended(running, &database, 0, &["1 completed"]).await;
         let delays = "SELECT round(EXTRACT(EPOCH FROM next_start_at - recent_starts[1]) / 20.6)::int8
             FROM hosts WHERE host = '127.0.0.1'";
         let delays: i64 = sqlx::query_scalar(delays).fetch_one(&pool).await.unwrap();
@@ -390,8 +393,7 @@ async fn a_page_that_is_not_there_starts_like_any_other_where_it_is_to_be_loaded
     .await;
     let settings = json!({"render": "auto", "rate_limit_delay": 300, "politeness": {"robots": "ignore"}});
     let running = crawl(&scratch, &database, &site.url("/"), &settings);
-    let _ = running.end(WITHIN).await.saying(&["1 completed", "2 failed"]);
-    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let pool = ended(running, &database, 3, &["1 completed", "2 failed"]).await;
     let starts = "SELECT cardinality(recent_starts)::int8 FROM hosts WHERE host = '127.0.0.1'";
     let starts: i64 = sqlx::query_scalar(starts).fetch_one(&pool).await.unwrap();
     assert_eq!(starts, 3);

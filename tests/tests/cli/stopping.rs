@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crawlify_cli::demo_site::{Content, DemoSite, WORKFLOW};
+use crawlify_cli::private_postgres::{Options, PrivatePostgres};
 use harness::chain_site::ChainSite;
 use harness::processes::{Process, wait_until_gone};
 use harness::program::{Program, crawlify};
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::SHORT;
 use crate::CRAWLIFY;
 use crate::crawl::chain_workflow;
+use crate::recorded::Recorded;
 
 /// How long pages in hand may go on after the first signal.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -185,6 +187,14 @@ async fn a_killed_crawl_takes_its_servers_along_and_the_next_one_cleans_up() {
 
     let mut command = crawlify(CRAWLIFY, &scratch);
     command.arg("run").arg(chain_workflow(&scratch)).args(["--start-url", &site.url("/")]);
+    // Its own data are elsewhere, and stay.
+    let data = scratch.path("data");
+    command.arg("--keep").arg("--data-dir").arg(&data);
     let _ = Program::start(command).end(SHORT).await.with_code(0).saying(&["4 completed"]);
     assert_eq!(scratch.leftovers(), [""; 0]);
+    let kept = PrivatePostgres::start(&Options { data_dir: Some(data), ..Options::default() }).await.unwrap();
+    let recorded = Recorded::open(kept.url()).await;
+    recorded.assert_is_sound().await;
+    recorded.pool.close().await;
+    kept.stop().await;
 }

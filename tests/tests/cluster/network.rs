@@ -160,6 +160,7 @@ async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawl
     let (status, ends) = recorded.statuses().await;
     assert_eq!(status, "completed", "{}", ended.stderr);
     assert_eq!(ends.into_iter().collect::<Vec<_>>(), [("completed".to_owned(), pages as i64)]);
+    recorded.assert_is_sound().await;
     let blamed = "SELECT count(*) FROM hosts WHERE unreachable > 0 AND $1::uuid IS NOT NULL";
     assert_eq!(recorded.number(blamed).await, 0);
     Crawled { recorded, postgres, _database: database, stderr: ended.stderr }

@@ -1,9 +1,20 @@
 //! Processes that freeze in the middle and go on when nobody reckons with them any more.
 
+use std::time::Duration;
+
 use crawlify_shared::crash::CrashPoint;
+use harness::fleet::{Fleet, stop};
+use harness::invariants;
+use harness::wait::wait_for;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
 use rustix::process::Signal;
 
 use super::fleet;
+
+/// On a busy machine.
+const SOON: Duration = Duration::from_secs(60);
 
 /// What happens where, the `time`th time.
 fn freeze(point: CrashPoint, time: u32) -> String {
@@ -31,19 +42,46 @@ async fn a_worker_that_thaws_after_others_took_its_pages_writes_nothing() {
     fleet.close([frozen, worker, coordinator], execution, Some(calm)).await;
 }
 
+/// Its pages are made to look old, and that is not waited for: the broker gives up a connection that is silent for 20 s, and
+/// on another one nothing would come late.
 #[tokio::test]
 async fn a_coordinator_that_thaws_publishes_what_is_long_done_and_changes_nothing() {
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;
     let worker = fleet.start("worker", None);
-    let frozen = fleet.start("coordinator", Some(&freeze(CrashPoint::AfterReserveBeforePublish, 4)));
+    let mut frozen = fleet.start("coordinator", Some(&freeze(CrashPoint::AfterReserveBeforePublish, 4)));
     let execution = fleet.execute(&[1], None).await;
-    let stuck =
-        "SELECT count(*) FROM url_queue WHERE status = 'queued' AND queued_at < now() - interval '5 s'";
+    frozen.says("the crash point is reached", SOON).await;
+    let stuck = "SELECT (count(*) > 0 AND bool_and(queued_at < now() - interval '2 s'))::int::int8
+        FROM url_queue WHERE status = 'queued'";
     fleet.wait("pages are reserved and not published", stuck).await;
+    let seems_lost = "UPDATE url_queue SET queued_at = now() - interval '1 hour' WHERE status = 'queued'";
+    sqlx::query(seems_lost).execute(&fleet.pool).await.unwrap();
     let coordinator = fleet.start("coordinator", None);
     fleet.ended(execution).await;
+    // What comes late now is all that is there, and stays there.
+    stop([worker]).await;
+    invariants::assert_none(&invariants::broker::leftovers(&fleet.vhost.url()).await.unwrap());
     frozen.signal(Signal::CONT);
-    // It gets the signal to stop when it works again, and then ends its steps first.
+    messages_wait(&fleet).await;
+    let mut worker = fleet.start("worker", None);
+    worker.says("the worker is ready", SOON).await;
+    // Its page comes behind all of them.
+    let next = fleet.execute(&[1], Some(1)).await;
+    fleet.ended(next).await;
     fleet.close([frozen, worker, coordinator], execution, Some(calm)).await;
+}
+
+/// Waits until there are messages in the queue, of which nobody takes any.
+async fn messages_wait(fleet: &Fleet) {
+    let url = fleet.vhost.url();
+    let connection = Connection::connect(url.expose(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    wait_for("pages are published late", SOON, async || {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare("crawlify.pages".into(), passive, FieldTable::default()).await;
+        queue.unwrap().message_count() > 0
+    })
+    .await;
+    connection.close(200, "OK".into()).await.unwrap();
 }

@@ -8,10 +8,12 @@ mod frozen;
 mod poison;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crawlify_shared::crash::CrashPoint;
-use harness::fleet::{Fleet, SLOTS};
+use crawlify_shared::domain::id::ExecutionId;
+use harness::fleet::Fleet;
 use uuid::Uuid;
 
 /// Enough for some rounds of every loop.
@@ -40,11 +42,49 @@ async fn assert_untouched(fleet: &Fleet, before: &[(Uuid, i32, chrono::DateTime<
     assert_eq!(touched, None, "a completed page was executed again");
 }
 
-/// One death costs an attempt of the pages in hand, and no more: as many as there are slots, those claimed ahead, and those
-/// that wait to be recorded together.
-async fn assert_attempts_are_few(fleet: &Fleet) {
-    let wasted = fleet.number("SELECT sum(greatest(attempt - 1, 0)) FROM url_queue").await;
-    assert!(wasted <= 3 * SLOTS as i64, "{wasted} attempts were wasted");
+/// What a worker left when it died.
+struct Left {
+    /// Pages that it had claimed, but for those that had long been executed and waited to be recorded: these are charged
+    /// nothing.
+    in_hand: BTreeSet<Uuid>,
+    /// Pages that nobody had claimed, and whose messages it had in hand, or nobody.
+    sent: BTreeSet<Uuid>,
+}
+
+impl Left {
+    /// Looks what a worker left, as soon as its last statements have ended. It must be the only one so far that died, and
+    /// nobody may have taken its place.
+    async fn behind(fleet: &Fleet) -> Self {
+        let ended = "SELECT (count(*) = 0)::int::int8 FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'crawlify-worker'";
+        fleet.wait("what the dead worker told the database has ended", ended).await;
+        // The coordinator may have given it up already, however soon that is.
+        let in_hand = "SELECT q.id FROM url_queue q LEFT JOIN workers w ON w.id = q.locked_by
+            WHERE q.status = 'processing'
+                AND (concat_ws('/', q.id, q.epoch, q.attempt) = ANY (w.unrecorded)) IS NOT TRUE
+            UNION SELECT page_id FROM lost_attempts";
+        let sent = "SELECT id FROM url_queue WHERE status = 'queued' AND attempt = 0";
+        Self { in_hand: ids(fleet, in_hand).await, sent: ids(fleet, sent).await }
+    }
+
+    /// One death costs each page in hand an attempt, for which its worker is blamed, and no other page anything.
+    async fn assert_charged(&self, fleet: &Fleet, execution: ExecutionId) {
+        let query = "SELECT id, attempt::int8, worker_faults::int8, (charged + site_faults + rate_limit_faults
+                + unavailable_faults + proxy_faults + browser_faults)::int8 FROM url_queue WHERE execution_id = $1";
+        let pages: Vec<(Uuid, i64, i64, i64)> =
+            sqlx::query_as(query).bind(execution.0).fetch_all(&fleet.pool).await.unwrap();
+        for (page, attempts, losses, others) in pages {
+            let lost = i64::from(self.in_hand.contains(&page));
+            assert_eq!((attempts, losses, others), (1 + lost, lost, 0), "{page}, of {:?}", self.in_hand);
+        }
+        assert_eq!(ids(fleet, "SELECT page_id FROM lost_attempts").await, self.in_hand, "the evidence");
+    }
+}
+
+/// The pages that a query gives.
+async fn ids(fleet: &Fleet, query: &'static str) -> BTreeSet<Uuid> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(query).fetch_all(&fleet.pool).await.unwrap();
+    ids.into_iter().collect()
 }
 
 #[test]

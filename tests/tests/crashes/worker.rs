@@ -4,47 +4,65 @@ use crawlify_shared::crash::CrashPoint;
 use harness::fleet::{died, stop};
 use rustix::process::Signal;
 
-use super::{assert_attempts_are_few, assert_untouched, completed, fleet, kill};
+use super::{Left, assert_untouched, completed, fleet, kill};
 
 /// The worker dies when it comes to a point for the `time`th time, in the middle of a crawl; another one ends the crawl.
-async fn dies_at(crash: String) {
+/// The pages that were in hand are charged for it, and no others. Answers what the dead one left.
+async fn dies_at(crash: String) -> Left {
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start("coordinator", None);
     let victim = fleet.start("worker", Some(&crash));
     let execution = fleet.execute(&[1], None).await;
     died(victim).await;
+    let left = Left::behind(&fleet).await;
     let before = completed(&fleet).await;
     let worker = fleet.start("worker", None);
     fleet.ended(execution).await;
     assert_untouched(&fleet, &before).await;
-    assert_attempts_are_few(&fleet).await;
+    left.assert_charged(&fleet, execution).await;
     fleet.close([worker, coordinator], execution, Some(calm)).await;
+    left
+}
+
+/// The same at a point to which a page comes that is claimed.
+async fn costs_an_attempt(point: CrashPoint, time: u32) {
+    let left = dies_at(kill(point, time)).await;
+    assert!(!left.in_hand.is_empty(), "the page that came there was in hand, if no other");
 }
 
 #[tokio::test]
 async fn a_worker_killed_before_it_claims_a_page_loses_none() {
-    dies_at(kill(CrashPoint::AfterDeliveryBeforeClaim, 30)).await;
+    let left = dies_at(kill(CrashPoint::AfterDeliveryBeforeClaim, 30)).await;
+    assert!(!left.sent.is_empty(), "one at least was in hand as a message");
+}
+
+/// Which page that is, is known: there is no other.
+#[tokio::test]
+async fn a_worker_killed_with_its_first_message_in_hand_is_charged_nothing_for_it() {
+    let left = dies_at(kill(CrashPoint::AfterDeliveryBeforeClaim, 1)).await;
+    assert_eq!((left.sent.len(), left.in_hand.len()), (1, 0));
 }
 
 #[tokio::test]
 async fn a_worker_killed_after_it_claimed_a_page_costs_an_attempt() {
-    dies_at(kill(CrashPoint::AfterClaimBeforeNavigate, 30)).await;
+    costs_an_attempt(CrashPoint::AfterClaimBeforeNavigate, 30).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_with_a_page_loaded_costs_an_attempt() {
-    dies_at(kill(CrashPoint::AfterNavigateBeforeNodes, 30)).await;
+    costs_an_attempt(CrashPoint::AfterNavigateBeforeNodes, 30).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_with_a_page_executed_costs_an_attempt() {
-    dies_at(kill(CrashPoint::AfterNodesBeforeRecord, 30)).await;
+    costs_an_attempt(CrashPoint::AfterNodesBeforeRecord, 30).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_between_the_definitions_of_nodes_and_their_records_costs_an_attempt() {
-    dies_at(kill(CrashPoint::AfterDefinitionsBeforeRecord, 1)).await;
+    let left = dies_at(kill(CrashPoint::AfterDefinitionsBeforeRecord, 1)).await;
+    assert_eq!(left.in_hand.len(), 1, "the first page leads to the others, and is recorded alone");
 }
 
 #[tokio::test]

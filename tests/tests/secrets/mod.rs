@@ -14,6 +14,7 @@ use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crawlify_coordinator::keys::{NewKey, Scope};
+use harness::invariants;
 use harness::postgres::TestDatabase;
 use harness::program::{Program, crawlify};
 use harness::rabbitmq::TestVhost;
@@ -236,6 +237,8 @@ async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_no
     admin.send_what_is_no_request().await;
 
     assert_ends(&pool).await;
+    // The tries of the proxy that were only counted break none: there are no more of them than a page may have.
+    invariants::assert_ended_are_sound(&pool).await;
     places::tables(&mut found, &pool).await;
     places::answers(&mut found, &admin, &ids).await;
     found.add("metrics of the worker", reqwest::get(&metrics).await.unwrap().text().await.unwrap());

@@ -3,6 +3,7 @@
 //! It reads the checkout's text and compiles nothing. Each rule is a function from one file to its problems, so that
 //! the tests at the end can plant a violation of each.
 
+mod ends;
 mod migrations;
 mod source;
 
