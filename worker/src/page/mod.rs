@@ -77,13 +77,11 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
+    if has_completed && recorded == Recorded::Written {
+        worker.skips.were_written(execution, reported);
+    }
     match recorded {
-        Recorded::Settled => {
-            if has_completed {
-                worker.skips.were_written(execution, reported);
-            }
-            acknowledge(delivery).await;
-        }
+        Recorded::Written | Recorded::NotWritten | Recorded::Settled => acknowledge(delivery).await,
         Recorded::Unknown => delivery.requeue().await,
     }
 }
