@@ -65,7 +65,7 @@ const DAMAGES: [(&[&str], &str); 23] = [
 ];
 
 /// The same, for what only shows beside a calm crawl.
-const DIFFERENCES: [(&[&str], &str); 6] = [
+const DIFFERENCES: [(&[&str], &str); 7] = [
     (&["I2"], "UPDATE node_records SET output = '\"another title\"' WHERE page_id = (PAGE '/2')
         AND definition_id = (NODE 1)"),
     (&["I2"], "UPDATE node_records SET output = '{\"kept\": 1}' WHERE output = (SELECT output FROM node_records
@@ -81,6 +81,9 @@ const DIFFERENCES: [(&[&str], &str); 6] = [
         jsonb_set(stats, '{items_extracted}', to_jsonb((stats->>'items_extracted')::int - 1)) WHERE id = EXECUTION"),
     (&["I3"], "UPDATE extracted_items SET data = '{}' WHERE page_id = (PAGE '/2')"),
     (&["I5"], "UPDATE url_queue SET url = 'http://shop.test/other' WHERE id = (PAGE '/gone')"),
+    (&["I5"], "INSERT INTO skipped_links (id, execution_id, url, url_hash, reason, detail, parent_id, discovered_by)
+        SELECT gen_random_uuid(), execution_id, 'http://shop.test/login', '\\x00', 'scope', '', id, 'links'
+        FROM url_queue WHERE id = (PAGE '/1')"),
 ];
 
 /// An execution with its calm twin: four pages, one of which was tried twice and one of which failed.

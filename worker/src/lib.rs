@@ -220,7 +220,7 @@ pub async fn start(
         sitemaps: Sitemaps::new(http),
         leases,
         traps: Traps::new(),
-        skips: Skips::new(),
+        skips: Skips::new(store.generation()),
         metrics,
         registry,
         draining: stop.clone(),

@@ -1,7 +1,8 @@
 //! Which skipped links are reported: each URL of an execution about once. Each time one is found it is counted in the metrics.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::DiscoveredUrl;
@@ -23,12 +24,27 @@ pub(crate) type Hash = [u8; 16];
 #[derive(Debug)]
 pub(crate) struct Skips {
     /// Locked for moments only, by pages that have ended.
-    reported: Mutex<LruCache<ExecutionId, LruCache<Hash, ()>>>,
+    reported: Mutex<Reported>,
+    /// Raised by the store whenever another server may be there, which may lack the last of what was written.
+    generation: Arc<AtomicU64>,
+}
+
+/// What was written, as far as that is known of the server of a generation.
+#[derive(Debug)]
+struct Reported {
+    generation: u64,
+    executions: LruCache<ExecutionId, LruCache<Hash, ()>>,
 }
 
 impl Skips {
-    pub(crate) fn new() -> Self {
-        Self { reported: Mutex::new(LruCache::new(EXECUTIONS)) }
+    pub(crate) fn new(generation: Arc<AtomicU64>) -> Self {
+        let executions = LruCache::new(EXECUTIONS);
+        Self { reported: Mutex::new(Reported { generation: 0, executions }), generation }
+    }
+
+    /// What is selected from now on is for this generation of the store, or a later one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Leaves those of a page's skipped links that are to be reported, and answers their hashes. Tells `count` of every
@@ -43,8 +59,8 @@ impl Skips {
         if links.iter().all(|link| link.skipped.is_none()) {
             return selected;
         }
-        let mut executions = self.lock();
-        let reported = of(&mut executions, execution);
+        let mut reported = self.lock();
+        let reported = of(&mut reported.executions, execution);
         links.retain(|link| {
             let Some(skip) = &link.skipped else { return true };
             count(skip.reason);
@@ -58,20 +74,32 @@ impl Skips {
         selected
     }
 
-    /// Notes that links were written. Before that they count as not reported, as the page may be executed once more.
-    pub(crate) fn were_written(&self, execution: ExecutionId, hashes: Vec<Hash>) {
+    /// Notes that links were written that were selected in this generation of the store, or later. Before that they
+    /// count as not reported, as the page may be executed once more; and so they do where another server may be there
+    /// since.
+    pub(crate) fn were_written(&self, execution: ExecutionId, generation: u64, hashes: Vec<Hash>) {
         if hashes.is_empty() {
             return;
         }
-        let mut executions = self.lock();
-        let reported = of(&mut executions, execution);
+        let mut reported = self.lock();
+        if reported.generation != generation {
+            return;
+        }
+        let reported = of(&mut reported.executions, execution);
         for hash in hashes {
             reported.put(hash, ());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, LruCache<ExecutionId, LruCache<Hash, ()>>> {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of the server that is there.
+    fn lock(&self) -> MutexGuard<'_, Reported> {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation();
+        if reported.generation != generation {
+            reported.generation = generation;
+            reported.executions.clear();
+        }
+        reported
     }
 }
 
@@ -106,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_page_reports_all_of_its_skipped_links_and_all_are_counted() {
-        let (skips, execution) = (Skips::new(), ExecutionId::generate());
+        let (skips, execution) = (Skips::new(Arc::default()), ExecutionId::generate());
         let (mut found, mut counted) = (links(1_501), 0);
         let selected = skips.select(execution, &mut found, |_| counted += 1);
         assert_eq!((selected.len(), found.len(), counted), (1_500, 1_501, 1_500));
@@ -114,23 +142,41 @@ mod tests {
 
     #[test]
     fn a_menu_of_as_many_links_as_a_page_may_have_is_reported_once() {
-        let (skips, execution) = (Skips::new(), ExecutionId::generate());
+        let (skips, execution) = (Skips::new(Arc::default()), ExecutionId::generate());
         let selected = skips.select(execution, &mut links(MAX_LINKS + 1), |_| ());
         assert_eq!(selected.len(), MAX_LINKS);
-        skips.were_written(execution, selected);
+        skips.were_written(execution, 0, selected);
         assert_eq!(skips.select(execution, &mut links(MAX_LINKS + 1), |_| ()).len(), 0);
     }
 
     #[test]
     fn what_was_written_is_not_reported_again_and_what_was_not_is() {
-        let (skips, execution) = (Skips::new(), ExecutionId::generate());
+        let (skips, execution) = (Skips::new(Arc::default()), ExecutionId::generate());
         let select = || skips.select(execution, &mut links(5), |_| ());
         assert_eq!(select().len(), 4);
         let selected = select();
         assert_eq!(selected.len(), 4, "nothing was written");
-        skips.were_written(execution, selected);
+        skips.were_written(execution, 0, selected);
         assert!(select().is_empty());
         let another = skips.select(ExecutionId::generate(), &mut links(5), |_| ());
         assert_eq!(another.len(), 4, "another execution");
+    }
+
+    #[test]
+    fn where_another_server_may_be_there_everything_is_reported_again() {
+        let (generation, execution) = (Arc::<AtomicU64>::default(), ExecutionId::generate());
+        let skips = Skips::new(Arc::clone(&generation));
+        let select = || skips.select(execution, &mut links(5), |_| ());
+        let before = skips.generation();
+        skips.were_written(execution, before, select());
+        assert!(select().is_empty());
+        generation.fetch_add(1, Ordering::Relaxed);
+        let selected = select();
+        assert_eq!(selected.len(), 4, "that server may not have them");
+        skips.were_written(execution, before, selected);
+        let selected = select();
+        assert_eq!(selected.len(), 4, "nobody knows which of both has what was selected before");
+        skips.were_written(execution, skips.generation(), selected);
+        assert!(select().is_empty());
     }
 }

@@ -122,6 +122,16 @@ SELECT format('twice: %s, %s', url, status) FROM (
     EXCEPT ALL SELECT url, status FROM url_queue WHERE execution_id = $2) AS more
 WHERE $2::uuid IS NOT NULL;
 
+-- I5: the URLs that were skipped are those of a calm crawl
+SELECT format('lost: %s, which was skipped', url) FROM (
+    SELECT url FROM skipped_urls WHERE execution_id = $2
+    EXCEPT ALL SELECT url FROM skipped_urls WHERE execution_id = $1) AS missing
+UNION ALL
+SELECT format('twice: %s, which was skipped', url) FROM (
+    SELECT url FROM skipped_urls WHERE execution_id = $1
+    EXCEPT ALL SELECT url FROM skipped_urls WHERE execution_id = $2) AS more
+WHERE $2::uuid IS NOT NULL;
+
 -- I6: an item belongs to a page that is completed
 SELECT format('item of %s, whose page is %s', i.url, COALESCE(q.status, 'not there'))
 FROM extracted_items i LEFT JOIN url_queue q ON q.id = i.page_id AND q.execution_id = i.execution_id

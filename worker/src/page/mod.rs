@@ -62,6 +62,7 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     if let Some(waited) = outcome.contact.started_in {
         worker.lanes.note_page(begun.elapsed().saturating_sub(waited));
     }
+    let generation = worker.skips.generation();
     let Settled { outcome, next, reported } = ending::settle(&page, outcome, |outcome| {
         let count = |reason| worker.metrics.observe_skipped_link(reason);
         worker.skips.select(page.execution_id, &mut outcome.discovered, count)
@@ -77,13 +78,11 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     worker.metrics.observe_step(Step::Record, begun.elapsed());
     crash::reach(CrashPoint::AfterCommitBeforeAck);
     // 7. Acknowledged, only after the commit.
+    if has_completed && recorded == Recorded::Written {
+        worker.skips.were_written(execution, generation, reported);
+    }
     match recorded {
-        Recorded::Settled => {
-            if has_completed {
-                worker.skips.were_written(execution, reported);
-            }
-            acknowledge(delivery).await;
-        }
+        Recorded::Written | Recorded::NotWritten | Recorded::Settled => acknowledge(delivery).await,
         Recorded::Unknown => delivery.requeue().await,
     }
 }

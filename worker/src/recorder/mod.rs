@@ -6,6 +6,7 @@
 
 pub(crate) mod decisions;
 mod group;
+mod uncounted;
 pub(crate) mod unrecorded;
 
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use crate::group_commit::gather_group;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use group::{Group, Taken};
+use uncounted::Uncounted;
 use unrecorded::Unrecorded;
 
 /// Node records of one statement at the most, give or take one page's.
@@ -49,6 +51,8 @@ pub(crate) struct Recorder {
     expected: Arc<AtomicUsize>,
     /// Pages that are being recorded.
     unrecorded: Unrecorded,
+    /// What was received for pages that were not recorded.
+    uncounted: Uncounted,
 }
 
 /// A page that will be recorded, until this is dropped: a group waits for it a little.
@@ -64,7 +68,13 @@ impl Drop for Expected {
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
-    /// It is committed, now or by an earlier try, or the page had lost its lease: the message can be forgotten.
+    /// It is committed, with all that the page gave: the message can be forgotten.
+    Written,
+    /// Nothing of it was or will be written, because the page had lost its lease, or because it is refused even without
+    /// its data: the message can be forgotten.
+    NotWritten,
+    /// The message can be forgotten, but it is not sure that all that the page gave is there: its data were refused, or
+    /// it had lost its lease after a try of which the answer is not known.
     Settled,
     /// Nothing is known, because we stop: the message must go back.
     Unknown,
@@ -88,7 +98,12 @@ impl Recorder {
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, waiting) = mpsc::channel(MAX_PAGES);
         let expected = Arc::new(AtomicUsize::new(0));
-        let recorder = Self { jobs, expected: Arc::clone(&expected), unrecorded: Unrecorded::default() };
+        let recorder = Self {
+            jobs,
+            expected: Arc::clone(&expected),
+            unrecorded: Unrecorded::default(),
+            uncounted: Uncounted::new(),
+        };
         (recorder, run(store, metrics, waiting, expected, lanes, recorded, stop))
     }
 
@@ -104,13 +119,19 @@ impl Recorder {
     }
 
     /// Records a page; waits while the store is down, and a little for others to come along.
-    pub(crate) async fn record(&self, page: FinishedPage) -> Recorded {
+    pub(crate) async fn record(&self, mut page: FinishedPage) -> Recorded {
         let _waiting = self.unrecorded.add(UnrecordedPage::from(&page.page));
+        let (execution, bytes) = (page.page.execution_id, self.uncounted.tell_with(&mut page));
         let (answer, answered) = oneshot::channel();
         if self.jobs.send(Job { page, answer }).await.is_err() {
             return Recorded::Unknown;
         }
-        answered.await.unwrap_or(Recorded::Unknown)
+        let recorded = answered.await.unwrap_or(Recorded::Unknown);
+        // Of one that may have been written they may have been counted, and nothing is counted twice.
+        if recorded == Recorded::NotWritten {
+            self.uncounted.add(execution, bytes);
+        }
+        recorded
     }
 }
 
@@ -189,7 +210,7 @@ impl Recording {
                     if !group.is_ambiguous() {
                         report_lost_leases(group.pages(), &written);
                     }
-                    group.settle();
+                    group.settle(&written);
                     self.recorded.notify_one();
                 }
                 Err(error) if group.is_refused(&error, self.taken) => at_hand.extend(group.strip(&error)),
@@ -200,7 +221,7 @@ impl Recording {
                 }
                 Err(error) => {
                     report_failure(&error, &group);
-                    let second = group.note_failure();
+                    let second = group.note_failure(&error);
                     self.failed.push_back(group);
                     self.failed.extend(second);
                     self.again_at = Instant::now() + RETRY_PAUSE.max(begun.elapsed());
@@ -222,5 +243,55 @@ fn report_failure(error: &StoreError, group: &Group) {
 fn report_lost_leases(group: &[FinishedPage], written: &[PageId]) {
     for page in group.iter().filter(|page| !written.contains(&page.page.page_id)) {
         tracing::warn!(page.id = %page.page.page_id, attempt = page.page.attempt, "the page had lost its lease");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crawlify_shared::domain::id::ExecutionId;
+    use crawlify_shared::domain::outcome::{PageEnd, PageOutcome};
+    use crawlify_shared::domain::page::{NextStatus, NodeTable};
+
+    use super::*;
+    use crate::page::sample::claimed_page;
+
+    fn received(execution: ExecutionId, bytes: u64, received: Option<u64>) -> FinishedPage {
+        let mut page = claimed_page("http://shop.test/");
+        page.execution_id = execution;
+        FinishedPage {
+            page,
+            table: Arc::new(NodeTable { nodes: Vec::new() }),
+            outcome: PageOutcome { bytes, received, ..PageOutcome::nothing(PageEnd::Completed) },
+            next: NextStatus::Completed,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_received_for_a_page_that_is_not_written_is_told_once_by_the_next_one() {
+        let (jobs, mut waiting) = mpsc::channel(1);
+        let recorder = Recorder {
+            jobs,
+            expected: Arc::default(),
+            unrecorded: Unrecorded::default(),
+            uncounted: Uncounted::new(),
+        };
+        let (one, other) = (ExecutionId::generate(), ExecutionId::generate());
+        // What each page has, what becomes of its record, and what that tells.
+        for (page, becomes, told) in [
+            (received(one, 7, Some(100)), Recorded::NotWritten, Some(100)),
+            (received(other, 7, Some(1)), Recorded::Written, Some(1)),
+            // Nobody counts: what its document has.
+            (received(one, 20, None), Recorded::NotWritten, Some(120)),
+            (received(one, 0, Some(3)), Recorded::Settled, Some(123)),
+            (received(one, 5, None), Recorded::Written, None),
+        ] {
+            let record = async {
+                let job = waiting.recv().await.unwrap();
+                assert_eq!(job.page.outcome.received, told);
+                job.answer.send(becomes).unwrap();
+            };
+            let (recorded, ()) = tokio::join!(recorder.record(page), record);
+            assert_eq!(recorded, becomes);
+        }
     }
 }

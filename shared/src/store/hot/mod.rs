@@ -21,6 +21,7 @@ mod starts;
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Timeouts};
@@ -56,6 +57,8 @@ pub struct HotStore {
     clock: Arc<clock::ServerClock>,
     definitions: Arc<definitions::Definitions>,
     known_links: Arc<known_links::KnownLinks>,
+    /// Raised with each new connection, read by whoever remembers what was written.
+    generation: Arc<AtomicU64>,
 }
 
 impl HotStore {
@@ -83,11 +86,14 @@ impl HotStore {
         let clock = Arc::<clock::ServerClock>::default();
         let (of_definitions, of_links) = (Arc::clone(&definitions), Arc::clone(&known_links));
         let of_clock = Arc::clone(&clock);
+        let generation = Arc::<AtomicU64>::default();
+        let raised = Arc::clone(&generation);
         // Another server may be there now, without the last of what was written.
         let forget = Hook::sync_fn(move |_, _| {
             of_definitions.forget();
             of_links.forget();
             of_clock.forget();
+            raised.fetch_add(1, Ordering::Relaxed);
             Ok(())
         });
         let pool = Pool::builder(manager)
@@ -101,12 +107,17 @@ impl HotStore {
             })
             .build()
             .map_err(|error| StoreError::Unusable(error.into()))?;
-        Ok(Self { pool, worker, clock, definitions, known_links })
+        Ok(Self { pool, worker, clock, definitions, known_links, generation })
     }
 
     /// Who writes through these connections.
     pub fn worker(&self) -> WorkerId {
         self.worker
+    }
+
+    /// Rises with each new connection: another server may be there then, without the last of what was written.
+    pub fn generation(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.generation)
     }
 
     /// Asks the database for nothing, to see whether it lets us in.
