@@ -230,8 +230,8 @@ impl StaticTab {
         let answer = match answer {
             Ok(answer) if answer.exception_details.is_none() => answer,
             failed => {
-                // One page at the most is to blame: the one that has waited for all of its time. Where only a page
-                // behind it hung, it would have come to the same end.
+                // One page at the most counts for it: the one that has waited for all of its time. Where that waited
+                // for another one that hangs, it is loaded in a tab of its own, which harms nothing.
                 let is_overdue = self.close() && matches!(failed, Err(CallError::Timeout));
                 if is_overdue && self.browser_answers().await {
                     return Ok(Static::NeedsFull(OVERDUE.to_owned()));

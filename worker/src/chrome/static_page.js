@@ -96,8 +96,8 @@
     return pattern.exec(text);
   }
 
-  // The text with empty ones, and what was in each; null where one is no tag, or has no end. Goes through the text once,
-  // whatever it is: to look for the ends of a million that have none would take hours, and nothing could interrupt it.
+  // The text with empty ones, and what was in each; null where one is no tag, or has no end. Goes through any text
+  // once: to look for the ends of a million that have none would take hours, and nothing could interrupt it.
   function emptied(text) {
     const contents = [];
     let html = "";

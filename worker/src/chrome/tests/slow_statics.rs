@@ -1,5 +1,5 @@
-//! Pages that would keep a tab of the static lane busy for hours: what can be read at once is read, and a tab that hangs is
-//! closed.
+//! Pages that would keep a tab of the static lane busy for hours: what can be read at once is read, and a tab that
+//! hangs is closed.
 
 use std::collections::HashMap;
 use std::time::Duration;
