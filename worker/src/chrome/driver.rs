@@ -198,7 +198,7 @@ pub enum Static {
         is_redirected: bool,
     },
     /// It takes a tab to tell: the response is no plain HTML document, the connection failed, an element that is
-    /// waited for is not there. The reason is for people.
+    /// waited for is not there, all of its time was over before it was read. The reason is for people.
     NeedsFull(String),
     /// Our tab for such pages failed, or there is no browser: this says nothing of the page.
     Lost(String),

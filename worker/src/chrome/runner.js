@@ -83,8 +83,25 @@ async function run(program, endedGroups, timeLeft, parsed) {
   function htmlOf(element) {
     const html = innerHtmlOf(element);
     if (parsed === undefined) return html;
-    if (element.localName === "noscript") return unescaped(html);
-    return html.replace(/(<noscript[^>]*>)([^<]*)(?=<\/noscript>)/g, (_, tag, text) => tag + unescaped(text));
+    return element.localName === "noscript" ? unescaped(html) : withNoscriptUnescaped(html);
+  }
+
+  // Goes through it once: what looks like the beginning of one may be there a million times, as in a comment.
+  function withNoscriptUnescaped(html) {
+    let written = "";
+    let from = 0;
+    for (let at = 0; (at = html.indexOf("<noscript", at)) >= 0; ) {
+      const text = html.indexOf(">", at) + 1;
+      const end = text > 0 ? html.indexOf("<", text) : -1;
+      if (end < 0) break;
+      if (html.startsWith("</noscript>", end)) {
+        written += html.slice(from, text) + unescaped(html.slice(text, end));
+        from = end;
+      }
+      // Whatever else began before `text` would have to end here too.
+      at = end;
+    }
+    return written + html.slice(from);
   }
 
   function readFrom(node, read) {

@@ -1,13 +1,14 @@
 //! Pages that are read without being rendered: tabs that hold an empty document of the site's origin, in which our function
-//! fetches pages and parses them. A tab reads many pages at a time; one that fails is replaced.
+//! fetches pages and parses them. A tab reads many pages at a time; one that fails is closed and replaced.
 //!
 //! The empty document is ours: its request never leaves the browser, so that no policy and no service worker of the
 //! site has a say in what is fetched from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
 use chromiumoxide_cdp::cdp::browser_protocol::fetch;
 use chromiumoxide_cdp::cdp::browser_protocol::network::SetBypassServiceWorkerParams;
 use chromiumoxide_cdp::cdp::browser_protocol::page::{CreateIsolatedWorldParams, NavigateParams};
@@ -39,6 +40,10 @@ const DOCUMENT_BYTES: usize = 16 << 20;
 const PREPARATION_PATIENCE: Duration = Duration::from_secs(10);
 /// How much longer than the page may take its answer is waited for.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a browser may take to say that it lives, when one of its tabs does not answer.
+const BROWSER_PATIENCE: Duration = Duration::from_secs(2);
+/// Why a page needs a tab of its own that the tab did not come back from.
+const OVERDUE: &str = "to read it without a tab of its own took all of its time";
 
 /// What is read.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +72,7 @@ struct StaticTab {
     reader: RemoteObjectId,
     /// What it does now is not known: it is used no longer, and nothing more is waited for in it.
     broken: CancellationToken,
+    is_closed: AtomicBool,
 }
 
 #[derive(Serialize)]
@@ -179,6 +185,7 @@ impl StaticTab {
             tab: unfinished.finish()?,
             reader,
             broken: CancellationToken::new(),
+            is_closed: AtomicBool::new(false),
         })
     }
 
@@ -223,7 +230,12 @@ impl StaticTab {
         let answer = match answer {
             Ok(answer) if answer.exception_details.is_none() => answer,
             failed => {
-                self.broken.cancel();
+                // One page at the most counts for it: the one that has waited for all of its time. Where that waited
+                // for another one that hangs, it is loaded in a tab of its own, which harms nothing.
+                let is_overdue = self.close() && matches!(failed, Err(CallError::Timeout));
+                if is_overdue && self.browser_answers().await {
+                    return Ok(Static::NeedsFull(OVERDUE.to_owned()));
+                }
                 failed?;
                 return Err(CallError::Refused("our function failed".to_owned()));
             }
@@ -248,6 +260,23 @@ impl StaticTab {
         })
     }
 
+    /// Closes it, whoever still holds it: a page that hangs would keep a processor busy until the last of them lets go.
+    /// Answers whether it was open.
+    fn close(&self) -> bool {
+        let was_open = !self.is_closed.swap(true, Ordering::Relaxed);
+        if was_open {
+            self.broken.cancel();
+            self.opener.close(&self.tab);
+        }
+        was_open
+    }
+
+    /// Whether it is this tab alone that does not answer.
+    async fn browser_answers(&self) -> bool {
+        let deadline = Instant::now() + BROWSER_PATIENCE;
+        self.opener.connection().call(None, &GetVersionParams {}, deadline).await.is_ok()
+    }
+
     /// A crash of the tab ends the wait for its answer, and so does another page that it has not come back from.
     async fn call(
         &self,
@@ -265,7 +294,7 @@ impl StaticTab {
 
 impl Drop for StaticTab {
     fn drop(&mut self) {
-        self.opener.close(&self.tab);
+        self.close();
     }
 }
 

@@ -87,27 +87,46 @@
   // A browser that runs scripts reads what is in `noscript` as text. The parser here runs none, and would read elements;
   // so it is given empty ones, whose text is put back. In comments, scripts and attributes that would do harm: there it
   // is seen that not every one has become an element.
-  const NOSCRIPT = /<noscript((?:\s[^>]*)?)>([^]*?)<\/noscript\s*>/gi;
+  const START = /<noscript/gi;
+  const END = /<\/noscript\s*>/gi;
   const MARK = "data-crawlify-noscript";
 
-  function parse(text, type) {
-    const texts = [];
-    if (type === "text/html") {
-      text = text.replace(NOSCRIPT, (_, attributes, content) => {
-        texts.push(content);
-        return `<noscript${attributes} ${MARK}="${texts.length - 1}"></noscript>`;
-      });
+  function firstFrom(at, pattern, text) {
+    pattern.lastIndex = at;
+    return pattern.exec(text);
+  }
+
+  // The text with empty ones, and what was in each; null where one is no tag, or has no end. Goes through any text
+  // once: to look for the ends of a million that have none would take hours, and nothing could interrupt it.
+  function emptied(text) {
+    const contents = [];
+    let html = "";
+    let from = 0;
+    while (firstFrom(from, START, text) !== null) {
+      const isTag = /[\s>]/.test(text.charAt(START.lastIndex));
+      const content = text.indexOf(">", START.lastIndex) + 1;
+      const end = isTag && content > 0 ? firstFrom(content, END, text) : null;
+      if (end === null) return null;
+      html += `${text.slice(from, content - 1)} ${MARK}="${contents.length}"></noscript>`;
+      contents.push(text.slice(content, end.index));
+      from = END.lastIndex;
     }
-    const parsed = new DOMParser().parseFromString(text, type);
+    return { html: html + text.slice(from), contents };
+  }
+
+  function parse(text, type) {
+    const isHtml = type === "text/html";
+    const given = isHtml ? emptied(text) : { html: text, contents: [] };
+    if (given === null) return null;
+    const { html, contents } = given;
+    const parsed = new DOMParser().parseFromString(html, type);
     if (Document.prototype.getElementsByTagName.call(parsed, "*").length > MOST_ELEMENTS) {
       throw { reason: `it has more than ${MOST_ELEMENTS} elements` };
     }
     const found = all(parsed, "noscript");
-    if (type === "text/html" && (found.length !== texts.length || /<noscript(?![^>]* data-crawlify-noscript=)/i.test(text))) {
-      return null;
-    }
-    for (const element of type === "text/html" ? found : []) {
-      const content = texts[attribute(element, MARK)];
+    if (isHtml && found.length !== contents.length) return null;
+    for (const element of isHtml ? found : []) {
+      const content = contents[attribute(element, MARK)];
       if (content === undefined) return null;
       element.removeAttribute(MARK);
       element.textContent = content;

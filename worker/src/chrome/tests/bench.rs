@@ -321,6 +321,7 @@ async fn answer(request: Request) -> Response {
         }
         path if path.starts_with("/loads/") => super::loads::answer(path),
         path if path.starts_with("/memory/") => super::memory::answer(path),
+        path if path.starts_with("/noscript/") => super::slow_statics::answer(path),
         path if path.starts_with("/static/") => super::statics::answer(&request),
         _ => (StatusCode::NOT_FOUND, format!("{host} has no such page")).into_response(),
     }

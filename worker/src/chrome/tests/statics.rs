@@ -7,13 +7,11 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use crawlify_shared::domain::workflow::{ElementState, Read, Selector, WaitUntil};
+use crawlify_shared::domain::workflow::{ElementState, Read, WaitUntil};
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::bench::{Bench, css, options, read, read_all, run, session, soon, step, wait_for};
-use crate::chrome::ChromeOptions;
+use super::bench::{Bench, css, read, read_all, run, session, soon, step, wait_for};
 use crate::chrome::driver::{Document, DomOp, DomProgram, DomStep, Driver, Session, Static};
 
 /// The site of these tests: each page is one trap.
@@ -361,30 +359,4 @@ async fn many_pages_are_read_at_a_time() {
         let Static::Read { document, results, .. } = read else { panic!("{read:?}") };
         assert_eq!((document.final_url.as_str(), results.len()), (url.as_str(), program.steps().len()));
     }
-}
-
-#[tokio::test]
-async fn a_page_that_hangs_takes_its_neighbours_to_tabs_of_their_own_and_not_the_pages_after_them() {
-    let bench = Bench::with(ChromeOptions { static_tabs: 1, ..options() }).await;
-    // As good as nothing on a small page, and without end on a huge one.
-    let slow = Selector::Xpath("//p[count(//p[count(//p) > 1]) > 1]".to_owned());
-    let program = DomProgram::new(vec![read_all("h1"), read(slow, Read::Text, true, Vec::new())]);
-    let (huge, small) = (bench.url("/static/huge"), bench.url("/static/base"));
-    let read = |url, patience| {
-        bench.driver.read_static(&bench.session, url, &program, true, Instant::now() + patience)
-    };
-    let read_small = read(&small, Duration::from_secs(20)).await;
-    assert!(matches!(read_small, Static::Read { .. }), "{read_small:?}");
-    let begun = Instant::now();
-    let neighbours = async {
-        tokio::time::sleep(Duration::from_millis(1000)).await;
-        futures_util::future::join_all((0..7).map(|_| read(&small, Duration::from_secs(60)))).await
-    };
-    let (hung, neighbours) = tokio::join!(read(&huge, Duration::from_secs(4)), neighbours);
-    for lost in neighbours.iter().chain([&hung]) {
-        assert!(matches!(lost, Static::Lost(_)), "which says nothing of the page: {lost:?}");
-    }
-    assert!(begun.elapsed() < Duration::from_secs(20), "they waited {:?}", begun.elapsed());
-    let after = read(&small, Duration::from_secs(20)).await;
-    assert!(matches!(after, Static::Read { .. }), "{after:?}");
 }
