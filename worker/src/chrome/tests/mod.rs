@@ -9,6 +9,7 @@ mod loading;
 mod loads;
 mod memory;
 mod neighbours;
+mod refused;
 mod statics;
 mod steps;
 mod tls_site;
