@@ -10,7 +10,7 @@ use url::Url;
 
 use super::driver::{Document, TabError};
 use super::failure;
-use crate::egress::{Gate, META, Reason};
+use crate::egress::{Gate, Reason};
 
 /// Where the browser is when it shows an error of its own.
 const ERROR_SCHEME: &str = "chrome-error";
@@ -21,22 +21,18 @@ const MAX_ELEMENTS: u64 = 500_000;
 
 /// Reads what the document says of itself. The getters are taken from prototypes because a form or a picture with such
 /// a name would hide those of `document`.
-const DESCRIBE: &str = r#"() => {
+pub(super) const DESCRIBE: &str = r#"() => {
   const read = (prototype, name) => Object.getOwnPropertyDescriptor(prototype, name).get.call(document);
   const {
     responseStatus: status = 0, encodedBodySize: bytes = 0, transferSize: sent = 0, fetchStart = 0, responseStart = 0,
     redirectCount: redirects = 0, name: loaded = ""
   } = performance.getEntriesByType("navigation")[0] ?? {};
-  const instead = status === 0 || status >= 400
-    ? Document.prototype.querySelector.call(document, "meta[name=META]")?.getAttribute("content")?.toWellFormed() ?? ""
-    : "";
   return {
     status,
     bytes,
     // Nothing is sent where it comes from the cache.
     answered_in_ms: sent > 0 && responseStart > 0 ? responseStart - fetchStart : null,
     elements: Document.prototype.getElementsByTagName.call(document, "*").length,
-    instead,
     redirects,
     loaded: loaded.toWellFormed(),
     url: location.href.toWellFormed(),
@@ -45,7 +41,7 @@ const DESCRIBE: &str = r#"() => {
   };
 }"#;
 
-/// What [`function`] gives.
+/// What [`DESCRIBE`] gives.
 #[derive(Deserialize)]
 pub(super) struct Description {
     status: u16,
@@ -55,8 +51,6 @@ pub(super) struct Description {
     answered_in_ms: Option<f64>,
     /// How many elements it has by now.
     elements: u64,
-    /// What an answer of the egress guard says in the page's place.
-    instead: String,
     /// How many redirects led to it; 0 where one of them led to another origin.
     redirects: u32,
     /// Where it was loaded from, whatever its scripts have made of its address since.
@@ -64,11 +58,6 @@ pub(super) struct Description {
     url: String,
     base: String,
     kind: String,
-}
-
-/// The function to call in the page.
-pub(super) fn function() -> String {
-    DESCRIBE.replace("META", META)
 }
 
 impl Description {
@@ -108,12 +97,15 @@ impl Description {
             return bad(Reason::NotAllowed.failure());
         }
         if let Some(gate) = gate {
-            if let Some(reason) = gate.read_answer(&self.instead) {
-                let asked = requested.map_or(&final_url, PageUrl::as_url);
-                return bad(reason.failure().met_at(&final_url, asked));
-            }
             if self.bytes > gate.document_bytes() || gate.was_too_large(&final_url) {
                 return bad(failure::too_large(gate.document_bytes()));
+            }
+            // Whether it is the guard's answer only the guard can tell.
+            let is_error = self.status().is_none_or(|status| status >= 400);
+            let loaded = Url::parse(&self.loaded).ok().filter(|_| is_error);
+            if let Some(reason) = loaded.and_then(|loaded| gate.why_no_document(&loaded)) {
+                let asked = requested.map_or(&final_url, PageUrl::as_url);
+                return bad(reason.failure().met_at(&final_url, asked));
             }
         }
         let base_url = Url::parse(&self.base).unwrap_or_else(|_| final_url.clone());

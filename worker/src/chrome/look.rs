@@ -41,7 +41,7 @@ impl ChromeTab {
         world: ExecutionContextId,
         deadline: Instant,
     ) -> Result<Pending<CallFunctionOnReturns>, TabError> {
-        self.begin_call(world, &describe::function(), Vec::new(), deadline, BUSY).await
+        self.begin_call(world, describe::DESCRIBE, Vec::new(), deadline, BUSY).await
     }
 
     /// What it said.

@@ -40,8 +40,8 @@ struct Current<'a> {
     is_head_alone: AtomicBool,
     /// Whether it was asked for by what may be sent twice.
     is_of_safe: AtomicBool,
-    /// What was asked for, where its length is bounded.
-    url: Mutex<String>,
+    /// What was asked for, where it is a document.
+    url: Mutex<Option<String>>,
 }
 
 /// Serves a connection until one of its sides ends it.
@@ -52,7 +52,7 @@ pub(super) async fn serve(mut client: TcpStream, core: &Core) -> io::Result<()> 
             Ok(head) => head,
             Err(reason) => {
                 core.count(Err(reason));
-                return client.write_all(&core.answer(reason, false)).await;
+                return client.write_all(&reason.answer(false)).await;
             }
         };
         let is_tunnel = head.wants == Wants::Tunnel;
@@ -69,8 +69,13 @@ pub(super) async fn serve(mut client: TcpStream, core: &Core) -> io::Result<()> 
             (Err(reason), wants) => {
                 // A tunnel that is not made ends its connection; so does a request whose body would have to be read.
                 let keep = matches!(wants, Wants::Forward(Forward { body_bytes: 0, .. }));
-                core.refusals.note(head.destination.to_string(), reason);
-                client.write_all(&core.answer(reason, keep)).await?;
+                core.refusals.note(&head.destination.to_string(), reason);
+                if let Wants::Forward(request) = &wants
+                    && request.is_document
+                {
+                    core.refusals.note(&request.url(&head.destination), reason);
+                }
+                client.write_all(&reason.answer(keep)).await?;
                 if !keep {
                     return client.shutdown().await;
                 }
@@ -123,6 +128,8 @@ async fn forward(
         is_of_safe: AtomicBool::new(false),
         url: Mutex::default(),
     };
+    // Before anything can end it: what is remembered then is remembered of this.
+    current.begin(&first, destination, core);
     let requests = Requests { from_client, to_server, destination, proxy: proxy.as_ref(), core };
     let ended = tokio::select! {
         ended = requests.hand_on(first, begun, &current) => match ended {
@@ -141,19 +148,20 @@ async fn forward(
         ended => ended?,
     };
     if let Some(reason) = instead {
+        // Where nothing of the response has gone to the browser, ours is the response.
+        let is_ours = current.received.load(Ordering::Relaxed) == 0;
+        let document = current.url.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(url) = document.filter(|_| is_ours || reason == Reason::TooLarge) {
+            core.refusals.note(&url, reason);
+        }
         match reason {
-            Reason::TooLarge => {
-                let url = current.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                core.refusals.note(url, reason);
-                core.cuts.send_modify(|cuts| *cuts += 1);
-            }
+            Reason::TooLarge => core.cuts.send_modify(|cuts| *cuts += 1),
             // Which says nothing about the next request to it.
             Reason::GaveWay => tracing::debug!(%destination, "a request gave way to others"),
-            _ => core.refusals.note(destination.to_string(), reason),
+            _ => core.refusals.note(&destination.to_string(), reason),
         }
-        // Where nothing of the response has gone to the browser, ours is the response.
-        if current.received.load(Ordering::Relaxed) == 0 {
-            to_client.write_all(&core.answer(reason, false)).await?;
+        if is_ours {
+            to_client.write_all(&reason.answer(false)).await?;
         } else if reason == Reason::GaveWay {
             // Reset, so that the browser does not take what has come for the whole.
             return client.set_zero_linger();
@@ -176,7 +184,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     async fn hand_on(mut self, first: Forward, mut buffer: Vec<u8>, current: &Current<'_>) -> io::Result<()> {
         let mut request = first;
         loop {
-            current.begin(&request, self.destination, self.core);
             let head = match self.proxy {
                 None => request.for_server(),
                 Some(authorization) => request.for_proxy(self.destination, authorization.as_deref()),
@@ -189,6 +196,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                     if destination == *self.destination =>
                 {
                     self.core.count(Ok(()));
+                    current.begin(&next, self.destination, self.core);
                     next
                 }
                 // The end, or a request for another: the browser makes a new connection for that.
@@ -272,9 +280,11 @@ impl Current<'_> {
         self.is_of_safe.store(request.is_safe(), Ordering::Relaxed);
         let limit = if request.is_document { core.document_bytes() } else { u64::MAX };
         self.left.store(limit, Ordering::Relaxed);
-        if request.is_document {
-            *self.url.lock().unwrap_or_else(PoisonError::into_inner) = request.url(destination);
+        let document = request.is_document.then(|| request.url(destination));
+        if let Some(url) = &document {
+            core.refusals.forget(url);
         }
+        *self.url.lock().unwrap_or_else(PoisonError::into_inner) = document;
     }
 }
 
@@ -285,7 +295,8 @@ mod tests {
     use super::*;
     use crate::egress::{Egress, EgressOptions};
 
-    const PAGE: &str = "GET http://shop.test/ HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+    const PAGE: &str =
+        "GET http://shop.test/ HTTP/1.1\r\nHost: shop.test\r\nUpgrade-Insecure-Requests: 1\r\n\r\n";
     const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
     async fn connected() -> (TcpStream, TcpStream) {
@@ -296,10 +307,12 @@ mod tests {
     }
 
     /// What a browser gets that asks twice by way of a workflow's own proxy out in the internet, and what the guard
-    /// remembers of it.
-    async fn asked_through(proxy: impl AsyncFnOnce(TcpStream)) -> (String, Option<Reason>) {
+    /// remembers of the server and of the document, which was refused before.
+    async fn asked_through(proxy: impl AsyncFnOnce(TcpStream)) -> (String, [Option<Reason>; 2]) {
         let egress = Egress::start(EgressOptions::default()).unwrap();
         let gate = egress.own_gate().unwrap();
+        let refusals = &gate.core().refusals;
+        refusals.note("http://shop.test/", Reason::Refused);
         let ((mut browser, client), (stream, of_proxy)) = (connected().await, connected().await);
         let (head, _) = RequestHead::parse(PAGE.as_bytes()).unwrap().unwrap();
         let Wants::Forward(first) = head.wants else { panic!("{PAGE}") };
@@ -312,7 +325,7 @@ mod tests {
             proxy(of_proxy)
         );
         read.unwrap();
-        (answer, gate.core().refusals.last_of("shop.test:80"))
+        (answer, ["shop.test:80", "http://shop.test/"].map(|asked_for| refusals.last_of(asked_for)))
     }
 
     #[tokio::test]
@@ -328,7 +341,7 @@ mod tests {
         .await;
         for (answer, remembered) in [closes, reads_and_closes, refuses] {
             assert!(answer.contains("x-crawlify-egress: proxy"), "{answer}");
-            assert_eq!(remembered, Some(Reason::Proxy), "which a client without documents is told by");
+            assert_eq!(remembered, [Some(Reason::Proxy); 2], "which clients are told by");
         }
     }
 
@@ -342,11 +355,11 @@ mod tests {
             proxy.write_all(HELLO).await.unwrap();
         })
         .await;
-        assert!(used.0.ends_with("\r\n\r\nhello") && used.1.is_none(), "{used:?}");
+        assert!(used.0.ends_with("\r\n\r\nhello") && used.1 == [None; 2], "{used:?}");
         let bad_gateway = asked_through(async |mut proxy| {
             proxy.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         })
         .await;
-        assert!(bad_gateway.0.starts_with("HTTP/1.1 502") && bad_gateway.1.is_none(), "{bad_gateway:?}");
+        assert!(bad_gateway.0.starts_with("HTTP/1.1 502") && bad_gateway.1 == [None; 2], "{bad_gateway:?}");
     }
 }

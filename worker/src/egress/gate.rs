@@ -38,8 +38,6 @@ pub(super) struct Shared {
     pub(super) page: PageBounds,
     /// How long a browser's request may keep a connection from others.
     pub(super) patience: Duration,
-    /// What no page can know.
-    pub(super) secret: String,
 }
 
 /// What one page may load, all its parts included.
@@ -70,7 +68,7 @@ pub(super) struct Core {
     surplus: Surplus,
     /// Written by connections and by tabs that wait for documents, read by connections.
     pub(super) seats: Seats,
-    /// Written by connections, read by tabs whose page did not come.
+    /// Written by connections, read by tabs whose page did not come, or came with an error.
     pub(super) refusals: Refusals,
     /// How many documents were cut off. Written by connections, awaited by tabs.
     pub(super) cuts: watch::Sender<u64>,
@@ -118,16 +116,16 @@ impl Gate {
         self.core.cuts.subscribe()
     }
 
-    /// Whether what came from this URL was cut off, because it was more than a document may have.
-    pub(crate) fn was_too_large(&self, url: &Url) -> bool {
+    /// Why the document that was asked for last at this URL, in plain HTTP, is not its server's; `None` where it is.
+    pub(crate) fn why_no_document(&self, url: &Url) -> Option<Reason> {
         let mut url = url.clone();
         url.set_fragment(None);
-        self.core.refusals.last_of(url.as_str()) == Some(Reason::TooLarge)
+        self.core.refusals.last_of(url.as_str())
     }
 
-    /// Reads what the `meta` element of an answer of ours says.
-    pub(crate) fn read_answer(&self, content: &str) -> Option<Reason> {
-        Reason::read(content, &self.core.shared.secret)
+    /// Whether what came from this URL was cut off, because it was more than a document may have.
+    pub(crate) fn was_too_large(&self, url: &Url) -> bool {
+        self.why_no_document(url) == Some(Reason::TooLarge)
     }
 
     /// How many bytes a document may have.
@@ -223,10 +221,6 @@ impl Core {
             Way::Open => self.shared.dialler.connect(destination, None, tunnel).await,
             Way::Through(proxy) => self.shared.dialler.connect(destination, Some(proxy), tunnel).await,
         }
-    }
-
-    pub(super) fn answer(&self, reason: Reason, keep: bool) -> Vec<u8> {
-        reason.answer(&self.shared.secret, keep)
     }
 
     pub(super) fn document_bytes(&self) -> u64 {

@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 pub use args::{EgressArgs, EgressGuard};
 pub(crate) use gate::{Gate, PageBounds};
 pub use policy::{Allowed, Destination, NotAllowed, pinned};
-pub(crate) use reason::{HEADER, META, Reason};
+pub(crate) use reason::{HEADER, Reason};
 pub use traffic::Traffic;
 
 use dial::Dialler;
@@ -156,7 +156,6 @@ impl Egress {
             document_bytes,
             page: PageBounds { bytes: page_bytes, requests: page_requests },
             patience: options.patience,
-            secret: uuid::Uuid::new_v4().simple().to_string(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let closed = Gate::open(Arc::clone(&shared), Way::Closed, shared.patience, &tasks, &stop)?;

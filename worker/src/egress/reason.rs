@@ -1,16 +1,16 @@
 //! Why a request was not answered by its server but by us, and how the browser's side is told.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 
 /// The header that says so, for whoever sees headers.
 pub(crate) const HEADER: &str = "x-crawlify-egress";
-/// The name of the `meta` element that says so, for whoever sees the document.
-pub(crate) const META: &str = "crawlify-egress";
-/// How many tunnels that did not come about are remembered.
-const REMEMBERED: usize = 256;
+/// How many refusals are remembered: so many that a page that is refused one thing after the other does not have
+/// those of others forgotten before their tabs ask.
+const REMEMBERED: usize = 4096;
 
 /// Why a request was not answered by its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,20 +40,6 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 11] = [
-        Self::NotAllowed,
-        Self::NotResolved,
-        Self::Refused,
-        Self::TimedOut,
-        Self::Unreachable,
-        Self::NoNetwork,
-        Self::NoSocket,
-        Self::Proxy,
-        Self::TooLarge,
-        Self::GaveWay,
-        Self::NotUnderstood,
-    ];
-
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NotAllowed => "not_allowed",
@@ -116,12 +102,11 @@ impl Reason {
         }
     }
 
-    /// The answer to a request. `secret` is what a page cannot know, so that no server can say the same.
-    pub(super) fn answer(self, secret: &str, keep: bool) -> Vec<u8> {
+    /// The answer to a request. For the browser it is one of the origin that was asked, whose scripts may read it, and
+    /// whose server may say the same at any time. Nothing in it shows whose it is: that is remembered ([`Refusals`]).
+    pub(super) fn answer(self, keep: bool) -> Vec<u8> {
         let (name, sentence, status) = (self.as_str(), self.sentence(), self.status());
-        let body = format!(
-            "<!doctype html><meta name={META} content=\"{secret} {name}\"><title>{sentence}</title><p>{sentence}\n"
-        );
+        let body = format!("<!doctype html><title>{sentence}</title><p>{sentence}\n");
         let connection = if keep { "keep-alive" } else { "close" };
         format!(
             "HTTP/1.1 {status}\r\ncontent-type: text/html; charset=utf-8\r\ncache-control: no-store\r\n\
@@ -130,34 +115,44 @@ impl Reason {
         )
         .into_bytes()
     }
-
-    /// Reads what the `meta` element of an answer of ours says; `None` where it is none of ours.
-    pub(super) fn read(content: &str, secret: &str) -> Option<Self> {
-        let name = content.strip_prefix(secret)?.trim_start();
-        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
-    }
 }
 
-/// What was refused lately, by what was asked for: of a tunnel that does not come about, a browser tells its page
-/// nothing.
+/// What was refused lately, by what was asked for: everything by its host and port, because of a tunnel that does not
+/// come about a browser tells its page nothing; and documents in plain HTTP by their URLs besides.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<VecDeque<(String, Reason)>>);
+pub(super) struct Refusals {
+    /// Of what was asked for hashes are kept: pages choose how long their URLs are.
+    hashes: RandomState,
+    /// The oldest first.
+    latest: Mutex<VecDeque<(u64, Reason)>>,
+}
 
 impl Refusals {
-    pub(super) fn note(&self, asked_for: String, reason: Reason) {
-        let mut refusals = self.lock();
-        if refusals.len() >= REMEMBERED {
-            refusals.pop_front();
+    /// Remembers one. To be called before the browser is answered: whoever has the answer may ask.
+    pub(super) fn note(&self, asked_for: &str, reason: Reason) {
+        let mut latest = self.lock();
+        if latest.len() >= REMEMBERED {
+            latest.pop_front();
         }
-        refusals.push_back((asked_for, reason));
+        latest.push_back((self.hashes.hash_one(asked_for), reason));
+    }
+
+    /// Forgets why a document did not come, because it is asked for once more, and its server can be reached. Of
+    /// several that are asked for at one URL at once, the last decides for all that came with an error: which is whose
+    /// nobody can tell, and what is said was true of that URL. That one was too large stays known: its tab may not have
+    /// heard of it yet.
+    pub(super) fn forget(&self, asked_for: &str) {
+        let asked_for = self.hashes.hash_one(asked_for);
+        self.lock().retain(|(asked, reason)| *asked != asked_for || *reason == Reason::TooLarge);
     }
 
     pub(super) fn last_of(&self, asked_for: &str) -> Option<Reason> {
-        self.lock().iter().rev().find(|(asked, _)| asked == asked_for).map(|(_, reason)| *reason)
+        let asked_for = self.hashes.hash_one(asked_for);
+        self.lock().iter().rev().find(|(asked, _)| *asked == asked_for).map(|(_, reason)| *reason)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(String, Reason)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Reason)>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,26 +161,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_answer_of_ours_is_read_as_one() {
-        for reason in Reason::ALL {
-            let text = String::from_utf8(reason.answer("s3cret", true)).unwrap();
-            let content = text.split("content=\"").nth(1).unwrap().split('"').next().unwrap();
-            assert_eq!(Reason::read(content, "s3cret"), Some(reason));
-            assert_eq!(Reason::read(content, "another"), None);
+    fn an_answer_says_how_long_it_is_and_nothing_but_its_sentence() {
+        for reason in [Reason::NotAllowed, Reason::NoNetwork, Reason::GaveWay] {
+            let text = String::from_utf8(reason.answer(true)).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+            let sentence = reason.sentence();
+            assert_eq!(body, format!("<!doctype html><title>{sentence}</title><p>{sentence}\n"));
         }
     }
 
     #[test]
     fn what_was_refused_last_counts_and_the_oldest_is_forgotten() {
         let refusals = Refusals::default();
-        refusals.note("a:1".to_owned(), Reason::Refused);
-        refusals.note("a:1".to_owned(), Reason::NotAllowed);
+        refusals.note("a:1", Reason::Refused);
+        refusals.note("a:1", Reason::NotAllowed);
         assert_eq!(refusals.last_of("a:1"), Some(Reason::NotAllowed));
         for number in 0..REMEMBERED {
-            refusals.note(format!("b:{number}"), Reason::NotResolved);
+            refusals.note(&format!("b:{number}"), Reason::NotResolved);
         }
         assert_eq!(refusals.last_of("a:1"), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_once_more_is_forgotten_unless_it_was_too_large() {
+        let refusals = Refusals::default();
+        let (page, other) = ("http://a.test/", "http://a.test/other");
+        for reason in [Reason::NoNetwork, Reason::Refused] {
+            refusals.note(page, reason);
+            refusals.note(other, reason);
+        }
+        refusals.forget(page);
+        assert_eq!((refusals.last_of(page), refusals.last_of(other)), (None, Some(Reason::Refused)));
+        refusals.note(page, Reason::TooLarge);
+        refusals.forget(page);
+        assert_eq!(refusals.last_of(page), Some(Reason::TooLarge));
     }
 }

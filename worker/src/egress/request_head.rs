@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use url::Url;
+
 use super::policy::Destination;
 
 /// A longer head is none.
@@ -117,10 +119,10 @@ impl Forward {
         matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE")
     }
 
-    /// What is asked for, as a URL without a fragment.
+    /// What is asked for, as a URL without a fragment, in the form that [`Url`] gives what documents say of themselves.
     pub(super) fn url(&self, destination: &Destination) -> String {
-        let port = if destination.port == 80 { String::new() } else { format!(":{}", destination.port) };
-        format!("http://{}{port}{}", destination.host, self.path)
+        let url = format!("http://{destination}{}", self.path);
+        Url::parse(&url).map_or(url, String::from)
     }
 
     fn written(&self, before_path: &str, more: &[u8]) -> Vec<u8> {
@@ -158,6 +160,7 @@ mod tests {
              Upgrade-Insecure-Requests: 1\r\nProxy-Authorization: x\r\nUser-Agent: y\r\n\r\n",
         );
         assert_eq!((to.as_str(), forward.is_document, forward.is_safe()), ("shop.test:80", true, true));
+        assert_eq!(forward.url(&Destination::parse(&to, None).unwrap()), "http://shop.test/a?b");
         assert_eq!(
             String::from_utf8(forward.for_server()).unwrap(),
             "GET /a?b HTTP/1.1\r\nHost: shop.test\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\n\

@@ -9,6 +9,7 @@ mod loading;
 mod loads;
 mod memory;
 mod neighbours;
+mod refused;
 mod slow_statics;
 mod statics;
 mod steps;

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::egress::tests::{Server, ask, client, gate, get, hello};
-use crate::egress::{Egress, EgressOptions, Gate};
+use crate::egress::{Egress, EgressOptions, Gate, Reason};
 
 fn server(name: &str) -> Destination {
     Destination::parse(name, Some(80)).unwrap()
@@ -256,12 +256,14 @@ async fn six(server: &Server, patience: Duration) -> (Arc<Egress>, Arc<Gate>, Ve
 #[tokio::test]
 async fn a_request_that_gives_way_is_answered_by_the_guard() {
     let server = Server::start(|_| Vec::new()).await;
-    let (_egress, _gate, mut browser) = six(&server, Duration::from_millis(300)).await;
-    let request = get(&format!("http://{}/picture", server.address));
+    let (_egress, gate, mut browser) = six(&server, Duration::from_millis(300)).await;
+    let url = format!("http://{}/frame", server.address);
+    let request = get(&url).replace("Host: x", "Host: x\r\nUpgrade-Insecure-Requests: 1");
     let mut asked: FuturesUnordered<_> = browser.iter_mut().map(|stream| ask(stream, &request)).collect();
     let answer = asked.next().await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
     assert!(answer.contains("x-crawlify-egress: gave_way"), "{answer}");
+    assert_eq!(gate.why_no_document(&url::Url::parse(&url).unwrap()), Some(Reason::GaveWay));
 }
 
 #[tokio::test]
