@@ -9,6 +9,7 @@ mod loading;
 mod loads;
 mod memory;
 mod neighbours;
+mod socket_site;
 mod statics;
 mod steps;
 mod tls_site;
