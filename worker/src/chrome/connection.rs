@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::pending::Pending;
+use super::skipped::Skipped;
 
 /// The longest message that is taken; a longer one is skipped, so that no page can fill our memory.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
+pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// How many commands may wait for a browser that does not read.
 const OUTGOING_COMMANDS: usize = 1024;
 
@@ -43,6 +44,9 @@ struct Shared {
 pub(super) trait Listener: Send + Sync {
     /// Takes one event.
     fn event(&self, connection: &Connection, method: &str, params: &RawValue);
+
+    /// Takes that there was an event in a message of so many bytes, which is too long for more to be known.
+    fn skipped(&self, _connection: &Connection, _method: &str, _bytes: u64) {}
 }
 
 /// Why a call has no result.
@@ -218,8 +222,8 @@ impl Connection {
 
     async fn read(&self, reader: impl AsyncRead + Unpin) -> std::io::Result<()> {
         let mut reader = BufReader::with_capacity(64 << 10, reader);
-        let mut message = Vec::new();
-        let mut skipping = false;
+        let mut message: Vec<u8> = Vec::new();
+        let mut skipped: Option<Skipped> = None;
         loop {
             let available = reader.fill_buf().await?;
             if available.is_empty() {
@@ -227,22 +231,21 @@ impl Connection {
             }
             let end = available.iter().position(|&byte| byte == 0);
             let part = &available[..end.unwrap_or(available.len())];
-            if message.len() + part.len() > MAX_MESSAGE_BYTES {
-                skipping = true;
+            if skipped.is_none() && message.len() + part.len() > MAX_MESSAGE_BYTES {
+                skipped.insert(Skipped::default()).push(&message);
                 message = Vec::new();
             }
-            if !skipping {
-                message.extend_from_slice(part);
+            match &mut skipped {
+                Some(skipped) => skipped.push(part),
+                None => message.extend_from_slice(part),
             }
             let consumed = part.len() + usize::from(end.is_some());
             reader.consume(consumed);
             if end.is_some() {
-                if skipping {
-                    tracing::warn!("skipped a message of the browser that was too long");
-                } else {
-                    self.dispatch(&message);
+                match skipped.take() {
+                    Some(skipped) => self.skip(&skipped),
+                    None => self.dispatch(&message),
                 }
-                skipping = false;
                 message.clear();
                 message.shrink_to(1 << 20);
             }
@@ -263,13 +266,25 @@ impl Connection {
                 };
                 let _ = waiting.send(answer);
             }
-        } else if let (Some(method), Some(params)) = (incoming.method, incoming.params) {
-            let session = incoming.session.unwrap_or_default();
-            let listener = lock(&self.0.listeners).get(session.as_ref()).cloned();
-            if let Some(listener) = listener {
-                listener.event(self, &method, params);
-            }
+        } else if let (Some(method), Some(params)) = (incoming.method, incoming.params)
+            && let Some(listener) = self.listener(&incoming.session.unwrap_or_default())
+        {
+            listener.event(self, &method, params);
         }
+    }
+
+    /// An answer that is too long is awaited in vain.
+    fn skip(&self, skipped: &Skipped) {
+        tracing::warn!(bytes = skipped.bytes(), "skipped a message of the browser that was too long");
+        if let Some((method, session)) = skipped.event()
+            && let Some(listener) = self.listener(session)
+        {
+            listener.skipped(self, method, skipped.bytes());
+        }
+    }
+
+    fn listener(&self, session: &str) -> Option<Arc<dyn Listener>> {
+        lock(&self.0.listeners).get(session).cloned()
     }
 }
 
@@ -373,23 +388,5 @@ mod tests {
         let called = connection.call(None, &CloseParams {}, deadline).await;
         assert!(matches!(called, Err(CallError::Timeout)));
         assert!(lock(&connection.0.waiting).as_ref().unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_message_that_is_too_long_is_skipped() {
-        let (connection, mut browser, _tasks) = connected();
-        let params = GetVersionParams {};
-        let answer = async {
-            let command = next_command(&mut browser).await;
-            let junk = vec![b'x'; 1 << 20];
-            for _ in 0..=MAX_MESSAGE_BYTES / junk.len() {
-                browser.write_all(&junk).await.unwrap();
-            }
-            let result = format!("\0{{\"id\":{},\"result\":{VERSION}}}\0", command["id"]);
-            browser.write_all(result.as_bytes()).await.unwrap();
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let (called, ()) = tokio::join!(connection.call(None, &params, deadline), answer);
-        assert_eq!(called.unwrap().product, "P/1");
     }
 }

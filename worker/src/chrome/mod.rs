@@ -5,7 +5,7 @@
 //! `browser` alive (`find`, `launch`, `flags`, `profile`), `tabs` hands out its tabs (`attach` opens them, `block` keeps
 //! from them what is not to be loaded, `viewport` has little of them painted), `tab` works with one of them
 //! (`page_state`, `page_load`, `call`, `describe`, `guarded`, `run`, `failure`), `static_lane` reads pages that need no tab of their own, and all of it talks over
-//! `connection`.
+//! `connection` (`pending`, `skipped`).
 
 mod act;
 mod attach;
@@ -34,6 +34,7 @@ mod profile;
 mod run;
 mod sent_headers;
 mod shared_workers;
+mod skipped;
 mod static_lane;
 mod supervisor;
 mod tab;

@@ -22,6 +22,8 @@ use crate::egress::{Gate, Traffic};
 /// What is of one page alone. Service workers and shared workers are not: their loads would be every page's of the site
 /// (`shared_workers`).
 const PARTS: [&str; 2] = ["worker", "iframe"];
+/// A socket has received a whole message.
+const RECEIVED_BY_SOCKET: &str = "Network.webSocketFrameReceived";
 
 /// What a page has too much of, with the bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +134,7 @@ impl PageLoad {
                 }
             }
             // With what was received in it.
-            "Network.webSocketFrameReceived" => {
+            RECEIVED_BY_SOCKET => {
                 self.count(connection, |count| count.bytes += params.get().len() as u64);
             }
             "Target.attachedToTarget" => {
@@ -149,6 +151,14 @@ impl PageLoad {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Takes that there was an event of the tab, or of one of its workers and frames, that was too long to be taken
+    /// itself. It counts if a socket received it: others so long have in them what the page wrote itself.
+    pub(super) fn skipped(&self, connection: &Connection, method: &str, bytes: u64) {
+        if method == RECEIVED_BY_SOCKET {
+            self.count(connection, |count| count.bytes += bytes);
         }
     }
 
@@ -191,6 +201,10 @@ impl PageLoad {
 impl Listener for Part {
     fn event(&self, connection: &Connection, method: &str, params: &RawValue) {
         self.0.hear(connection, method, params);
+    }
+
+    fn skipped(&self, connection: &Connection, method: &str, bytes: u64) {
+        self.0.skipped(connection, method, bytes);
     }
 }
 

@@ -268,6 +268,10 @@ impl Listener for PageEvents {
             _ => self.load.hear(connection, method, params),
         }
     }
+
+    fn skipped(&self, connection: &Connection, method: &str, bytes: u64) {
+        self.load.skipped(connection, method, bytes);
+    }
 }
 
 impl PageState {

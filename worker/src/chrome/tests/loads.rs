@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::bench::{Bench, one, options, read_all, run, session, soon, wait_for};
+use super::socket_site::socket_site;
 use super::tls_site::self_signed_site;
 use crate::chrome::ChromeOptions;
 use crate::chrome::driver::{Driver, Session, Tab, TabError};
@@ -106,6 +107,16 @@ async fn a_page_that_loads_without_end_fails_for_good_and_its_neighbours_do_not(
         bench.load(&mut neighbour, "/plain").await.unwrap();
         neighbour.release().await;
     }
+}
+
+#[tokio::test]
+async fn messages_of_sockets_count_although_they_are_too_long_to_be_taken() {
+    let bench = bench().await;
+    let (url, _server) = socket_site().await;
+    let mut tab = bench.open().await;
+    let error = stay(&mut tab, &url).await;
+    assert_eq!(error.failure.class, ErrorClass::TooLarge, "{error}");
+    assert!(error.failure.message.contains(&format!("more than {BYTES} bytes")), "{error}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod memory;
 mod neighbours;
 mod refused;
 mod slow_statics;
+mod socket_site;
 mod statics;
 mod steps;
 mod tls_site;
