@@ -29,7 +29,8 @@ const fn page(name: &'static str, body: &'static str) -> Vector {
     Vector { name, way: Way::Staying(body) }
 }
 
-/// Every vector.
+/// Every vector that ends with a connection or a datagram to an address. What only looks a name up reaches no
+/// canary, guard or no guard: that is what [`super::NameServer`] is for.
 pub const VECTORS: &[Vector] = &[
     vector("top_level", Way::Address("http://{canary}/")),
     vector("top_level_https", Way::Address("https://{canary}/")),
@@ -149,14 +150,13 @@ pub const VECTORS: &[Vector] = &[
         "<script type=speculationrules>{\"prefetch\": [{\"urls\": [\"http://{canary}/\"], \"eagerness\": \"immediate\"}]}</script>",
     ),
     page("preconnect", "<link rel=preconnect href='http://{canary}/'>"),
-    page("dns_prefetch", "<link rel=dns-prefetch href='http://{canary}/'>"),
 ];
 
 /// Those that reach nothing in the headless shell, guard or no guard, in the order of the table: popups never open there, without a
 /// window there is no place for an icon, and nothing is connected to ahead of its time.
 pub const DEAD_IN_HEADLESS_SHELL: &[&str] =
-    &["popup", "form_post_blank", "link_blank", "favicon", "preconnect", "dns_prefetch"];
+    &["popup", "form_post_blank", "link_blank", "favicon", "preconnect"];
 
 /// Those that reach nothing in the full browser, guard or no guard, as it was seen in Chromium 156; our flags forbid its pings.
 pub const DEAD_IN_FULL_BROWSER: &[&str] =
-    &["video", "audio", "link_ping", "speculation_prefetch", "preconnect", "dns_prefetch"];
+    &["video", "audio", "link_ping", "speculation_prefetch", "preconnect"];

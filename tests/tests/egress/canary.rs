@@ -118,34 +118,31 @@ async fn what_is_read_without_a_tab_goes_through_the_guard_too() {
     }
 }
 
-/// What listens on a worker's own machine, as a rule, and what would be asked of it.
-const OWN_SERVICES: [(&str, &str); 4] = [
-    ("RabbitMQ", "/"),
-    ("Postgres", "/"),
-    ("the API", "/api/v1/workflows"),
-    ("DevTools", "/json/new?http://localhost/"),
-];
+/// What would be asked of RabbitMQ or Postgres, of the API, and of DevTools, which listen on a worker's own machine
+/// as a rule. None of them does here: the guard judges an address and a port, whoever listens there, so a canary
+/// stands for all.
+const PATHS: [&str; 3] = ["/", "/api/v1/workflows", "/json/new?http://localhost/"];
 /// By which of the vectors a page would ask.
 const WAYS: [&str; 4] = ["fetch_no_cors", "form_post_frame", "websocket", "form_localhost"];
 
 #[tokio::test]
-async fn services_of_the_workers_own_machine_are_reached_without_the_guard_only() {
+async fn a_port_of_the_workers_own_machine_is_reached_without_the_guard_only() {
     let ways: Vec<_> = VECTORS.iter().filter(|vector| WAYS.contains(&vector.name)).collect();
     assert_eq!(ways.len(), WAYS.len());
-    for (service, path) in OWN_SERVICES {
-        for is_guarded in [false, true] {
-            let site = HostileSite::start().await;
-            let browser = Browser::behind(is_guarded.then(|| allowing(&site))).await;
+    for is_guarded in [false, true] {
+        let site = HostileSite::start().await;
+        let browser = Browser::behind(is_guarded.then(|| allowing(&site))).await;
+        for path in PATHS {
             // It answers anything as a page, so that whoever gets so far goes on.
             let canary = Canary::start().await;
-            let visited = browser.visit(&format!("http://{}{path}", canary.address), async || ()).await;
-            let failed = visited.err().map(|failure| failure.class);
-            assert_eq!(failed, is_guarded.then_some(ErrorClass::SsrfBlocked), "{service}");
-            assert_eq!(canary.hits() > 0, !is_guarded, "{service} by its address");
-            let tried = stream::iter(&ways).map(|way| try_one(&browser, &site, way)).buffered(AT_ONCE);
-            for tried in tried.collect::<Vec<_>>().await {
-                assert_eq!(tried.hits > 0, !is_guarded, "{service} by {}", tried.vector.name);
-            }
+            let url = format!("http://{}{path}", canary.address);
+            let failed = browser.visit(&url, async || ()).await.err().map(|failure| failure.class);
+            assert_eq!(failed, is_guarded.then_some(ErrorClass::SsrfBlocked), "{path}");
+            assert_eq!(canary.hits() > 0, !is_guarded, "{path} by its address");
+        }
+        let tried = stream::iter(&ways).map(|way| try_one(&browser, &site, way)).buffered(AT_ONCE);
+        for tried in tried.collect::<Vec<_>>().await {
+            assert_eq!(tried.hits > 0, !is_guarded, "by {}", tried.vector.name);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod canary;
 mod names;
 mod own_addresses;
+mod own_names;
 mod program;
 
 use std::sync::Arc;

@@ -1,0 +1,146 @@
+//! What the machine's own name server hears of: no name that a page plants, as the guard alone resolves those; and
+//! what the guard makes of a name there that is an alias.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::response::{Html, IntoResponse};
+use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_worker::egress::EgressOptions;
+use crawlify_worker::egress::resolve::Resolver;
+use harness::answering_site::{AnsweringSite, text};
+use harness::hostile::{Alias, Canary, NameServer};
+use harness::wait::wait_for;
+
+use super::Browser;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the names of a page end with. Before it comes the way by which it has one looked up.
+const PLANTED: &str = ".planted.test";
+/// By which elements a page has names looked up without the guard, in whatever browser.
+const LOOKED_UP: [(&str, &str); 4] = [
+    ("picture", "<img src='http://picture.planted.test/'>"),
+    ("frame", "<iframe src='http://frame.planted.test/'></iframe>"),
+    ("request", "<script>fetch('http://request.planted.test/', { mode: 'no-cors' })</script>"),
+    ("socket", "<script>new WebSocket('ws://socket.planted.test/')</script>"),
+];
+/// By which it may: what a browser does with them is its own affair, and is printed, and not held to anything.
+const MAY_BE_LOOKED_UP: [(&str, &str); 5] = [
+    ("prefetch", "<link rel=dns-prefetch href='http://prefetch.planted.test/'>"),
+    ("preconnect", "<link rel=preconnect href='http://preconnect.planted.test/'>"),
+    ("link", "<a href='http://link.planted.test/'>x</a>"),
+    (
+        "stun",
+        "<script>const s = new RTCPeerConnection({ iceServers: [{ urls: 'stun:stun.planted.test:3478' }] });\
+         s.createDataChannel('x'); s.createOffer().then((o) => s.setLocalDescription(o))</script>",
+    ),
+    (
+        "turn",
+        "<script>const t = new RTCPeerConnection({ iceServers: [{ urls: 'turn:turn.planted.test:3478?transport=tcp',\
+         username: 'x', credential: 'x' }] }); t.createDataChannel('x');\
+         t.createOffer().then((o) => t.setLocalDescription(o))</script>",
+    ),
+];
+/// When the page says that it is done, and who is asked then.
+const DONE: &str = "<script>setTimeout(() => fetch('/done'), 1500)</script>";
+
+const ALIAS: Alias =
+    Alias { name: "alias.planted.test", target: "inside.planted.test", address: Ipv4Addr::new(127, 0, 0, 2) };
+
+/// Knows no name, and notes for which it was asked.
+#[derive(Debug, Default)]
+struct KnowsNone(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Resolver for KnowsNone {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        self.0.lock().unwrap().push(name.to_owned());
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+/// Visits a page that plants every name, until it says that it is done.
+async fn visit_planted(browser: &Browser) {
+    let elements: String = LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP).map(|(_, element)| *element).collect();
+    let page = format!("<!doctype html><link rel=icon href='data:,'>{DONE}{elements}");
+    let site = AnsweringSite::start(move |_, path| match path {
+        "/" => Html(page.clone()).into_response(),
+        _ => text(""),
+    })
+    .await;
+    let url = site.url("/");
+    let visited = browser.visit(&url, async || {
+        wait_for("the page is done", PATIENCE, async || site.asked_for("/done") > 0).await;
+    });
+    visited.await.unwrap();
+}
+
+fn has_asked(names: &[String], way: &str) -> bool {
+    let planted = format!("{way}{PLANTED}");
+    names.contains(&planted)
+}
+
+#[test]
+fn no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server() {
+    let name = "egress::own_names::no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server";
+    let Some(_network) = NameServer::enter(name) else { return };
+    run(async {
+        let server = NameServer::start(&[]).await;
+        let resolver = Arc::new(KnowsNone::default());
+        let options = EgressOptions {
+            resolver: Arc::clone(&resolver) as Arc<dyn Resolver>,
+            ..EgressOptions::allowing(&["127.0.0.1"]).unwrap()
+        };
+        let guarded = Browser::behind(Some(options)).await;
+        visit_planted(&guarded).await;
+        drop(guarded);
+        let asked_of_guard = resolver.0.lock().unwrap().clone();
+        for (way, _) in LOOKED_UP {
+            assert!(has_asked(&asked_of_guard, way), "{way}: the guard was asked for {asked_of_guard:?}");
+        }
+        let leaked: Vec<_> = server.asked().into_iter().filter(|name| name.contains(PLANTED)).collect();
+        assert!(leaked.is_empty(), "these were asked for past the guard: {leaked:?}");
+
+        // Without the guard the same page has the same server asked.
+        let free = Browser::behind(None).await;
+        visit_planted(&free).await;
+        wait_for("the names are asked for", PATIENCE, async || {
+            let asked = server.asked();
+            LOOKED_UP.iter().all(|(way, _)| has_asked(&asked, way))
+        })
+        .await;
+        let asked = server.asked();
+        for (way, _) in LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP) {
+            eprintln!("{} {way}", if has_asked(&asked, way) { "live" } else { "dead" });
+        }
+    });
+}
+
+#[test]
+fn an_alias_of_a_name_that_is_inside_leads_nowhere() {
+    let name = "egress::own_names::an_alias_of_a_name_that_is_inside_leads_nowhere";
+    let Some(_network) = NameServer::enter(name) else { return };
+    run(async {
+        let server = NameServer::start(&[ALIAS]).await;
+        for is_guarded in [true, false] {
+            let canary = Canary::at(&format!("{}:0", ALIAS.address)).await;
+            let allowed = if is_guarded { "127.0.0.1" } else { "0.0.0.0/0" };
+            // With the system's own resolver.
+            let browser = Browser::behind(Some(EgressOptions::allowing(&[allowed]).unwrap())).await;
+            let url = format!("http://{}:{}/", ALIAS.name, canary.address.port());
+            let failed = browser.visit(&url, async || ()).await.err().map(|failure| failure.class);
+            assert_eq!(failed, is_guarded.then_some(ErrorClass::SsrfBlocked));
+            assert_eq!(canary.hits() > 0, !is_guarded);
+        }
+        assert!(server.asked().iter().any(|name| name == ALIAS.name), "{:?}", server.asked());
+    });
+}
