@@ -111,12 +111,9 @@ async fn a_page_that_hangs_uses_no_processor_once_its_time_is_over() {
     while is_busy(&bench).await {
         assert!(ended.elapsed() < Duration::from_secs(4), "it goes on");
     }
-    // Whoever lets go of the tab later finds it closed.
-    let browser = bench.driver.current_browser().unwrap();
-    assert_eq!(browser.tabs.opener().closed(), 1);
+    assert!(bench.driver.current_browser().unwrap().tabs.opener().is_closing());
     let after = read_within(&bench, &small, &program, Duration::from_secs(20)).await;
     assert!(matches!(after, Static::Read { .. }), "{after:?}");
-    assert_eq!(browser.tabs.opener().closed(), 1);
 }
 
 #[tokio::test]
