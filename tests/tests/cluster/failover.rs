@@ -36,6 +36,7 @@ const HEARD: &str = "UPDATE workers SET heartbeat_at = now() + interval '1 hour'
 const LAGS: &str = "UPDATE workers SET heartbeat_at = now() - interval '1 hour';
     UPDATE url_queue SET status = 'queued', queued_at = now() - interval '1 hour', requeues = 0
     WHERE status <> 'processing'";
+const IN_HAND: &str = "SELECT count(*) FROM url_queue WHERE status = 'processing'";
 const HAS_BEEN_LOOKED_AT: &str = "SELECT count(*) FROM url_queue WHERE requeues > 0";
 
 #[tokio::test]
@@ -77,6 +78,39 @@ async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_e
             .unwrap();
     assert_eq!(before, 0, "what was completed before is not known any more, and was executed again");
     assert_eq!(fleet.number(CHARGED).await, 0, "nobody was given up");
+    let [one, other] = workers;
+    fleet.close([one, other, coordinator], execution, Some(calm)).await;
+}
+
+/// It has pages as in hand that have long been recorded: no message speaks of them any more, and no worker holds them.
+#[tokio::test]
+async fn a_standby_that_missed_the_end_of_pages_in_hand_is_told_and_they_are_executed_again_at_once() {
+    let primary = PrivatePostgres::start(&Options::default()).await.unwrap();
+    let (proxy, server) = FaultProxy::before_postgres(&primary.url()).await;
+    let database = TestDatabase::on(&server).await;
+    let fleet = Fleet::on(database, env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let calm = fleet.calm_crawl().await;
+    let standby = Standby::of(&primary).await.unwrap();
+    let coordinator = fleet.start("coordinator", None);
+    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "100"]));
+    let execution = fleet.execute(&[1], None).await;
+    fleet.completed(50).await;
+    standby.catch_up(&primary).await.unwrap();
+    standby.cut_off().await.unwrap();
+    let options = PgConnectOptions::from_str(fleet.database_url().expose()).unwrap();
+    let there = PgConnectOptions::from_str(standby.url().expose()).unwrap();
+    let mut there = there.database(options.get_database().unwrap()).connect().await.unwrap();
+    assert!(number(&mut there, IN_HAND).await > 0, "it has none in hand");
+    // Those in hand are among these.
+    fleet.completed(130).await;
+
+    drop(primary);
+    standby.take_over().await.unwrap();
+    proxy.lead_to_postgres(&standby.url());
+    wait_for("the standby answers", WITHIN, async || fleet.store.execution(execution).await.is_ok()).await;
+    // Their leases are five minutes long.
+    fleet.ended(execution).await;
+    assert_eq!(fleet.number(CHARGED).await, 0, "nobody was given up, and nothing was held for too long");
     let [one, other] = workers;
     fleet.close([one, other, coordinator], execution, Some(calm)).await;
 }

@@ -1,7 +1,11 @@
 //! A worker that is killed with pages in its hands.
 
+use std::time::Duration;
+
 use crawlify_shared::crash::CrashPoint;
+use harness::fault_proxy::FaultProxy;
 use harness::fleet::{died, stop};
+use harness::wait::wait_for;
 use rustix::process::Signal;
 
 use super::{Left, assert_untouched, completed, fleet, kill};
@@ -76,7 +80,7 @@ async fn a_worker_killed_before_it_says_goodbye_keeps_nothing_from_the_others() 
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start("coordinator", None);
     let mut victim = fleet.start("worker", Some(&kill(CrashPoint::AfterDrainBeforeRetire, 1)));
-    victim.says("the worker is ready", std::time::Duration::from_secs(60)).await;
+    victim.says("the worker is ready", Duration::from_secs(60)).await;
     let execution = fleet.execute(&[1], None).await;
     fleet.wait("some pages are completed", "SELECT (count(*) > 200)::int::int8 FROM url_queue").await;
     victim.signal(Signal::TERM);
@@ -107,6 +111,27 @@ async fn a_worker_killed_while_its_record_is_being_written_neither_loses_nor_dou
     died(victim).await;
     let worker = fleet.start("worker", None);
     fleet.ended(execution).await;
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+/// What it has asked stays unanswered, and its other connections hang as well; a new one is answered.
+#[tokio::test]
+async fn a_worker_whose_database_falls_silent_without_a_word_goes_on_with_other_connections() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let (proxy, database) = FaultProxy::before_postgres(&fleet.database_url()).await;
+    let coordinator = fleet.start("coordinator", None);
+    let worker = fleet.start_at("worker", None, &database, &fleet.vhost.url());
+    let execution = fleet.execute(&[1], None).await;
+    fleet.completed(20).await;
+    proxy.abandon();
+    // Its heart asks elsewhere within seconds, so that nothing is taken from it; the rest is given up after 35 s.
+    let ended = "SELECT (count(*) = 2)::int::int8 FROM workflow_executions WHERE status = 'completed'";
+    wait_for("its claims and records ask elsewhere", Duration::from_secs(100), async || {
+        fleet.number(ended).await == 1
+    })
+    .await;
+    assert_eq!(fleet.number("SELECT sum(worker_faults)::int8 FROM url_queue").await, 0);
     fleet.close([worker, coordinator], execution, Some(calm)).await;
 }
 

@@ -23,6 +23,7 @@ mod rescue;
 mod retry;
 mod retry_budgets;
 mod schedules;
+mod takeover;
 mod unreachable;
 
 use std::time::Duration;
