@@ -94,6 +94,15 @@ impl OwnNetwork {
         ip(&["link", "del", CABLE]);
     }
 
+    /// An address comes and goes that nobody uses, and every program here is told.
+    ///
+    /// # Panics
+    /// It is there already.
+    pub fn gain_and_lose_an_address(&self) {
+        ip(&["address", "add", "10.255.255.2/32", "dev", "lo"]);
+        ip(&["address", "del", "10.255.255.2/32", "dev", "lo"]);
+    }
+
     /// From now on programs within can listen at addresses that are nobody's there.
     ///
     /// # Panics

@@ -44,6 +44,8 @@ enum Outage {
     NoWay,
     /// Packets vanish without a word.
     Silence,
+    /// All stays as it is, but that addresses of this machine's come and go, as those of containers do.
+    Changes,
 }
 
 /// A crawl that went through an outage and has ended.
@@ -94,6 +96,13 @@ fn a_silent_network_of_a_single_host_is_taken_for_the_host_and_its_pages_outlast
     });
 }
 
+#[test]
+fn addresses_that_come_and_go_cost_no_page_and_no_host_anything() {
+    let name = "cluster::network::addresses_that_come_and_go_cost_no_page_and_no_host_anything";
+    let Some(network) = OwnNetwork::enter(name, &HOSTS) else { return };
+    run(nobody_pays(network, &HOSTS, Outage::Changes));
+}
+
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(test);
@@ -141,17 +150,25 @@ async fn crawl(network: OwnNetwork, hosts: &[Ipv4Addr], outage: Outage) -> Crawl
     let program = Program::start(command);
     let is_at_work = |asked: &Arc<AtomicUsize>| asked.load(Ordering::Relaxed) > PAGES / 4;
     wait_for("the crawl is at work", WITHIN, async || asked.iter().all(is_at_work)).await;
+    let pages = hosts.len() * PAGES;
+    let asked = || asked.iter().map(|asked| asked.load(Ordering::Relaxed)).sum::<usize>();
     match outage {
         Outage::NoWay => network.take_away(),
         Outage::Silence => network.fall_silent(),
+        Outage::Changes => {
+            while asked() < pages {
+                network.gain_and_lose_an_address();
+            }
+        }
     }
-    tokio::time::sleep(AWAY).await;
-    let pages = hosts.len() * PAGES;
-    let meanwhile: usize = asked.iter().map(|asked| asked.load(Ordering::Relaxed)).sum();
-    assert!(meanwhile < pages, "the crawl was over before");
+    if !matches!(outage, Outage::Changes) {
+        tokio::time::sleep(AWAY).await;
+        assert!(asked() < pages, "the crawl was over before");
+    }
     match outage {
         Outage::NoWay => network.give_back(),
         Outage::Silence => network.speak_again(),
+        Outage::Changes => {}
     }
     let ended = program.end(WITHIN).await.with_code(0);
     assert_eq!(scratch.leftovers(), [""; 0]);

@@ -192,6 +192,7 @@ mod tests {
             ("net::ERR_CONNECTION_REFUSED", ErrorClass::Connect),
             ("net::ERR_CONNECTION_TIMED_OUT", ErrorClass::Connect),
             ("net::ERR_INTERNET_DISCONNECTED", ErrorClass::NoNetwork),
+            ("net::ERR_NETWORK_CHANGED", ErrorClass::NoNetwork),
             ("net::ERR_EMPTY_RESPONSE", ErrorClass::ConnectionLost),
             ("net::ERR_HTTP2_PROTOCOL_ERROR", ErrorClass::ConnectionLost),
             ("net::ERR_CERT_AUTHORITY_INVALID", ErrorClass::Tls),
