@@ -10,7 +10,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::memory::{Process, processes};
+use super::memory::{Process, Weights, processes};
 use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
@@ -42,6 +42,8 @@ const PARKED_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Browser {
     pub(super) launched: Launched,
     pub(super) tabs: Arc<Tabs>,
+    /// What this one and those beside it weigh.
+    weights: Weights,
     /// Navigations begun. Written by tabs, read by the supervisor.
     pages: AtomicU64,
     /// Pages read without being rendered, which wear a browser out far less.
@@ -58,7 +60,8 @@ pub(super) struct Upkeep {
     pub(super) pages: u64,
     /// It is replaced after this long.
     pub(super) age: Duration,
-    /// It is replaced when it uses more bytes of memory than this, and killed when it uses a quarter more.
+    /// It is replaced when it uses more bytes of memory than this. A quarter more is what it may use
+    /// together with those that it replaced: beyond that one is killed.
     pub(super) memory: u64,
     /// A process of pages is killed when it uses more bytes of memory than this: a document that is small on its way may be as large
     /// as it likes when it is unpacked.
@@ -84,12 +87,14 @@ impl Browser {
         launched: Launched,
         limits: TabLimits,
         egress: Option<Arc<Egress>>,
+        weights: Weights,
     ) -> Result<Self, LaunchFailure> {
         let deadline = Instant::now() + PREPARATION_PATIENCE;
         match Tabs::start(launched.connection.clone(), limits, egress, deadline).await {
             Ok(tabs) => Ok(Self {
                 launched,
                 tabs,
+                weights,
                 pages: AtomicU64::new(0),
                 reads: AtomicU64::new(0),
                 not_opened: AtomicU64::new(0),
@@ -148,6 +153,7 @@ impl Browser {
     /// without it.
     async fn watch_memory(&self, upkeep: Upkeep) -> WatchEnd {
         let mut spared: Option<(i32, Instant)> = None;
+        let place = self.weights.place(self.launched.id(), upkeep.until_lost);
         loop {
             tokio::time::sleep(WEIGH_EVERY.min(upkeep.ping_every)).await;
             let processes = processes(self.launched.id());
@@ -175,8 +181,8 @@ impl Browser {
                 }
                 continue;
             }
-            if bytes > upkeep.memory.saturating_add(upkeep.memory / 4) {
-                return WatchEnd::Lost("it used far too much memory");
+            if place.has_to_go(bytes, upkeep.memory.saturating_add(upkeep.memory / 4)) {
+                return WatchEnd::Lost("far too much memory was used");
             }
             if bytes > upkeep.memory && !upkeep.until_lost {
                 return WatchEnd::Retired("memory");

@@ -18,6 +18,7 @@ use super::driver::{DomProgram, Driver, Session, Static, Tab, TabError};
 use super::failure;
 use super::find::{FindBrowserError, find_browser_or};
 use super::launch::{Confinement, LaunchOptions};
+use super::memory::Weights;
 use super::profile::ProfileFolders;
 use super::supervisor::{Current, Supervisor};
 use super::tab::ChromeTab;
@@ -44,8 +45,9 @@ pub struct ChromeOptions {
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
     pub browser_age: Duration,
-    /// A browser is replaced when its processes together use more memory than this, in bytes, and killed when they use a
-    /// quarter more. What they share is not counted.
+    /// A browser is replaced when its processes together use more memory than this, in bytes. A quarter more is what it
+    /// may use together with those that it replaced and that still end their last pages: beyond that one is killed, of
+    /// these first. What processes share is not counted.
     pub browser_memory: u64,
     /// A process in which pages live is killed when it uses more memory than this, in bytes; its pages end as `tab_crash`. Where
     /// it is one of a frame or a worker, the browser is killed.
@@ -153,6 +155,7 @@ impl ChromeDriver {
                 ping_every: options.ping_every,
                 until_lost: false,
             },
+            weights: Weights::default(),
             profiles,
             confinements: Confinement::choices(),
             current: current.clone(),

@@ -1,7 +1,8 @@
-//! How much memory a browser uses, with all its processes. Reads /proc alone.
+//! How much memory a browser uses, with all its processes, and which of several has to go. Reads /proc alone.
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -11,6 +12,25 @@ pub(super) struct Process {
     pub(super) pid: i32,
     /// The memory that it has for itself: not its program, and not what it maps of files.
     pub(super) bytes: u64,
+}
+
+/// What the browsers of one driver weigh. They share what there is: one that is being replaced ends its last pages
+/// beside the next one, and the machine does not grow meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Weights(Arc<Mutex<HashMap<i32, Weight>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    bytes: u64,
+    is_retired: bool,
+}
+
+/// A browser among [`Weights`], until this is dropped. Written by who watches over it, read by who watches over others.
+#[derive(Debug)]
+pub(super) struct Place {
+    weights: Weights,
+    pid: i32,
+    is_retired: bool,
 }
 
 /// A process and its descendants. None where the system does not say.
@@ -53,6 +73,37 @@ impl Process {
     }
 }
 
+impl Weights {
+    /// A place for a browser that is watched over from now on.
+    pub(super) fn place(&self, pid: i32, is_retired: bool) -> Place {
+        Place { weights: self.clone(), pid, is_retired }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Weight>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Notes what the browser weighs, and tells whether it has to go, as all of them together have more than `most`.
+    /// First goes one that has more than that alone, then the heaviest of those that are retired. One at a time, as
+    /// each costs pages.
+    pub(super) fn has_to_go(&self, bytes: u64, most: u64) -> bool {
+        let mut weights = self.weights.lock();
+        weights.insert(self.pid, Weight { bytes, is_retired: self.is_retired });
+        let together: u64 = weights.values().map(|weight| weight.bytes).sum();
+        let first =
+            weights.iter().max_by_key(|(_, weight)| (weight.bytes > most, weight.is_retired, weight.bytes));
+        together > most && first.is_some_and(|(pid, _)| *pid == self.pid)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.weights.lock().remove(&self.pid);
+    }
+}
+
 /// A number in the text of `status`.
 fn field(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -71,5 +122,30 @@ mod tests {
         let taken = vec![1_u8; 64 << 20];
         assert!(bytes() >= before + (48 << 20), "{} bytes taken", taken.len());
         assert!(processes(i32::MAX).is_empty());
+    }
+
+    #[test]
+    fn of_browsers_that_have_too_much_together_retired_ones_go_first_and_one_at_a_time() {
+        let weights = Weights::default();
+        let (light, heavy) = (weights.place(1, true), weights.place(2, true));
+        let current = weights.place(3, false);
+        assert!(!light.has_to_go(30, 100) && !heavy.has_to_go(40, 100) && !current.has_to_go(30, 100));
+        assert!(!current.has_to_go(50, 100) && !light.has_to_go(30, 100));
+        assert!(heavy.has_to_go(40, 100));
+        drop(heavy);
+        assert!(!light.has_to_go(30, 100), "what is gone weighs nothing");
+        assert!(!current.has_to_go(90, 100));
+        assert!(light.has_to_go(30, 100));
+        drop(light);
+        assert!(!current.has_to_go(90, 100) && current.has_to_go(101, 100));
+    }
+
+    #[test]
+    fn a_browser_that_has_too_much_alone_goes_before_a_retired_one() {
+        let weights = Weights::default();
+        let (retired, current) = (weights.place(1, true), weights.place(2, false));
+        assert!(!retired.has_to_go(30, 100));
+        assert!(current.has_to_go(101, 100));
+        assert!(!retired.has_to_go(30, 100));
     }
 }

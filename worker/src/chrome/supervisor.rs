@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::browser::{Browser, Upkeep, WatchEnd};
 use super::launch::{Confinement, LaunchFailure, LaunchOptions, launch};
+use super::memory::Weights;
 use super::profile::ProfileFolders;
 use super::tabs::TabLimits;
 use crate::egress::Egress;
@@ -37,6 +38,8 @@ pub(super) struct Supervisor {
     pub(super) egress: Option<Arc<Egress>>,
     pub(super) tabs: TabLimits,
     pub(super) upkeep: Upkeep,
+    /// Of the current browser and of those that it replaces.
+    pub(super) weights: Weights,
     pub(super) profiles: ProfileFolders,
     pub(super) confinements: Vec<Confinement>,
     pub(super) current: Arc<Current>,
@@ -47,7 +50,8 @@ impl Supervisor {
     /// Launches one browser.
     pub(super) async fn launch(&mut self) -> Result<Arc<Browser>, LaunchFailure> {
         let launched = launch(&self.options, &self.profiles, &mut self.confinements).await?;
-        Ok(Arc::new(Browser::start(launched, self.tabs, self.egress.clone()).await?))
+        let (egress, weights) = (self.egress.clone(), self.weights.clone());
+        Ok(Arc::new(Browser::start(launched, self.tabs, egress, weights).await?))
     }
 
     /// Keeps a browser alive until told to stop, then closes all that still run.
@@ -129,6 +133,8 @@ async fn drain(browser: Arc<Browser>, next: Option<Arc<Browser>>, upkeep: Upkeep
             () = browser.tabs.unused() => {}
             end = browser.watch_over(upkeep) => {
                 tracing::warn!(?end, browser.pid = browser.launched.id(), "a retired browser was lost with its last pages");
+                // At once: it may have the memory that the next one needs.
+                browser.launched.kill();
             }
         }
     };

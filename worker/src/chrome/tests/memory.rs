@@ -27,7 +27,12 @@ const LAST_WORDS: &str = "<h1>small so far</h1><script>const kept = []; const go
                           kept.push(new Uint8Array(16 << 20).fill(kept.length + 1)) }; \
                           for (const end of ['pagehide', 'visibilitychange', 'unload']) addEventListener(end, go)</script>";
 
-/// The site of these tests: a page with a worker, and pages with a frame, which is at that port of another site.
+/// Takes 640 MiB, and no more.
+const LARGE: &str = "<script>const kept = []; for (let i = 0; i < 40; i++) \
+                     kept.push(new Uint8Array(16 << 20).fill(i + 1))</script><h1>large</h1>";
+
+/// The site of these tests: a large page, a page with a worker, and pages with a frame, which is at that port of
+/// another site.
 pub(super) fn answer(path: &str) -> Response {
     match path.trim_start_matches("/memory/") {
         "worker" => {
@@ -36,6 +41,7 @@ pub(super) fn answer(path: &str) -> Response {
         "worker.js" => {
             ([(header::CONTENT_TYPE, "text/javascript")], format!("{TAKE} take()")).into_response()
         }
+        "large" => Html(LARGE).into_response(),
         "last-words" => Html(LAST_WORDS).into_response(),
         port => Html(format!("<h1>with a frame</h1><iframe src='http://127.0.0.2:{port}/'></iframe>"))
             .into_response(),
@@ -169,4 +175,31 @@ async fn a_browser_that_uses_too_much_memory_is_replaced() {
         .await;
     drop(hungry);
     eventually("the old browser is gone", || !is_running(first)).await;
+}
+
+/// One large page fits into what two browsers may have together, beside all that is not the page's, and two do not.
+#[tokio::test]
+async fn a_browser_that_ends_its_last_pages_goes_where_it_has_too_much_memory_with_the_next_one() {
+    let options = ChromeOptions { browser_memory: 1100 << 20, pages_per_browser: 2, ..options() };
+    let bench = Bench::with(options).await;
+    let first = bench.driver.browser_pid().unwrap();
+    let mut old = bench.open().await;
+    bench.load(&mut old, "/memory/large").await.unwrap();
+    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+    eventually("the browser is replaced", || bench.driver.browser_pid().is_some_and(|pid| pid != first))
+        .await;
+    let next = bench.driver.browser_pid();
+    // Longer than from one weighing to the next.
+    let weighed = Duration::from_secs(5);
+    tokio::time::sleep(weighed).await;
+    assert_eq!(one(&mut old, read_all("h1")).await.unwrap()[0], "large", "there is room for both");
+    let mut new = bench.open().await;
+    let (loaded, error) = tokio::join!(bench.load(&mut new, "/memory/large"), stay(&mut old));
+    loaded.unwrap();
+    assert_eq!(error.failure.class, ErrorClass::BrowserLost, "{error}");
+    assert_eq!(error.failure.domain(), FaultDomain::Browser, "no attempt of its own is used up");
+    eventually("the old browser is gone", || !is_running(first)).await;
+    tokio::time::sleep(weighed).await;
+    assert_eq!(one(&mut new, read_all("h1")).await.unwrap()[0], "large");
+    assert_eq!(bench.driver.browser_pid(), next);
 }
