@@ -1,5 +1,5 @@
-//! What is no request that the guard understands: it is refused, and remembered by as much as can be told of it, so that
-//! its page is not taken for one that its server has refused.
+//! What is no request that the guard understands: it is refused, and remembered by as much as can be told of it, so
+//! that its page is not taken for one that its server has refused.
 
 use std::io;
 use std::time::Duration;

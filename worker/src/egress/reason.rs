@@ -126,8 +126,8 @@ pub(super) struct Refusals {
     /// Forgotten once a server there answers in plain HTTP.
     pub(super) hosts: Latest,
     /// Of documents in plain HTTP, by their names. Forgotten once one is asked for again, and its server can be
-    /// reached: of several that are asked for at one URL at once, the last decides for all that came with an error. Which is
-    /// whose nobody can tell, and what is said was true of that URL.
+    /// reached: of several that are asked for at one URL at once, the last decides for all that came with an error.
+    /// Which is whose nobody can tell, and what is said was true of that URL.
     pub(super) documents: Latest,
     /// Of documents that were too large. Never forgotten for another: their tabs may not have heard of it yet.
     pub(super) too_large: Latest,
