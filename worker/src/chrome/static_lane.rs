@@ -27,6 +27,7 @@ use super::connection::CallError;
 use super::describe;
 use super::driver::{Document, DomProgram, Session, Static};
 use super::run;
+use crate::egress::HEADER;
 use crate::http::retry_after;
 
 /// Reads one page; see its own comment.
@@ -175,7 +176,9 @@ impl StaticTab {
         tab.events.answer_empty(false);
         let world = CreateIsolatedWorldParams::new(navigated.frame_id);
         let world = connection.call(on, &world, deadline).await?.execution_context_id;
-        let mut make = CallFunctionOnParams::new(format!("() => (\n{READER}\n)(\n{}\n)", run::RUNNER));
+        let runner = run::RUNNER;
+        let make = format!("() => (\n{READER}\n)(\n{runner}\n, {HEADER:?})");
+        let mut make = CallFunctionOnParams::new(make);
         make.execution_context_id = Some(world);
         let made = connection.call(on, &make, deadline).await?;
         let reader =

@@ -2,8 +2,9 @@
 // once; answers the function that reads one page.
 //
 // What only a rendered page can tell is answered with {needs_full: reason}. What it is read as depends on what the
-// response says: where a browser would have to guess, it is not read here.
-(run) => {
+// response says: where a browser would have to guess, it is not read here. `guardsHeader` is on answers of the
+// egress guard.
+(run, guardsHeader) => {
   const HTML = /^(text\/html|application\/xhtml\+xml)$/;
   const PRESCANNED_BYTES = 1024;
   const MOST_ELEMENTS = 500000;
@@ -169,6 +170,11 @@
       cache: fresh ? "no-store" : "default",
       signal: AbortSignal.timeout(timeout),
     });
+    // Whether it is one of the guard's only a tab can ask.
+    if (response.headers.has(guardsHeader)) {
+      response.body?.cancel();
+      return { needs_full: "the egress guard answered, or a server that says so" };
+    }
     const { url: at, redirected, status } = response;
     const document = { url: at, base: at, redirected, status, answered_in_ms: performance.now() - asked };
     if (response.status >= 400) {

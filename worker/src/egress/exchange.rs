@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::dial::Dialled;
 use super::framing::Answers;
+use super::garbled;
 use super::gate::Core;
 use super::policy::Destination;
 use super::reason::Reason;
@@ -28,6 +29,7 @@ const PROXY_DENIES: [&[u8]; 2] = [b"HTTP/1.1 407", b"HTTP/1.0 407"];
 /// What is being answered. Written by the side that reads requests, read by the side that reads responses.
 #[derive(Debug)]
 struct Current<'a> {
+    destination: &'a Destination,
     /// Among the connections of the browser.
     seat: Seat<'a>,
     /// What may still come; at zero it is too much.
@@ -50,10 +52,7 @@ pub(super) async fn serve(mut client: TcpStream, core: &Core) -> io::Result<()> 
     while let Some(head) = next_head(&mut client, &mut buffer).await? {
         let head = match head {
             Ok(head) => head,
-            Err(reason) => {
-                core.count(Err(reason));
-                return client.write_all(&reason.answer(false)).await;
-            }
+            Err(reason) => return garbled::refuse(client, &buffer, reason, core).await,
         };
         let is_tunnel = head.wants == Wants::Tunnel;
         let dialled = core.connect(&head.destination, is_tunnel).await;
@@ -69,11 +68,11 @@ pub(super) async fn serve(mut client: TcpStream, core: &Core) -> io::Result<()> 
             (Err(reason), wants) => {
                 // A tunnel that is not made ends its connection; so does a request whose body would have to be read.
                 let keep = matches!(wants, Wants::Forward(Forward { body_bytes: 0, .. }));
-                core.refusals.note(&head.destination.to_string(), reason);
+                core.refusals.hosts.note(&head.destination.to_string(), reason);
                 if let Wants::Forward(request) = &wants
                     && request.is_document
                 {
-                    core.refusals.note(&request.url(&head.destination), reason);
+                    core.refusals.note_document(&request.url(&head.destination), reason);
                 }
                 client.write_all(&reason.answer(keep)).await?;
                 if !keep {
@@ -120,6 +119,7 @@ async fn forward(
     let (from_client, mut to_client) = client.split();
     let (from_server, to_server) = stream.split();
     let current = Current {
+        destination,
         seat: core.seats.take(destination),
         left: AtomicU64::new(u64::MAX),
         received: AtomicU64::new(0),
@@ -129,7 +129,7 @@ async fn forward(
         url: Mutex::default(),
     };
     // Before anything can end it: what is remembered then is remembered of this.
-    current.begin(&first, destination, core);
+    current.begin(&first, core);
     let requests = Requests { from_client, to_server, destination, proxy: proxy.as_ref(), core };
     let ended = tokio::select! {
         ended = requests.hand_on(first, begun, &current) => match ended {
@@ -152,13 +152,13 @@ async fn forward(
         let is_ours = current.received.load(Ordering::Relaxed) == 0;
         let document = current.url.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(url) = document.filter(|_| is_ours || reason == Reason::TooLarge) {
-            core.refusals.note(&url, reason);
+            core.refusals.note_document(&url, reason);
         }
         match reason {
             Reason::TooLarge => core.cuts.send_modify(|cuts| *cuts += 1),
             // Which says nothing about the next request to it.
             Reason::GaveWay => tracing::debug!(%destination, "a request gave way to others"),
-            _ => core.refusals.note(&destination.to_string(), reason),
+            _ => core.refusals.hosts.note(&destination.to_string(), reason),
         }
         if is_ours {
             to_client.write_all(&reason.answer(false)).await?;
@@ -196,7 +196,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                     if destination == *self.destination =>
                 {
                     self.core.count(Ok(()));
-                    current.begin(&next, self.destination, self.core);
+                    current.begin(&next, self.core);
                     next
                 }
                 // The end, or a request for another: the browser makes a new connection for that.
@@ -251,6 +251,8 @@ async fn hand_back(
         current.received.fetch_add(read as u64, Ordering::Relaxed);
         current.has_answered.store(true, Ordering::Relaxed);
         if is_first {
+            // Whatever it says, it is not what was refused before.
+            core.refusals.hosts.forget(&current.destination.to_string());
             answers.await_next(current.is_head_alone.load(Ordering::Relaxed));
         }
         // Chrome sends a request once more, even one that orders something, if its connection is reset before a head has come, where
@@ -273,16 +275,16 @@ async fn hand_back(
 }
 
 impl Current<'_> {
-    fn begin(&self, request: &Forward, destination: &Destination, core: &Core) {
+    fn begin(&self, request: &Forward, core: &Core) {
         self.seat.ask(request.is_document);
         self.received.store(0, Ordering::Relaxed);
         self.is_head_alone.store(request.asks_for_head_alone(), Ordering::Relaxed);
         self.is_of_safe.store(request.is_safe(), Ordering::Relaxed);
         let limit = if request.is_document { core.document_bytes() } else { u64::MAX };
         self.left.store(limit, Ordering::Relaxed);
-        let document = request.is_document.then(|| request.url(destination));
+        let document = request.is_document.then(|| request.url(self.destination));
         if let Some(url) = &document {
-            core.refusals.forget(url);
+            core.refusals.documents.forget(url);
         }
         *self.url.lock().unwrap_or_else(PoisonError::into_inner) = document;
     }
@@ -312,7 +314,7 @@ mod tests {
         let egress = Egress::start(EgressOptions::default()).unwrap();
         let gate = egress.own_gate().unwrap();
         let refusals = &gate.core().refusals;
-        refusals.note("http://shop.test/", Reason::Refused);
+        refusals.documents.note("http://shop.test/", Reason::Refused);
         let ((mut browser, client), (stream, of_proxy)) = (connected().await, connected().await);
         let (head, _) = RequestHead::parse(PAGE.as_bytes()).unwrap().unwrap();
         let Wants::Forward(first) = head.wants else { panic!("{PAGE}") };
@@ -325,7 +327,7 @@ mod tests {
             proxy(of_proxy)
         );
         read.unwrap();
-        (answer, ["shop.test:80", "http://shop.test/"].map(|asked_for| refusals.last_of(asked_for)))
+        (answer, [refusals.hosts.of("shop.test:80"), refusals.documents.of("http://shop.test/")])
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use url::Url;
 use super::dial::{Dialled, Dialler};
 use super::exchange;
 use super::policy::Destination;
-use super::reason::{Reason, Refusals};
+use super::reason::{Reason, Refusals, document_name};
 use super::seats::{AwaitedDocument, Seats};
 use super::surplus::Surplus;
 use super::traffic::{Counters, Metrics, Outcome, Traffic};
@@ -106,9 +106,10 @@ impl Gate {
         format!("http://{}", self.address)
     }
 
-    /// Why the last tunnel to a URL's host was refused.
+    /// Why a request to a URL's host was refused last, a tunnel included; `None` where a server there has answered in
+    /// plain HTTP since.
     pub(crate) fn why_not(&self, url: &Url) -> Option<Reason> {
-        self.core.refusals.last_of(&Destination::of(url)?.to_string())
+        self.core.refusals.hosts.of(&Destination::of(url)?.to_string())
     }
 
     /// How many documents were cut off so far, and when it is one more.
@@ -118,14 +119,12 @@ impl Gate {
 
     /// Why the document that was asked for last at this URL, in plain HTTP, is not its server's; `None` where it is.
     pub(crate) fn why_no_document(&self, url: &Url) -> Option<Reason> {
-        let mut url = url.clone();
-        url.set_fragment(None);
-        self.core.refusals.last_of(url.as_str())
+        self.core.refusals.documents.of(&document_name(url))
     }
 
     /// Whether what came from this URL was cut off, because it was more than a document may have.
     pub(crate) fn was_too_large(&self, url: &Url) -> bool {
-        self.why_no_document(url) == Some(Reason::TooLarge)
+        self.core.refusals.too_large.of(&document_name(url)).is_some()
     }
 
     /// How many bytes a document may have.

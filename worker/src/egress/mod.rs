@@ -1,9 +1,10 @@
 //! The egress guard: the only way from the browser to the network, so that pages reach what they may and nothing else.
 //!
 //! Chrome is told to send everything through ports of ours (`gate`), one for each execution. What is asked for there is
-//! understood (`request_head`), resolved once (`resolve`), judged (`policy`, `special`, `ports`, `this_machine`), and what was judged is
-//! dialled (`dial`, `chain`); then bytes go both ways (`exchange`, `tunnel`), unless they keep others from going (`seats`), which is over with their
-//! answer (`framing`). TLS stays between the browser and the server. Why something was refused is `reason`; `traffic` counts, and so does
+//! understood (`request_head`; what is not, is refused by `garbled`), resolved once (`resolve`), judged (`policy`,
+//! `special`, `ports`, `this_machine`), and what was judged is dialled (`dial`, `chain`); then bytes go both ways
+//! (`exchange`, `tunnel`), unless they keep others from going (`seats`), which is over with their answer (`framing`).
+//! TLS stays between the browser and the server. Why something was refused is `reason`; `traffic` counts, and so does
 //! `records` in what cannot be read; `surplus` is what no page can have loaded.
 //!
 //! Knows nothing about browsers, pages or stores. What may be reached is said once, at the start of the process.
@@ -13,6 +14,7 @@ mod chain;
 mod dial;
 mod exchange;
 mod framing;
+mod garbled;
 mod gate;
 mod host_rules;
 mod policy;

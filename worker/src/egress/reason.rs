@@ -1,16 +1,18 @@
 //! Why a request was not answered by its server but by us, and how the browser's side is told.
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
+use lru::LruCache;
+use url::Url;
 
 /// The header that says so, for whoever sees headers.
 pub(crate) const HEADER: &str = "x-crawlify-egress";
-/// How many refusals are remembered: so many that a page that is refused one thing after the other does not have
-/// those of others forgotten before their tabs ask.
-const REMEMBERED: usize = 4096;
+/// How many refusals of one kind are remembered: so many that a page that is refused one thing after the other does not
+/// have those of others forgotten before their tabs ask.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
 /// Why a request was not answered by its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,42 +119,72 @@ impl Reason {
     }
 }
 
-/// What was refused lately, by what was asked for: everything by its host and port, because of a tunnel that does not
-/// come about a browser tells its page nothing; and documents in plain HTTP by their URLs besides.
+/// What was refused lately. What one page is refused for its parts does not have documents forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    /// Of what was asked for hashes are kept: pages choose how long their URLs are.
-    hashes: RandomState,
-    /// The oldest first.
-    latest: Mutex<VecDeque<(u64, Reason)>>,
+    /// Of everything, by host and port: because of a tunnel that does not come about a browser tells its page nothing.
+    /// Forgotten once a server there answers in plain HTTP.
+    pub(super) hosts: Latest,
+    /// Of documents in plain HTTP, by their names. Forgotten once one is asked for again, and its server can be
+    /// reached: of several that are asked for at one URL at once, the last decides for all that came with an error.
+    /// Which is whose nobody can tell, and what is said was true of that URL.
+    pub(super) documents: Latest,
+    /// Of documents that were too large. Never forgotten for another: their tabs may not have heard of it yet.
+    pub(super) too_large: Latest,
 }
 
 impl Refusals {
-    /// Remembers one. To be called before the browser is answered: whoever has the answer may ask.
+    /// Remembers why a document did not come, or not as a whole. To be called before the browser is answered: whoever
+    /// has the answer may ask.
+    pub(super) fn note_document(&self, name: &str, reason: Reason) {
+        let kind = if reason == Reason::TooLarge { &self.too_large } else { &self.documents };
+        kind.note(name, reason);
+    }
+}
+
+/// What a document is remembered by: its URL, without what is never asked for as a part of it.
+pub(super) fn document_name(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_fragment(None);
+    // A URL that can have neither has neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.into()
+}
+
+/// The latest refusals of one kind, one of each thing that was asked for.
+#[derive(Debug)]
+pub(super) struct Latest {
+    /// Of what was asked for hashes are kept: pages choose how long their URLs are.
+    hashes: RandomState,
+    reasons: Mutex<LruCache<u64, Reason>>,
+}
+
+impl Default for Latest {
+    fn default() -> Self {
+        // Room for all of them is not taken before it is needed: most gates refuse hardly anything.
+        let mut reasons = LruCache::unbounded();
+        reasons.resize(REMEMBERED);
+        Self { hashes: RandomState::new(), reasons: Mutex::new(reasons) }
+    }
+}
+
+impl Latest {
+    /// Remembers the last one, for which the oldest is forgotten if there are too many.
     pub(super) fn note(&self, asked_for: &str, reason: Reason) {
-        let mut latest = self.lock();
-        if latest.len() >= REMEMBERED {
-            latest.pop_front();
-        }
-        latest.push_back((self.hashes.hash_one(asked_for), reason));
+        self.lock().put(self.hashes.hash_one(asked_for), reason);
     }
 
-    /// Forgets why a document did not come, because it is asked for once more, and its server can be reached. Of
-    /// several that are asked for at one URL at once, the last decides for all that came with an error: which is whose
-    /// nobody can tell, and what is said was true of that URL. That one was too large stays known: its tab may not have
-    /// heard of it yet.
     pub(super) fn forget(&self, asked_for: &str) {
-        let asked_for = self.hashes.hash_one(asked_for);
-        self.lock().retain(|(asked, reason)| *asked != asked_for || *reason == Reason::TooLarge);
+        self.lock().pop(&self.hashes.hash_one(asked_for));
     }
 
-    pub(super) fn last_of(&self, asked_for: &str) -> Option<Reason> {
-        let asked_for = self.hashes.hash_one(asked_for);
-        self.lock().iter().rev().find(|(asked, _)| *asked == asked_for).map(|(_, reason)| *reason)
+    pub(super) fn of(&self, asked_for: &str) -> Option<Reason> {
+        self.lock().peek(&self.hashes.hash_one(asked_for)).copied()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Reason)>> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LruCache<u64, Reason>> {
+        self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,28 +205,38 @@ mod tests {
 
     #[test]
     fn what_was_refused_last_counts_and_the_oldest_is_forgotten() {
-        let refusals = Refusals::default();
-        refusals.note("a:1", Reason::Refused);
-        refusals.note("a:1", Reason::NotAllowed);
-        assert_eq!(refusals.last_of("a:1"), Some(Reason::NotAllowed));
-        for number in 0..REMEMBERED {
-            refusals.note(&format!("b:{number}"), Reason::NotResolved);
+        let latest = Latest::default();
+        latest.note("a:1", Reason::Refused);
+        latest.note("a:1", Reason::NotAllowed);
+        assert_eq!((latest.of("a:1"), latest.of("a:2")), (Some(Reason::NotAllowed), None));
+        for number in 1..REMEMBERED.get() {
+            latest.note("b:1", Reason::Refused);
+            latest.note(&format!("b:{number}"), Reason::NotResolved);
         }
-        assert_eq!(refusals.last_of("a:1"), None);
+        assert_eq!(latest.of("a:1"), Some(Reason::NotAllowed), "what is refused again and again counts once");
+        latest.note("c:1", Reason::Refused);
+        assert_eq!((latest.of("a:1"), latest.of("b:1")), (None, Some(Reason::Refused)));
+        latest.forget("c:1");
+        assert_eq!(latest.of("c:1"), None);
     }
 
     #[test]
-    fn what_is_asked_for_once_more_is_forgotten_unless_it_was_too_large() {
+    fn that_a_document_was_too_large_nothing_that_is_said_of_its_url_later_hides() {
         let refusals = Refusals::default();
-        let (page, other) = ("http://a.test/", "http://a.test/other");
-        for reason in [Reason::NoNetwork, Reason::Refused] {
-            refusals.note(page, reason);
-            refusals.note(other, reason);
+        let page = "http://a.test/";
+        refusals.note_document(page, Reason::TooLarge);
+        refusals.note_document(page, Reason::GaveWay);
+        assert_eq!(refusals.too_large.of(page), Some(Reason::TooLarge));
+        assert_eq!(refusals.documents.of(page), Some(Reason::GaveWay));
+        refusals.documents.forget(page);
+        assert_eq!(refusals.too_large.of(page), Some(Reason::TooLarge));
+    }
+
+    #[test]
+    fn what_no_server_is_asked_for_is_no_part_of_a_documents_name() {
+        for rest in ["a.test/b?c", "a.test/b?c#d", "me:secret@a.test:80/b?c", "me@a.test/b?c#"] {
+            let text = format!("http://{rest}");
+            assert_eq!(document_name(&Url::parse(&text).unwrap()), "http://a.test/b?c", "{text}");
         }
-        refusals.forget(page);
-        assert_eq!((refusals.last_of(page), refusals.last_of(other)), (None, Some(Reason::Refused)));
-        refusals.note(page, Reason::TooLarge);
-        refusals.forget(page);
-        assert_eq!(refusals.last_of(page), Some(Reason::TooLarge));
     }
 }

@@ -8,6 +8,8 @@ use super::policy::Destination;
 
 /// A longer head is none.
 const MAX_HEAD_BYTES: usize = 256 << 10;
+/// How much of it is read all the same, for its first line to end: browsers have no longer URLs (Chrome: 2 MiB).
+const MAX_FIRST_LINE_BYTES: usize = 4 << 20;
 const MAX_HEADERS: usize = 256;
 
 /// A head that was read.
@@ -49,9 +51,11 @@ impl RequestHead {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         let length = match request.parse(bytes).map_err(|_| NotUnderstood)? {
-            httparse::Status::Complete(length) => length,
-            httparse::Status::Partial if bytes.len() < MAX_HEAD_BYTES => return Ok(None),
-            httparse::Status::Partial => return Err(NotUnderstood),
+            httparse::Status::Complete(length) if length <= MAX_HEAD_BYTES => length,
+            httparse::Status::Partial if bytes.len() < MAX_HEAD_BYTES || is_in_first_line(bytes) => {
+                return Ok(None);
+            }
+            _ => return Err(NotUnderstood),
         };
         let (method, target) = (request.method.ok_or(NotUnderstood)?, request.path.ok_or(NotUnderstood)?);
         if method == "CONNECT" {
@@ -136,6 +140,19 @@ impl Forward {
     }
 }
 
+/// The URL that a head asks for in plain HTTP, of which no more than the first line need be understood.
+pub(super) fn url_of(head: &[u8]) -> Option<Url> {
+    let mut parts = head.split(|byte| *byte == b' ');
+    // The space after it shows that it is there as a whole.
+    let (_method, target, _version) = (parts.next()?, parts.next()?, parts.next()?);
+    let url = Url::parse(std::str::from_utf8(target).ok()?).ok()?;
+    (url.scheme() == "http").then_some(url)
+}
+
+fn is_in_first_line(bytes: &[u8]) -> bool {
+    bytes.len() < MAX_FIRST_LINE_BYTES && !bytes.contains(&b'\n')
+}
+
 fn strip_scheme(target: &str) -> Option<&str> {
     const SCHEME: &str = "http://";
     let start = target.get(..SCHEME.len())?;
@@ -200,5 +217,30 @@ mod tests {
         ] {
             assert_eq!(RequestHead::parse(text.as_bytes()), Err(NotUnderstood), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_head_asks_for_is_told_by_its_first_line_whatever_follows() {
+        let url = |text: &str| url_of(text.as_bytes()).map(String::from);
+        let expected = Some("http://shop.test/a?b".to_owned());
+        for rest in ["HTTP/1.1\r\n", "HTTP/1.1\r\nUpgrade: x\r\nCookie: a", "", "nonsense of any kind"] {
+            assert_eq!(url(&format!("GET http://Shop.test:80/a?b {rest}")), expected, "{rest}");
+        }
+        for text in
+            ["GET http://shop.test/a?b", "CONNECT shop.test:443 HTTP/1.1\r\n", "GET /a HTTP/1.1\r\n", ""]
+        {
+            assert_eq!(url(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_too_long_only_once_its_first_line_has_come() {
+        let line = format!("GET http://shop.test/{}", "a".repeat(MAX_HEAD_BYTES));
+        assert_eq!(RequestHead::parse(line.as_bytes()), Ok(None));
+        let whole = format!("{line} HTTP/1.1\r\n\r\n");
+        assert_eq!(RequestHead::parse(whole.as_bytes()), Err(NotUnderstood));
+        assert_eq!(RequestHead::parse(&whole.as_bytes()[..whole.len() - 2]), Err(NotUnderstood));
+        let endless = "a".repeat(MAX_FIRST_LINE_BYTES);
+        assert_eq!(RequestHead::parse(endless.as_bytes()), Err(NotUnderstood));
     }
 }

@@ -150,7 +150,8 @@ impl Outlet {
         }
     }
 
-    /// Why the guard did not let the last request to a URL's host through.
+    /// Why the guard did not let the last request to a URL's host through; `None` once a server there has answered in
+    /// plain HTTP.
     fn refusal(&self, url: &Url) -> Option<Failure> {
         Some(self.gate.as_ref()?.why_not(url)?.failure())
     }
@@ -234,7 +235,7 @@ mod tests {
     use axum::response::{IntoResponse, Redirect};
     use crawlify_shared::domain::workflow::ProxyKind;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio::task::JoinSet;
 
     use super::*;
@@ -343,6 +344,21 @@ mod tests {
                 assert_eq!(failure.class, class, "{url}: {}", failure.message);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_what_the_guard_has_said_before_is_not_taken_for_it() {
+        let http = http(EgressOptions::allowing(&["127.0.0.1"]).unwrap());
+        // Nobody listens yet, and nobody else can.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}/", socket.local_addr().unwrap());
+        assert_eq!(ask_own(&http, &url).await.unwrap_err().class, ErrorClass::Connect);
+        let listener = socket.listen(16).unwrap();
+        let pretends = || async { (StatusCode::BAD_GATEWAY, [(HEADER, "refused")], "its own") };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, Router::new().fallback(pretends)).await.unwrap() });
+        assert_eq!(ask_own(&http, &url).await.unwrap(), "its own");
     }
 
     #[tokio::test]

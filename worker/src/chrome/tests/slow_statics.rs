@@ -99,19 +99,22 @@ async fn a_page_that_hangs_uses_no_processor_once_its_time_is_over() {
     let bench = Bench::with(ChromeOptions { static_tabs: 1, ..options() }).await;
     let (huge, small) = (bench.url("/static/huge"), bench.url("/static/base"));
     let program = slow();
+    let first = read_within(&bench, &small, &program, Duration::from_secs(20)).await;
+    assert!(matches!(first, Static::Read { .. }), "{first:?}");
     let (hung, was_busy) =
         tokio::join!(read_within(&bench, &huge, &program, Duration::from_secs(4)), async {
             tokio::time::sleep(Duration::from_secs(2)).await;
             is_busy(&bench).await
         });
     let ended = Instant::now();
+    let is_closing = bench.driver.current_browser().unwrap().tabs.opener().is_closing();
     assert!(was_busy, "it did not hang");
     let Static::NeedsFull(reason) = hung else { panic!("{hung:?}") };
     assert!(reason.contains("all of its time"), "{reason}");
     while is_busy(&bench).await {
         assert!(ended.elapsed() < Duration::from_secs(4), "it goes on");
     }
-    assert!(bench.driver.current_browser().unwrap().tabs.opener().is_closing());
+    assert!(is_closing, "its tab may live, as far as anybody knows");
     let after = read_within(&bench, &small, &program, Duration::from_secs(20)).await;
     assert!(matches!(after, Static::Read { .. }), "{after:?}");
 }
@@ -137,4 +140,19 @@ async fn a_page_that_hangs_takes_its_neighbours_to_tabs_of_their_own_and_not_the
     assert!(begun.elapsed() < Duration::from_secs(20), "they waited {:?}", begun.elapsed());
     let after = read(&small, Duration::from_secs(20)).await;
     assert!(matches!(after, Static::Read { .. }), "{after:?}");
+}
+
+#[tokio::test]
+async fn where_the_time_of_an_earlier_page_is_over_first_that_page_counts_instead_of_the_one_that_hangs() {
+    let bench = Bench::with(ChromeOptions { static_tabs: 1, ..options() }).await;
+    let (huge, small, silent) = (bench.url("/static/huge"), bench.url("/static/base"), bench.url("/silent"));
+    let program = slow();
+    let read = |url, patience| read_within(&bench, url, &program, patience);
+    let read_small = read(&small, Duration::from_secs(20)).await;
+    assert!(matches!(read_small, Static::Read { .. }), "{read_small:?}");
+    let (earlier, hung) =
+        tokio::join!(read(&silent, Duration::from_secs(5)), read(&huge, Duration::from_secs(30)));
+    let Static::NeedsFull(reason) = earlier else { panic!("{earlier:?}") };
+    assert!(reason.contains("all of its time"), "{reason}");
+    assert!(matches!(hung, Static::Lost(_)), "{hung:?}");
 }
