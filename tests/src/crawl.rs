@@ -13,7 +13,7 @@ use crawlify_shared::domain::page_url::{HostUnit, PageUrl};
 use crawlify_shared::domain::workflow::{Limits, parse_config};
 use crawlify_shared::store::Store;
 use crawlify_shared::store::executions::{StartExecution, WorkflowStatus};
-use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::store::hot::{ClaimRequest, HotStore, Vitals};
 use crawlify_shared::store::start::Beginning;
 use crawlify_shared::store::workflows::WorkflowText;
 use serde_json::{Map, Value, json};
@@ -23,6 +23,8 @@ use crate::postgres::TestDatabase;
 
 /// The lease of the claims that [`Crawl`] makes.
 pub const LEASE: Duration = Duration::from_secs(60);
+/// Of a worker that is well, and has next to nothing to do.
+pub const VITALS: Vitals = Vitals { slots: 4, wants: 16, is_draining: false, has_unrecorded: false };
 /// No limits at all.
 pub const NO_LIMITS: Limits = Limits {
     max_depth: None,

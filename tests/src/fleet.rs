@@ -25,7 +25,7 @@ use crate::wait::wait_for;
 /// Pages that a worker executes at once.
 pub const SLOTS: usize = 8;
 /// A worker unheard of for so long has lost its pages.
-pub const LOST_AFTER: Duration = Duration::from_secs(4);
+pub const LOST_AFTER: Duration = Duration::from_secs(6);
 /// How long anything may take on a busy machine: a lost message takes 15 s, a lost connection 20 s.
 const WITHIN: Duration = Duration::from_secs(120);
 

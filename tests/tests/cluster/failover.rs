@@ -10,9 +10,9 @@ use crawlify_shared::broker::InProcessBroker;
 use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::domain::id::WorkerId;
 use crawlify_shared::store::Store;
-use crawlify_shared::store::hot::{HotStore, Standing, Vitals};
+use crawlify_shared::store::hot::{HotStore, Standing};
 use crawlify_shared::telemetry;
-use harness::crawl::{Crawl, NO_LIMITS, finished, small_table, small_workflow};
+use harness::crawl::{Crawl, NO_LIMITS, VITALS, finished, small_table, small_workflow};
 use harness::fault_proxy::FaultProxy;
 use harness::fleet::Fleet;
 use harness::postgres::TestDatabase;
@@ -165,7 +165,7 @@ async fn a_standby_that_lags_takes_over_and_nobody_is_given_up_whom_it_has_not_h
     let has_looked = async || number(&mut there, HAS_BEEN_LOOKED_AT).await == 1;
     wait_for("the rescuer has looked there", WITHIN, has_looked).await;
     assert_eq!(number(&mut there, CHARGED).await, 0);
-    let beat = async || worker.heartbeat(Vitals { slots: 4, wants: 16, ..Vitals::default() }).await.ok();
+    let beat = async || worker.heartbeat(VITALS).await.ok();
     let beat = wait_for_value("the worker is heard there", WITHIN, beat).await;
     assert_eq!(beat.standing, Standing::Alive);
 

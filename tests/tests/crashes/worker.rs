@@ -127,7 +127,7 @@ async fn a_worker_whose_database_falls_silent_without_a_word_goes_on_with_other_
     proxy.abandon();
     // Its heart asks elsewhere within seconds, so that nothing is taken from it; the rest is given up after 35 s.
     let ended = "SELECT (count(*) = 2)::int::int8 FROM workflow_executions WHERE status = 'completed'";
-    wait_for("its claims and records ask elsewhere", Duration::from_secs(100), async || {
+    wait_for("its claims and records ask elsewhere", Duration::from_secs(60), async || {
         fleet.number(ended).await == 1
     })
     .await;

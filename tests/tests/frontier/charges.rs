@@ -8,9 +8,9 @@ use crawlify_shared::domain::fault::LOSSES_TAKEN_BACK;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::store::heard_again::TakenBack;
-use crawlify_shared::store::hot::{HotStore, Standing, UnrecordedPage, Vitals};
+use crawlify_shared::store::hot::{HotStore, Standing, UnrecordedPage};
 use crawlify_shared::store::rescue::{Patience, Rescued};
-use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, NO_LIMITS, VITALS, finished, small_table};
 use harness::invariants::assert_ended_are_sound;
 
 const PAGES: [&str; 2] = ["http://shop.test/1", "http://shop.test/2"];
@@ -43,10 +43,7 @@ async fn take_back(crawl: &Crawl) -> TakenBack {
 }
 
 async fn is_heard_again(worker: &HotStore) {
-    assert_eq!(
-        worker.heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() }).await.unwrap().standing,
-        Standing::WasLost
-    );
+    assert_eq!(worker.heartbeat(VITALS).await.unwrap().standing, Standing::WasLost);
 }
 
 /// Another worker completes whatever is left.

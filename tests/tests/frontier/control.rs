@@ -5,10 +5,9 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges, Standing};
 use crawlify_shared::store::executions::ExecutionStatus;
-use crawlify_shared::store::hot::Vitals;
 use crawlify_shared::store::sweep::SWEPT_AT_ONCE;
 use futures_util::future::join_all;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, VITALS, finished, small_table};
 
 const PAGES: [&str; 3] = ["http://shop.test/1", "http://shop.test/2", "http://shop.test/3"];
 const STATUSES: &str = "SELECT concat_ws(' ', status, count(*)) FROM url_queue GROUP BY status ORDER BY 1";
@@ -239,42 +238,15 @@ async fn a_worker_hears_of_executions_whose_pages_it_holds_and_must_give_up() {
     let requests = crawl.queue().await;
     let page = holder.claim(&requests[..1], LEASE, false).await.unwrap().remove(0);
     crawl.store.cancel_execution(crawl.execution, CancelMode::Graceful, None).await.unwrap();
-    assert!(
-        holder
-            .heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() })
-            .await
-            .unwrap()
-            .abandoned
-            .is_empty(),
-        "its pages may end"
-    );
+    assert!(holder.heartbeat(VITALS).await.unwrap().abandoned.is_empty(), "its pages may end");
     crawl.store.cancel_execution(crawl.execution, CancelMode::Now, None).await.unwrap();
-    assert_eq!(
-        holder.heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() }).await.unwrap().abandoned,
-        [crawl.execution]
-    );
-    assert!(
-        other
-            .heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() })
-            .await
-            .unwrap()
-            .abandoned
-            .is_empty(),
-        "it holds none"
-    );
+    assert_eq!(holder.heartbeat(VITALS).await.unwrap().abandoned, [crawl.execution]);
+    assert!(other.heartbeat(VITALS).await.unwrap().abandoned.is_empty(), "it holds none");
     let mut released = finished(&page, &small_table(), &[]);
     released.outcome.nodes.clear();
     released.next = crawlify_shared::domain::page::NextStatus::Released;
     holder.record(&[released]).await.unwrap();
-    assert!(
-        holder
-            .heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() })
-            .await
-            .unwrap()
-            .abandoned
-            .is_empty(),
-        "it holds none any more"
-    );
+    assert!(holder.heartbeat(VITALS).await.unwrap().abandoned.is_empty(), "it holds none any more");
     crawl.store.sweep_leftover_pages().await.unwrap();
     assert_eq!(crawl.texts(STATUSES).await, ["cancelled 3"]);
 }

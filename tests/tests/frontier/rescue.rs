@@ -11,7 +11,7 @@ use crawlify_shared::store::hot::{Standing, Vitals};
 use crawlify_shared::store::rescue::{Patience, Rescued};
 use crawlify_shared::telemetry;
 use futures_util::future::{join, join_all};
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, VITALS, finished, small_table};
 use harness::wait::wait_for;
 use tokio_util::sync::CancellationToken;
 
@@ -57,14 +57,8 @@ async fn the_pages_of_a_lost_worker_come_back_and_are_quarantined_after_the_thir
         let class = if last { "poison" } else { "worker_lost" };
         assert_eq!(crawl.texts(ROWS).await, [format!("{status} {attempt} {attempt} {class}")]);
         assert!(worker.record(&[finished(&page, &small_table(), &[])]).await.unwrap().is_empty());
-        assert_eq!(
-            worker.heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() }).await.unwrap().standing,
-            Standing::WasLost
-        );
-        assert_eq!(
-            worker.heartbeat(Vitals { slots: 1, wants: 4, ..Vitals::default() }).await.unwrap().standing,
-            Standing::Alive
-        );
+        assert_eq!(worker.heartbeat(VITALS).await.unwrap().standing, Standing::WasLost);
+        assert_eq!(worker.heartbeat(VITALS).await.unwrap().standing, Standing::Alive);
         crawl.change("DELETE FROM workers").await;
     }
     assert_eq!(
@@ -365,6 +359,6 @@ async fn one_that_was_given_up_claims_nothing_before_it_is_heard_again() {
     crawl.change("UPDATE workers SET status = 'lost'").await;
     assert!(worker.claim(&requests, LEASE, false).await.unwrap().is_empty());
     assert_eq!(rescue(&crawl).await, Rescued::default(), "no page is charged for what nobody executed");
-    worker.heartbeat(Vitals { slots: 2, wants: 8, ..Vitals::default() }).await.unwrap();
+    worker.heartbeat(VITALS).await.unwrap();
     assert_eq!(worker.claim(&requests, LEASE, false).await.unwrap().len(), 2);
 }

@@ -14,10 +14,10 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, PageEnd, Re
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
 use crawlify_shared::store::executions::ExecutionStatus;
-use crawlify_shared::store::hot::{ClaimRequest, HotStore, Vitals};
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::store::rescue::Patience;
 use futures_util::future::join;
-use harness::crawl::{Crawl, LEASE, finished, small_table};
+use harness::crawl::{Crawl, LEASE, VITALS, finished, small_table};
 use tokio::sync::Mutex;
 
 use super::operation::{Answer, End, Operation, Publish, Step};
@@ -334,10 +334,7 @@ impl<'c> World<'c> {
     }
 
     async fn heartbeat(&self, worker: usize) {
-        let beat = self.workers[worker]
-            .heartbeat(Vitals { slots: 4, wants: 16, ..Vitals::default() })
-            .await
-            .unwrap();
+        let beat = self.workers[worker].heartbeat(VITALS).await.unwrap();
         if beat.abandoned.contains(&self.execution) {
             let group = self.take_in_hand(worker, 0, usize::MAX);
             self.record(group.into_iter().map(|held| self.end(held, End::Released)).collect()).await;

@@ -9,14 +9,14 @@ use crawlify_shared::domain::id::{ScheduleId, WorkflowId};
 use crawlify_shared::domain::schedule::OverlapPolicy;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::{CancelMode, LimitChanges};
-use crawlify_shared::store::hot::{HotStore, Vitals};
+use crawlify_shared::store::hot::HotStore;
 use crawlify_shared::store::rescue::Patience;
 use crawlify_shared::store::schedules::ScheduleText;
 use crawlify_shared::store::schedules::fire::Occasion;
 use crawlify_shared::store::start::Beginning;
 use crawlify_shared::store::workflows::{WorkflowStatus, WorkflowText};
 use futures_util::future::poll_fn;
-use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, page_url, small_table, small_workflow};
+use harness::crawl::{Crawl, LEASE, NO_LIMITS, VITALS, finished, page_url, small_table, small_workflow};
 use harness::wait::wait_for;
 
 /// Waits that a call of the store may have, and some more.
@@ -108,12 +108,7 @@ fn calls_of_workers<'c>(worker: &'c HotStore, crawl: &'c Crawl) -> Vec<(&'static
                 drop(worker.claim(&requests, LEASE, true).await);
             }),
         ),
-        (
-            "heartbeat",
-            Box::pin(async move {
-                drop(worker.heartbeat(Vitals { slots: 4, wants: 16, ..Vitals::default() }).await)
-            }),
-        ),
+        ("heartbeat", Box::pin(async move { drop(worker.heartbeat(VITALS).await) })),
         ("announce", Box::pin(async move { drop(worker.announce("test", 4).await) })),
         ("config", Box::pin(async move { drop(worker.workflow_config(crawl.execution).await) })),
         ("robots", Box::pin(async move { drop(worker.reserve_robots_fetch("http://a.test", WITHIN).await) })),
@@ -147,7 +142,7 @@ async fn whatever_call_is_dropped_wherever_it_waits_leaves_no_transaction_behind
         for (name, call) in calls {
             drop_after(polls, call).await;
             store.ping().await.unwrap();
-            worker.heartbeat(Vitals { slots: 4, wants: 16, ..Vitals::default() }).await.unwrap();
+            worker.heartbeat(VITALS).await.unwrap();
             wait_for("statements have ended", WITHIN, async || crawl.number(AT_WORK).await == 0).await;
             // A connection that was closed is there until its server has seen that; one that went back to the pool would stay.
             let ended = format!("{name}, dropped after {polls} polls, has left no transaction open");

@@ -1,5 +1,6 @@
 //! One running browser: its process, its line, its tabs, and how much it has been used. Never replaces itself.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::memory::{Process, Weights, processes};
+use super::memory::{Weights, processes};
 use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
@@ -148,39 +149,41 @@ impl Browser {
         (self.started.elapsed() >= upkeep.age).then_some("age")
     }
 
-    /// Looks how much memory it has. A page that has far too much for itself is ended, which harms no page in another process.
-    /// Where no tab has gone with that, it was a frame or a worker of one: the whole browser goes, as the page would be recorded
-    /// without it.
+    /// Looks how much memory it has. Pages that have far too much for themselves are ended, which harms no page in another process.
+    /// Where not as many tabs have gone with that, it was a frame or a worker of one: the whole browser goes, as the page would be
+    /// recorded without it.
     async fn watch_memory(&self, upkeep: Upkeep) -> WatchEnd {
-        let mut spared: Option<(i32, Instant)> = None;
         let place = self.weights.place(self.launched.id(), upkeep.until_lost);
+        // Processes that have too much, and may be of tabs that are being closed, which go by themselves.
+        let mut spared: HashMap<i32, Instant> = HashMap::new();
         loop {
             tokio::time::sleep(WEIGH_EVERY.min(upkeep.ping_every)).await;
             let processes = processes(self.launched.id());
             let bytes: u64 = processes.iter().map(|process| process.bytes).sum();
-            // One at a time: it can be told whose it was.
             let heavy = processes.into_iter().filter(|process| process.bytes > upkeep.page_memory);
-            let heaviest = heavy.filter(|process| process.is_of_pages()).max_by_key(|process| process.bytes);
-            // It may be what is left of a tab that is being closed, which goes by itself.
-            if let Some(Process { pid, .. }) = heaviest.filter(|_| self.tabs.opener().is_closing())
-                && spared.is_none_or(|(last, _)| last != pid)
-            {
-                spared = Some((pid, Instant::now()));
+            let mut heavy: Vec<_> = heavy.filter(|process| process.is_of_pages()).collect();
+            spared.retain(|pid, _| heavy.iter().any(|process| process.pid == *pid));
+            if self.tabs.opener().is_closing() {
+                for process in &heavy {
+                    spared.entry(process.pid).or_insert_with(Instant::now);
+                }
             }
-            let is_spared = |process: &Process| {
-                spared.is_some_and(|(pid, since)| pid == process.pid && since.elapsed() < SPARED_FOR)
-            };
-            if let Some(process) = heaviest.filter(|process| !is_spared(process)) {
+            heavy
+                .retain(|process| spared.get(&process.pid).is_none_or(|since| since.elapsed() >= SPARED_FOR));
+            let crashed = self.tabs.opener().crashed();
+            for process in &heavy {
                 let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
                 tracing::warn!(mib, most, "a page uses too much memory: its process is ended");
-                let crashed = self.tabs.opener().crashed();
                 process.kill();
+            }
+            if !heavy.is_empty() {
                 tokio::time::sleep(TOLD_WITHIN).await;
-                if self.tabs.opener().crashed() == crashed {
+                if self.tabs.opener().crashed() < crashed + heavy.len() as u64 {
                     return WatchEnd::Lost("a part of a page used far too much memory");
                 }
-                continue;
             }
+            let gone: u64 = heavy.iter().map(|process| process.bytes).sum();
+            let bytes = bytes - gone;
             if place.has_to_go(bytes, upkeep.memory.saturating_add(upkeep.memory / 4)) {
                 return WatchEnd::Lost("far too much memory was used");
             }

@@ -98,9 +98,9 @@ impl Leases {
                         last_success = None;
                         Instant::now()
                     }
-                    Ok(Heartbeat { standing, abandoned, answered }) => {
+                    Ok(Heartbeat { standing, abandoned, server_started_at }) => {
                         last_success = Some(begun);
-                        answered.into_iter().for_each(|answered| takeover.note(answered));
+                        server_started_at.into_iter().for_each(|started_at| takeover.note(started_at));
                         reminder.forget();
                         tell_abandoned(&set_abandoned, abandoned);
                         if standing == Standing::WasLost {
@@ -125,8 +125,8 @@ impl Leases {
                 if last_success == Some(begun) {
                     let more = async {
                         let deadline = begun + times.heartbeat_every;
-                        takeover.settle(&store, &in_hand, deadline).await;
                         name_unrecorded(&store, &waiting, deadline).await;
+                        takeover.settle(&store, &in_hand, deadline).await;
                     };
                     stop.run_until_cancelled(more).await;
                 }
@@ -224,8 +224,11 @@ async fn beat(
         if announced {
             store.heartbeat(vitals).await
         } else {
-            let alive = Heartbeat { standing: Standing::Alive, abandoned: Vec::new(), answered: None };
-            store.announce(name, vitals.slots).await.map(|()| alive)
+            store.announce(name, vitals.slots).await.map(|started_at| Heartbeat {
+                standing: Standing::Alive,
+                abandoned: Vec::new(),
+                server_started_at: Some(started_at),
+            })
         }
     };
     match tokio::time::timeout_at(deadline, beat).await {

@@ -192,7 +192,7 @@ struct Recording {
     recorded: Arc<Notify>,
     /// Groups that failed, the one that waits the longest first.
     failed: VecDeque<Group>,
-    /// When the first of them is tried again: others have at least as much time as the last try took.
+    /// When the first of them is tried again: others have at least as much time as the last try kept the database busy.
     again_at: Instant,
     taken: Taken,
 }
@@ -221,10 +221,16 @@ impl Recording {
                 }
                 Err(error) => {
                     report_failure(&error, &group);
+                    // Silence, and a server that is away, keep nobody busy.
+                    let busy = if matches!(error, StoreError::Unavailable(_)) {
+                        Duration::ZERO
+                    } else {
+                        begun.elapsed()
+                    };
+                    self.again_at = Instant::now() + RETRY_PAUSE.max(busy);
                     let second = group.note_failure(&error);
                     self.failed.push_back(group);
                     self.failed.extend(second);
-                    self.again_at = Instant::now() + RETRY_PAUSE.max(begun.elapsed());
                 }
             }
         }

@@ -1,37 +1,24 @@
 //! What a worker holds, as another server may see it that has taken over: it lacks the last of what was written, and so takes pages
 //! for this worker's that have long ended.
 
-use chrono::{DateTime, Utc};
-
 use super::{ClaimRequest, HotStore};
+use crate::domain::id::PageId;
 use crate::store::StoreError;
 
-/// What was given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Returned {
-    /// Pages that others may have now.
-    pub pages: u64,
-    /// Pages that somebody else held at that moment: they are to be given back later.
-    pub left: u64,
-}
+/// Reads url_queue_open_idx.
+const TAKEN_FOR_OURS: &str = "SELECT id, epoch FROM url_queue WHERE status = 'processing' AND locked_by = $1";
 
-/// Reads url_queue_open_idx. The claim counted nothing, and neither does this. A message that still speaks of such a page finds
-/// another epoch.
+/// By primary key. The claim counted nothing, and neither does this. A message that still speaks of such a page finds another epoch.
 const RETURN: &str = "
 WITH unheld AS (
-    SELECT q.id FROM url_queue q
-    WHERE q.status = 'processing' AND q.locked_by = $1 AND q.locked_at < $4
-      AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::int4[]) AS held (id, epoch)
-          WHERE held.id = q.id AND held.epoch = q.epoch)
-), locked AS (
-    SELECT q.id FROM url_queue q
-    WHERE q.id IN (SELECT id FROM unheld) AND q.status = 'processing' AND q.locked_by = $1 AND q.locked_at < $4
-    FOR UPDATE SKIP LOCKED
+    SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
+    WHERE q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
+    FOR UPDATE OF q SKIP LOCKED
 ), returned AS (
     UPDATE url_queue q
     SET status = 'pending', attempt = q.attempt - 1, epoch = q.epoch + 1, locked_at = NULL, locked_by = NULL, locked_until = NULL
-    FROM locked WHERE q.id = locked.id
-    RETURNING q.execution_id, q.host
+    FROM unheld WHERE q.id = unheld.id
+    RETURNING q.id, q.execution_id, q.host
 ), woken AS (
     -- In the order of whoever records pages.
     UPDATE lanes SET due_at = now(), misses = 0
@@ -40,30 +27,30 @@ WITH unheld AS (
         WHERE (lane.execution_id, lane.host) IN (SELECT execution_id, host FROM returned)
         ORDER BY lane.execution_id, lane.host FOR UPDATE)
 ), forgotten AS (
-    UPDATE workers SET alone_with = NULL, alone_epoch = NULL
-    WHERE id = $1 AND alone_with IS NOT NULL
-      AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::int4[]) AS held (id, epoch)
-          WHERE held.id = alone_with AND held.epoch = alone_epoch)
+    UPDATE workers SET alone_with = NULL, alone_epoch = NULL WHERE id = $1 AND alone_with IN (SELECT id FROM returned)
 )
-SELECT (SELECT count(*) FROM returned), (SELECT count(*) FROM unheld)";
+SELECT count(*) FROM returned";
 
 impl HotStore {
-    /// Gives back, uncharged, the pages that this worker's rows say it has had since before `since`, by the server's clock, and
-    /// that are not among these.
+    /// The pages that the database takes for this worker's.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn taken_for_ours(&self) -> Result<Vec<ClaimRequest>, StoreError> {
+        let rows = self.client().await?.query(TAKEN_FOR_OURS, &[&self.worker.0]).await?;
+        Ok(rows.iter().map(|row| ClaimRequest { page_id: PageId(row.get(0)), epoch: row.get(1) }).collect())
+    }
+
+    /// Gives these pages back uncharged, which the database takes for this worker's, and which it does not hold. Those that somebody
+    /// keeps locked stay as they are. Answers how many went back.
     ///
     /// # Errors
     /// As every statement of the store; the same may be asked again.
-    pub async fn return_unheld(
-        &self,
-        held: &[ClaimRequest],
-        since: DateTime<Utc>,
-    ) -> Result<Returned, StoreError> {
-        let ids: Vec<_> = held.iter().map(|page| page.page_id.0).collect();
-        let epochs: Vec<_> = held.iter().map(|page| page.epoch).collect();
+    pub async fn return_unheld(&self, pages: &[ClaimRequest]) -> Result<u64, StoreError> {
+        let ids: Vec<_> = pages.iter().map(|page| page.page_id.0).collect();
+        let epochs: Vec<_> = pages.iter().map(|page| page.epoch).collect();
         let client = self.client().await?;
-        let row = client.query_one(RETURN, &[&self.worker.0, &ids, &epochs, &since]).await?;
-        let [returned, found] =
-            [row.get::<_, i64>(0), row.get(1)].map(|pages| u64::try_from(pages).unwrap_or(0));
-        Ok(Returned { pages: returned, left: found.saturating_sub(returned) })
+        let returned: i64 = client.query_one(RETURN, &[&self.worker.0, &ids, &epochs]).await?.get(0);
+        Ok(u64::try_from(returned).unwrap_or(0))
     }
 }

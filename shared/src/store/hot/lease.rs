@@ -46,17 +46,8 @@ pub struct Heartbeat {
     pub standing: Standing,
     /// Executions that were cancelled at once while it still holds pages of them: these are to be given up.
     pub abandoned: Vec<ExecutionId>,
-    /// Who says so; `None` where that was not asked.
-    pub answered: Option<Answered>,
-}
-
-/// The server that has answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answered {
-    /// When it was started: another one, which has taken over, says another time.
-    pub server_started_at: DateTime<Utc>,
-    /// When it was asked, by its own clock.
-    pub at: DateTime<Utc>,
+    /// When the server was started that says so, as far as that was told: another one, which has taken over, says another time.
+    pub server_started_at: Option<DateTime<Utc>>,
 }
 
 /// An attempt of a page that was executed, and waits to be recorded.
@@ -85,11 +76,11 @@ impl fmt::Display for UnrecordedPage {
 
 impl HotStore {
     /// Announces the worker, unless the database is older than it: its records would be refused, while pages that cannot be
-    /// recorded are charged with that. Coordinators migrate it.
+    /// recorded are charged with that. Coordinators migrate it. Answers when the server was started.
     ///
     /// # Errors
     /// As every statement of the store; and [`StoreError::Unusable`] where the schema is older.
-    pub async fn announce(&self, name: &str, slots: usize) -> Result<(), StoreError> {
+    pub async fn announce(&self, name: &str, slots: usize) -> Result<DateTime<Utc>, StoreError> {
         let slots = i32::try_from(slots).unwrap_or(i32::MAX);
         let client = self.client().await?;
         let versions = client.query_one("SELECT max(version) FROM _sqlx_migrations WHERE success", &[]).await;
@@ -99,15 +90,14 @@ impl HotStore {
             Err(Unanswered::Refused(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
             Err(error) => return Err(error.into()),
         }
-        client
-            .execute(
-                "INSERT INTO workers (id, name, slots) VALUES ($1, $2, $3)
-                 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), status = 'ready',
-                     slots = excluded.slots",
-                &[&self.worker.0, &name, &slots],
+        // As of a heartbeat, one that comes after the goodbye says nothing.
+        let announce = "WITH announced AS (
+                INSERT INTO workers AS w (id, name, slots) VALUES ($1, $2, $3)
+                ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), status = 'ready', slots = excluded.slots
+                    WHERE w.status <> 'stopped'
             )
-            .await?;
-        Ok(())
+            SELECT pg_postmaster_start_time()";
+        Ok(client.query_one(announce, &[&self.worker.0, &name, &slots]).await?.get(0))
     }
 
     /// Says that the worker is alive, and how it does.
@@ -136,14 +126,18 @@ impl HotStore {
                       AND e.completed_at > now() - interval '1 day'
                       AND EXISTS (SELECT FROM url_queue q
                           WHERE q.execution_id = e.id AND q.status = 'processing' AND q.locked_by = $1)),
-                    pg_postmaster_start_time(), now()
+                    pg_postmaster_start_time()
                  FROM beat",
             )
             .await?;
         let parameters: [&(dyn ToSql + Sync); 5] =
             [&self.worker.0, &status, &slots, &wants, &vitals.has_unrecorded];
         let Some(row) = client.query_opt(&statement, &parameters).await? else {
-            return Ok(Heartbeat { standing: Standing::Unknown, abandoned: Vec::new(), answered: None });
+            return Ok(Heartbeat {
+                standing: Standing::Unknown,
+                abandoned: Vec::new(),
+                server_started_at: None,
+            });
         };
         let standing = match row.get(0) {
             "ready" | "draining" => Standing::Alive,
@@ -153,7 +147,7 @@ impl HotStore {
         Ok(Heartbeat {
             standing,
             abandoned: abandoned.into_iter().map(ExecutionId).collect(),
-            answered: Some(Answered { server_started_at: row.get(2), at: row.get(3) }),
+            server_started_at: Some(row.get(2)),
         })
     }
 

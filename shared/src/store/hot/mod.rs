@@ -30,8 +30,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
 
 pub use claim::ClaimRequest;
-pub use held::Returned;
-pub use lease::{Answered, Heartbeat, Standing, UnrecordedPage, Vitals};
+pub use lease::{Heartbeat, Standing, UnrecordedPage, Vitals};
 pub use robots::{FetchedRobots, StoredRobots};
 
 use line::Line;

@@ -16,10 +16,10 @@ use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::domain::id::{ExecutionId, WorkerId};
 use crawlify_shared::domain::page::FinishedPage;
 use crawlify_shared::store::Store;
-use crawlify_shared::store::hot::{ClaimRequest, HotStore, Vitals};
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::telemetry;
 use harness::bench::shop_crawl::{DurablePostgres, demo_workflow, start_execution};
-use harness::crawl::{NO_LIMITS, finished, small_table};
+use harness::crawl::{NO_LIMITS, VITALS, finished, small_table};
 use harness::wait::wait_for;
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
@@ -158,9 +158,7 @@ async fn work(
     hot.announce("bench", 64).await.expect("the server answers");
     loop {
         if announced.elapsed() > Duration::from_secs(5) {
-            hot.heartbeat(Vitals { slots: 64, wants: 256, ..Vitals::default() })
-                .await
-                .expect("the server answers");
+            hot.heartbeat(VITALS).await.expect("the server answers");
             announced = Instant::now();
         }
         let first = tokio::select! {
