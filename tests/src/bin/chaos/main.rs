@@ -1,6 +1,6 @@
 //! `make chaos`: the storm (`harness::storm`) from the command line. Prints its seed first and one line of summary last; its
-//! exit code is 1 when anything was lost, done twice or not ended, any other invariant is broken, the fleet was not soon at work
-//! again after its faults, or did less than half of what it does in calm. A sentence says which.
+//! exit code is 1 when anything was lost, done twice or not ended, any other invariant is broken, a process ended by itself, the fleet
+//! was not soon at work again after its faults, or did less than half of what it does in calm. A sentence says which.
 
 use std::io::Write;
 use std::path::PathBuf;

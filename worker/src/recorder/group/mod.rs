@@ -153,7 +153,8 @@ impl Group {
     }
 
     /// Notes a failure. Where the connection may have ended before the answer, it is not known from then on whether
-    /// the group was written; what the server refuses, or stops, it undoes. It may be the group's size that the
+    /// the group was written. What the server refuses or stops it undoes; but where it says that it is not available just
+    /// now, that is not told from silence here. It may be the group's size that the
     /// database cannot cope with in time, or one page of it: then it gives the second half.
     pub(super) fn note_failure(&mut self, error: &StoreError) -> Option<Self> {
         self.is_ambiguous |= matches!(error, StoreError::Unavailable(_));
