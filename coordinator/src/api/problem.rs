@@ -183,7 +183,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let told = match &error {
-            StoreError::Unavailable(_) | StoreError::TimedOut(_) => Self::new(
+            StoreError::Unavailable(_) | StoreError::Silent(_) | StoreError::TimedOut(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "database_unavailable",
                 "the database is not available at the moment; try again in a few seconds",

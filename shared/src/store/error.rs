@@ -6,6 +6,9 @@ pub enum StoreError {
     /// No connection, a shutdown, a deadlock, a want of room: try the same again later.
     #[error("the database is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It says nothing, for longer than any statement may take: try the same again, on another connection.
+    #[error("the database does not answer")]
+    Silent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement, or its wait for a lock, took too long: try the same again later.
     #[error("the database takes too long")]
     TimedOut(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -43,7 +46,7 @@ impl StoreError {
 
     /// Whether the same may work later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
+        matches!(self, Self::Unavailable(_) | Self::Silent(_) | Self::TimedOut(_))
     }
 }
 

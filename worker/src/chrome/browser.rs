@@ -11,7 +11,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use tokio::time::Instant;
 
 use super::launch::{LaunchFailure, Launched};
-use super::memory::{Weights, processes};
+use super::memory::{Place, Process, Weights, processes};
 use super::tabs::{TabLimits, Tabs};
 use crate::egress::Egress;
 
@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WEIGH_EVERY: Duration = Duration::from_secs(2);
 /// How long after the end of its process it may take until a tab is known to have gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// How often it is looked meanwhile.
+const LOOK_FOR_CRASH_EVERY: Duration = Duration::from_millis(20);
 /// How long a process that has too much memory may go on where it may be a tab's that is being closed. What all of the browser may
 /// have holds meanwhile.
 const SPARED_FOR: Duration = Duration::from_secs(3);
@@ -44,7 +46,7 @@ pub(super) struct Browser {
     pub(super) launched: Launched,
     pub(super) tabs: Arc<Tabs>,
     /// What this one and those beside it weigh.
-    weights: Weights,
+    place: Place,
     /// Navigations begun. Written by tabs, read by the supervisor.
     pages: AtomicU64,
     /// Pages read without being rendered, which wear a browser out far less.
@@ -61,8 +63,8 @@ pub(super) struct Upkeep {
     pub(super) pages: u64,
     /// It is replaced after this long.
     pub(super) age: Duration,
-    /// It is replaced when it uses more bytes of memory than this. A quarter more is what it may use
-    /// together with those that it replaced: beyond that one is killed.
+    /// It is replaced when it uses more bytes of memory than this, and killed when it uses a quarter more, or half as much more
+    /// together with those that it replaced.
     pub(super) memory: u64,
     /// A process of pages is killed when it uses more bytes of memory than this: a document that is small on its way may be as large
     /// as it likes when it is unpacked.
@@ -88,14 +90,14 @@ impl Browser {
         launched: Launched,
         limits: TabLimits,
         egress: Option<Arc<Egress>>,
-        weights: Weights,
+        weights: &Weights,
     ) -> Result<Self, LaunchFailure> {
         let deadline = Instant::now() + PREPARATION_PATIENCE;
         match Tabs::start(launched.connection.clone(), limits, egress, deadline).await {
             Ok(tabs) => Ok(Self {
+                place: weights.place(launched.id()),
                 launched,
                 tabs,
-                weights,
                 pages: AtomicU64::new(0),
                 reads: AtomicU64::new(0),
                 not_opened: AtomicU64::new(0),
@@ -150,10 +152,8 @@ impl Browser {
     }
 
     /// Looks how much memory it has. Pages that have far too much for themselves are ended, which harms no page in another process.
-    /// Where not as many tabs have gone with that, it was a frame or a worker of one: the whole browser goes, as the page would be
-    /// recorded without it.
+    /// Where no tab has gone with that, it was a frame of one: the whole browser goes, as the page would be recorded without it.
     async fn watch_memory(&self, upkeep: Upkeep) -> WatchEnd {
-        let place = self.weights.place(self.launched.id(), upkeep.until_lost);
         // Processes that have too much, and may be of tabs that are being closed, which go by themselves.
         let mut spared: HashMap<i32, Instant> = HashMap::new();
         loop {
@@ -168,29 +168,34 @@ impl Browser {
                     spared.entry(process.pid).or_insert_with(Instant::now);
                 }
             }
-            heavy
-                .retain(|process| spared.get(&process.pid).is_none_or(|since| since.elapsed() >= SPARED_FOR));
-            let crashed = self.tabs.opener().crashed();
+            heavy.retain(|process| spared.get(&process.pid).is_none_or(|since| since.elapsed() >= SPARED_FOR));
             for process in &heavy {
                 let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
                 tracing::warn!(mib, most, "a page uses too much memory: its process is ended");
-                process.kill();
-            }
-            if !heavy.is_empty() {
-                tokio::time::sleep(TOLD_WITHIN).await;
-                if self.tabs.opener().crashed() < crashed + heavy.len() as u64 {
+                if !self.ends_with_a_tab(*process).await {
                     return WatchEnd::Lost("a part of a page used far too much memory");
                 }
             }
             let gone: u64 = heavy.iter().map(|process| process.bytes).sum();
             let bytes = bytes - gone;
-            if place.has_to_go(bytes, upkeep.memory.saturating_add(upkeep.memory / 4)) {
+            if self.place.has_to_go(bytes, upkeep.memory, upkeep.until_lost) {
                 return WatchEnd::Lost("far too much memory was used");
             }
             if bytes > upkeep.memory && !upkeep.until_lost {
                 return WatchEnd::Retired("memory");
             }
         }
+    }
+
+    /// Ends a process, and tells whether a tab has gone with it.
+    async fn ends_with_a_tab(&self, process: Process) -> bool {
+        let opener = self.tabs.opener();
+        let (crashed, begun) = (opener.crashed(), Instant::now());
+        process.kill();
+        while opener.crashed() == crashed && begun.elapsed() < TOLD_WITHIN {
+            tokio::time::sleep(LOOK_FOR_CRASH_EVERY).await;
+        }
+        opener.crashed() > crashed
     }
 
     /// Leaves pages that are nobody's, and looks what the others load, whatever the browser itself does meanwhile.

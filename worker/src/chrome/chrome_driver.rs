@@ -45,12 +45,12 @@ pub struct ChromeOptions {
     pub pages_per_browser: u64,
     /// A browser is replaced after this long.
     pub browser_age: Duration,
-    /// A browser is replaced when its processes together use more memory than this, in bytes. A quarter more is what it
-    /// may use together with those that it replaced and that still end their last pages: beyond that one is killed, of
-    /// these first. What processes share is not counted.
+    /// A browser is replaced when its processes together use more memory than this, in bytes, and killed when they use a
+    /// quarter more. Half as much more is what it may use together with those that it replaced and that still end their last
+    /// pages: beyond that one of these is killed. What processes share is not counted.
     pub browser_memory: u64,
     /// A process in which pages live is killed when it uses more memory than this, in bytes; its pages end as `tab_crash`. Where
-    /// it is one of a frame or a worker, the browser is killed.
+    /// it is one of a frame alone, the browser is killed.
     pub page_memory: u64,
     /// How often the browser is asked whether it lives, and how long it may take to say so; after two misses it is
     /// replaced.
@@ -94,7 +94,7 @@ pub struct ChromeDriver {
 
 impl Default for ChromeOptions {
     fn default() -> Self {
-        let browser_memory = memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 7);
+        let browser_memory = memory_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 10 * 6);
         Self {
             program: None,
             extra_flags: Vec::new(),

@@ -30,7 +30,6 @@ struct Weight {
 pub(super) struct Place {
     weights: Weights,
     pid: i32,
-    is_retired: bool,
 }
 
 /// A process and its descendants. None where the system does not say.
@@ -74,9 +73,9 @@ impl Process {
 }
 
 impl Weights {
-    /// A place for a browser that is watched over from now on.
-    pub(super) fn place(&self, pid: i32, is_retired: bool) -> Place {
-        Place { weights: self.clone(), pid, is_retired }
+    /// A place for a browser.
+    pub(super) fn place(&self, pid: i32) -> Place {
+        Place { weights: self.clone(), pid }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Weight>> {
@@ -85,16 +84,17 @@ impl Weights {
 }
 
 impl Place {
-    /// Notes what the browser weighs, and tells whether it has to go, as all of them together have more than `most`.
-    /// First goes one that has more than that alone, then the heaviest of those that are retired. One at a time, as
-    /// each costs pages.
-    pub(super) fn has_to_go(&self, bytes: u64, most: u64) -> bool {
+    /// Notes what the browser weighs, and tells whether it has to go: it has more than a quarter over `memory`, or all of them together
+    /// have more than half over it. First goes one that has too much alone, then the heaviest of those that are retired. One
+    /// at a time, as each costs pages.
+    pub(super) fn has_to_go(&self, bytes: u64, memory: u64, is_retired: bool) -> bool {
         let mut weights = self.weights.lock();
-        weights.insert(self.pid, Weight { bytes, is_retired: self.is_retired });
-        let together: u64 = weights.values().map(|weight| weight.bytes).sum();
+        weights.insert(self.pid, Weight { bytes, is_retired });
+        let (alone, together) = (memory.saturating_add(memory / 4), memory.saturating_add(memory / 2));
+        let all: u64 = weights.values().map(|weight| weight.bytes).sum();
         let first =
-            weights.iter().max_by_key(|(_, weight)| (weight.bytes > most, weight.is_retired, weight.bytes));
-        together > most && first.is_some_and(|(pid, _)| *pid == self.pid)
+            weights.iter().max_by_key(|(_, weight)| (weight.bytes > alone, weight.is_retired, weight.bytes));
+        (bytes > alone || all > together) && first.is_some_and(|(pid, _)| *pid == self.pid)
     }
 }
 
@@ -127,25 +127,27 @@ mod tests {
     #[test]
     fn of_browsers_that_have_too_much_together_retired_ones_go_first_and_one_at_a_time() {
         let weights = Weights::default();
-        let (light, heavy) = (weights.place(1, true), weights.place(2, true));
-        let current = weights.place(3, false);
-        assert!(!light.has_to_go(30, 100) && !heavy.has_to_go(40, 100) && !current.has_to_go(30, 100));
-        assert!(!current.has_to_go(50, 100) && !light.has_to_go(30, 100));
-        assert!(heavy.has_to_go(40, 100));
+        let [light, heavy, current] = [1, 2, 3].map(|pid| weights.place(pid));
+        // 100 alone, 120 together.
+        let retired = |place: &Place, bytes| place.has_to_go(bytes, 80, true);
+        let now = |bytes| current.has_to_go(bytes, 80, false);
+        assert!(!retired(&light, 30) && !retired(&heavy, 40) && !now(50));
+        assert!(!now(60) && !retired(&light, 30));
+        assert!(retired(&heavy, 40));
         drop(heavy);
-        assert!(!light.has_to_go(30, 100), "what is gone weighs nothing");
-        assert!(!current.has_to_go(90, 100));
-        assert!(light.has_to_go(30, 100));
+        assert!(!retired(&light, 30), "what is gone weighs nothing");
+        assert!(!now(95));
+        assert!(retired(&light, 30));
         drop(light);
-        assert!(!current.has_to_go(90, 100) && current.has_to_go(101, 100));
+        assert!(!now(95) && now(101));
     }
 
     #[test]
     fn a_browser_that_has_too_much_alone_goes_before_a_retired_one() {
         let weights = Weights::default();
-        let (retired, current) = (weights.place(1, true), weights.place(2, false));
-        assert!(!retired.has_to_go(30, 100));
-        assert!(current.has_to_go(101, 100));
-        assert!(!retired.has_to_go(30, 100));
+        let (retired, current) = (weights.place(1), weights.place(2));
+        assert!(!retired.has_to_go(30, 80, true));
+        assert!(current.has_to_go(101, 80, false));
+        assert!(!retired.has_to_go(30, 80, true));
     }
 }

@@ -50,8 +50,8 @@ impl Supervisor {
     /// Launches one browser.
     pub(super) async fn launch(&mut self) -> Result<Arc<Browser>, LaunchFailure> {
         let launched = launch(&self.options, &self.profiles, &mut self.confinements).await?;
-        let (egress, weights) = (self.egress.clone(), self.weights.clone());
-        Ok(Arc::new(Browser::start(launched, self.tabs, egress, weights).await?))
+        let egress = self.egress.clone();
+        Ok(Arc::new(Browser::start(launched, self.tabs, egress, &self.weights).await?))
     }
 
     /// Keeps a browser alive until told to stop, then closes all that still run.

@@ -105,7 +105,7 @@ impl Reason {
     }
 
     /// The answer to a request. For the browser it is one of the origin that was asked, whose scripts may read it, and
-    /// whose server may say the same at any time. Nothing in it shows whose it is: that is remembered ([`Refusals`]).
+    /// whose server may say the same at any time. Nothing in it proves whose it is: that is remembered ([`Refusals`]).
     pub(super) fn answer(self, keep: bool) -> Vec<u8> {
         let (name, sentence, status) = (self.as_str(), self.sentence(), self.status());
         let body = format!("<!doctype html><title>{sentence}</title><p>{sentence}\n");

@@ -221,11 +221,10 @@ impl Recording {
                 }
                 Err(error) => {
                     report_failure(&error, &group);
-                    // Silence, and a server that is away, keep nobody busy.
-                    let busy = if matches!(error, StoreError::Unavailable(_)) {
-                        Duration::ZERO
-                    } else {
-                        begun.elapsed()
+                    // Silence keeps nobody busy, and another connection may be answered at once.
+                    let busy = match error {
+                        StoreError::Silent(_) => Duration::ZERO,
+                        _ => begun.elapsed(),
                     };
                     self.again_at = Instant::now() + RETRY_PAUSE.max(busy);
                     let second = group.note_failure(&error);

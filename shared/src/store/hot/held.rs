@@ -8,7 +8,8 @@ use crate::store::StoreError;
 /// Reads url_queue_open_idx.
 const TAKEN_FOR_OURS: &str = "SELECT id, epoch FROM url_queue WHERE status = 'processing' AND locked_by = $1";
 
-/// By primary key. The claim counted nothing, and neither does this. A message that still speaks of such a page finds another epoch.
+/// By primary key. The claim counted nothing, and neither does this. Whatever speaks of such a page still, a
+/// message or the note that it is alone, speaks of another epoch.
 const RETURN: &str = "
 WITH unheld AS (
     SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
@@ -18,7 +19,7 @@ WITH unheld AS (
     UPDATE url_queue q
     SET status = 'pending', attempt = q.attempt - 1, epoch = q.epoch + 1, locked_at = NULL, locked_by = NULL, locked_until = NULL
     FROM unheld WHERE q.id = unheld.id
-    RETURNING q.id, q.execution_id, q.host
+    RETURNING q.execution_id, q.host
 ), woken AS (
     -- In the order of whoever records pages.
     UPDATE lanes SET due_at = now(), misses = 0
@@ -26,8 +27,6 @@ WITH unheld AS (
         SELECT lane.execution_id, lane.host FROM lanes lane
         WHERE (lane.execution_id, lane.host) IN (SELECT execution_id, host FROM returned)
         ORDER BY lane.execution_id, lane.host FOR UPDATE)
-), forgotten AS (
-    UPDATE workers SET alone_with = NULL, alone_epoch = NULL WHERE id = $1 AND alone_with IN (SELECT id FROM returned)
 )
 SELECT count(*) FROM returned";
 

@@ -120,7 +120,7 @@ impl Drop for Line {
 impl From<Unanswered> for StoreError {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
-            Unanswered::Silence => Self::Unavailable(
+            Unanswered::Silence => Self::Silent(
                 format!("nothing came for {} s: the connection is given up", ANSWERS_WITHIN.as_secs()).into(),
             ),
             Unanswered::Refused(error) => error.into(),

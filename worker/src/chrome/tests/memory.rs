@@ -180,7 +180,7 @@ async fn a_browser_that_uses_too_much_memory_is_replaced() {
 /// One large page fits into what two browsers may have together, beside all that is not the page's, and two do not.
 #[tokio::test]
 async fn a_browser_that_ends_its_last_pages_goes_where_it_has_too_much_memory_with_the_next_one() {
-    let options = ChromeOptions { browser_memory: 1100 << 20, pages_per_browser: 2, ..options() };
+    let options = ChromeOptions { browser_memory: 900 << 20, pages_per_browser: 2, ..options() };
     let bench = Bench::with(options).await;
     let first = bench.driver.browser_pid().unwrap();
     let mut old = bench.open().await;

@@ -157,7 +157,7 @@ impl Group {
     /// now, that is not told from silence here. It may be the group's size that the
     /// database cannot cope with in time, or one page of it: then it gives the second half.
     pub(super) fn note_failure(&mut self, error: &StoreError) -> Option<Self> {
-        self.is_ambiguous |= matches!(error, StoreError::Unavailable(_));
+        self.is_ambiguous |= matches!(error, StoreError::Unavailable(_) | StoreError::Silent(_));
         self.failures = self.failures.saturating_add(1);
         if self.failures < HALVE_AFTER { None } else { self.halve() }
     }
@@ -171,7 +171,7 @@ impl Group {
             StoreError::Raised(_) => Duration::ZERO,
             StoreError::TimedOut(_) => MAY_PASS_FOR,
             // Whoever has no room, no rights or no such table has them for no page of this kind.
-            StoreError::Unavailable(_) | StoreError::Unusable(_) => return false,
+            StoreError::Unavailable(_) | StoreError::Silent(_) | StoreError::Unusable(_) => return false,
         };
         let taken = taken.like(page);
         let alone = self.alone.get_or_insert_with(|| Alone { since: Instant::now(), taken, passed_over: 0 });
