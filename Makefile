@@ -8,7 +8,7 @@ export SQLX_OFFLINE := true
 unexport DATABASE_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos soak
+.PHONY: help demo test check fmt clippy doc deny advisories sqlx check-sqlx check-scripts bench bench-control bench-record bench-peers bench-fleet chaos flake soak
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -92,6 +92,12 @@ chaos: ## Crawl while processes, browsers and servers are killed, and compare wi
 	cargo build --locked --package crawlify-tests --bin chaos --bin crawlify-under-test
 	@$(BUILT)/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(SITE),--site $(SITE) --workflow $(WORKFLOW))
+
+# TIMES=20, TESTS= an expression of nextest's. What depends on time, and on what else the machine does, shows only so.
+flake: ## Run the tests that depend on time again and again, and count how often they fail
+	@deploy/local/setup test
+	cargo nextest run --locked --package crawlify-tests --no-fail-fast --stress-count $(or $(TIMES),20) \
+		--filterset "$(or $(TESTS),test(/^(storm|cluster::network|cluster::disks|crashes::frozen)/))"
 
 # WAVES=6, PAGES=200 of each, REST=15 seconds after each before it is looked. A debug build leaks what a release would, and
 # the time of a crawl is Chrome's.

@@ -168,7 +168,8 @@ impl Browser {
                     spared.entry(process.pid).or_insert_with(Instant::now);
                 }
             }
-            heavy.retain(|process| spared.get(&process.pid).is_none_or(|since| since.elapsed() >= SPARED_FOR));
+            heavy
+                .retain(|process| spared.get(&process.pid).is_none_or(|since| since.elapsed() >= SPARED_FOR));
             for process in &heavy {
                 let (mib, most) = (process.bytes >> 20, upkeep.page_memory >> 20);
                 tracing::warn!(mib, most, "a page uses too much memory: its process is ended");
