@@ -34,6 +34,7 @@ impl World<'_> {
             self.silence(worker).await;
         }
         self.perform(Operation::Rescue { messages_are_lost: true }).await;
+        self.begin_anew(0).await;
         self.workers[0].announce("test", 4).await.unwrap();
         for _ in 0..ROUNDS {
             self.perform(Operation::Finish).await;

@@ -14,7 +14,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, NodeEnd, PageEnd, Re
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::store::control::{CancelMode, Controlled, LimitChanges};
 use crawlify_shared::store::executions::ExecutionStatus;
-use crawlify_shared::store::hot::{ClaimRequest, HotStore};
+use crawlify_shared::store::hot::{ClaimRequest, HotStore, Standing};
 use crawlify_shared::store::rescue::Patience;
 use futures_util::future::join;
 use harness::crawl::{Crawl, LEASE, VITALS, finished, small_table};
@@ -335,10 +335,21 @@ impl<'c> World<'c> {
 
     async fn heartbeat(&self, worker: usize) {
         let beat = self.workers[worker].heartbeat(VITALS).await.unwrap();
+        if beat.standing == Standing::Unknown {
+            self.begin_anew(worker).await;
+        }
         if beat.abandoned.contains(&self.execution) {
             let group = self.take_in_hand(worker, 0, usize::MAX);
             self.record(group.into_iter().map(|held| self.end(held, End::Released)).collect()).await;
         }
+    }
+
+    /// After its goodbye nobody hears of a worker again: another process is in its place, for which its id serves as well.
+    pub(super) async fn begin_anew(&self, worker: usize) {
+        let begun =
+            "UPDATE workers SET status = 'ready', heartbeat_at = now() WHERE id = $1 AND status = 'stopped'";
+        let id = self.workers[worker].worker().0;
+        sqlx::query(begun).bind(id).execute(&self.crawl.pool).await.unwrap();
     }
 
     pub(super) async fn silence(&self, worker: usize) {

@@ -1,8 +1,9 @@
-//! A connection while something is asked on it. One that falls silent is never asked again: behind a server that was failed over,
-//! or a proxy that lost it, it may stay silent for ever, while a new one is answered at once.
+//! A connection while something is asked on it. One that falls silent is not asked for ever: behind a server that was failed over,
+//! or a proxy that lost it, it may stay silent, while a new one is answered at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use tokio_postgres::types::ToSql;
@@ -12,13 +13,21 @@ use crate::store::StoreError;
 
 /// A little longer than the server itself takes for any statement: see `statement_timeout` in the settings.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(35);
+/// A connection that has not answered for so long, when somebody gives up on his answer, is given up with it. One that is merely
+/// slow is kept: a new one would take longer.
+const SILENT_AFTER: Duration = Duration::from_secs(4);
 
-/// A connection of the pool. Goes back to it, unless something was asked that it has not answered.
+/// Since when the connections of a pool owe an answer, whoever asked, and gave up meanwhile. A connection is known by when it was
+/// made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Silences(Arc<Mutex<HashMap<Instant, Instant>>>);
+
+/// A connection of the pool, to which it goes back.
 #[derive(Debug)]
 pub(super) struct Line {
     /// There until it is dropped.
     object: Option<Object>,
-    is_asking: AtomicBool,
+    silences: Silences,
 }
 
 /// Why there is no answer.
@@ -33,8 +42,8 @@ pub(super) enum Unanswered {
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Line {
-    pub(super) fn new(object: Object) -> Self {
-        Self { object: Some(object), is_asking: AtomicBool::new(false) }
+    pub(super) fn new(object: Object, silences: Silences) -> Self {
+        Self { object: Some(object), silences }
     }
 
     pub(super) async fn prepare_cached(&self, query: &str) -> Result<Statement, Unanswered> {
@@ -85,12 +94,12 @@ impl Line {
         self.ask(self.object().execute(statement, parameters)).await
     }
 
-    /// While the answer is awaited, also by somebody who gives up on it, the connection is not to be trusted.
     async fn ask<T>(
         &self,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Unanswered> {
-        self.is_asking.store(true, Ordering::Relaxed);
+        let made = Object::metrics(self.object()).created;
+        self.silences.lock().entry(made).or_insert_with(Instant::now);
         let Ok(answer) = tokio::time::timeout(ANSWERS_WITHIN, answer).await else {
             // The others are likely to be as silent. Those that are in use say so themselves.
             if let Some(pool) = Object::pool(self.object()) {
@@ -98,7 +107,7 @@ impl Line {
             }
             return Err(Unanswered::Silence);
         };
-        self.is_asking.store(false, Ordering::Relaxed);
+        self.silences.lock().remove(&made);
         answer.map_err(Unanswered::Refused)
     }
 
@@ -109,11 +118,19 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if self.is_asking.load(Ordering::Relaxed)
-            && let Some(object) = self.object.take()
-        {
+        let Some(object) = self.object.take() else { return };
+        let made = Object::metrics(&object).created;
+        let mut silences = self.silences.lock();
+        if silences.get(&made).is_some_and(|since| since.elapsed() >= SILENT_AFTER) {
+            silences.remove(&made);
             drop(Object::take(object));
         }
+    }
+}
+
+impl Silences {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Instant, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,7 +2,7 @@
 //! decided about its pages.
 //!
 //! Every statement stands alone: there is no `BEGIN`, so a future that is dropped half-way leaves no open
-//! transaction behind. The connection goes with it.
+//! transaction behind in the pool.
 
 mod claim;
 mod clock;
@@ -33,7 +33,7 @@ pub use claim::ClaimRequest;
 pub use lease::{Heartbeat, Standing, UnrecordedPage, Vitals};
 pub use robots::{FetchedRobots, StoredRobots};
 
-use line::Line;
+use line::{Line, Silences};
 
 use super::StoreError;
 use crate::config::SecretUrl;
@@ -52,6 +52,7 @@ const SETTINGS: &str = "-c statement_timeout=30s -c lock_timeout=10s -c enable_s
 #[derive(Clone, Debug)]
 pub struct HotStore {
     pool: Pool,
+    silences: Silences,
     worker: WorkerId,
     clock: Arc<clock::ServerClock>,
     definitions: Arc<definitions::Definitions>,
@@ -106,7 +107,7 @@ impl HotStore {
             })
             .build()
             .map_err(|error| StoreError::Unusable(error.into()))?;
-        Ok(Self { pool, worker, clock, definitions, known_links, generation })
+        Ok(Self { pool, silences: Silences::default(), worker, clock, definitions, known_links, generation })
     }
 
     /// Who writes through these connections.
@@ -129,7 +130,7 @@ impl HotStore {
     }
 
     async fn client(&self) -> Result<Line, StoreError> {
-        Ok(Line::new(self.pool.get().await?))
+        Ok(Line::new(self.pool.get().await?, self.silences.clone()))
     }
 
     /// The configuration of the workflow version that an execution runs; `None` for an unknown execution.
