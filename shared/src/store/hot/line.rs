@@ -99,7 +99,7 @@ impl Line {
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Unanswered> {
         let made = Object::metrics(self.object()).created;
-        self.silences.lock().entry(made).or_insert_with(Instant::now);
+        self.silences.note(made);
         let Ok(answer) = tokio::time::timeout(ANSWERS_WITHIN, answer).await else {
             // The others are likely to be as silent. Those that are in use say so themselves.
             if let Some(pool) = Object::pool(self.object()) {
@@ -129,6 +129,13 @@ impl Drop for Line {
 }
 
 impl Silences {
+    /// Something is asked on a connection. Of those that ended otherwise than by being given up nothing is kept for long.
+    fn note(&self, made: Instant) {
+        let mut silences = self.lock();
+        silences.retain(|_, since| since.elapsed() < 2 * ANSWERS_WITHIN);
+        silences.entry(made).or_insert_with(Instant::now);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Instant, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
