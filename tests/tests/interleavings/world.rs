@@ -344,20 +344,6 @@ impl<'c> World<'c> {
         }
     }
 
-    /// After its goodbye nobody hears of a worker again: another process is in its place, for which its id serves as well.
-    pub(super) async fn begin_anew(&self, worker: usize) {
-        let begun =
-            "UPDATE workers SET status = 'ready', heartbeat_at = now() WHERE id = $1 AND status = 'stopped'";
-        let id = self.workers[worker].worker().0;
-        sqlx::query(begun).bind(id).execute(&self.crawl.pool).await.unwrap();
-    }
-
-    pub(super) async fn silence(&self, worker: usize) {
-        let silence = "UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE id = $1";
-        let id = self.workers[worker].worker().0;
-        sqlx::query(silence).bind(id).execute(&self.crawl.pool).await.unwrap();
-    }
-
     /// An execution ends with its last page, and not before.
     async fn finish(&self) {
         let store = &self.crawl.store;
