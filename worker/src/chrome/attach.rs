@@ -74,7 +74,7 @@ impl BrowserContext {
 }
 
 impl Opener {
-    /// Begins to listen to what becomes of targets; [`Opener::watch`] makes the browser tell.
+    /// Begins to listen to what becomes of targets, once the browser is made to tell.
     pub(super) fn new(connection: Connection, egress: Option<Arc<Egress>>) -> Self {
         let attached = Arc::new(Attached::default());
         connection.listen("", attached.clone());
