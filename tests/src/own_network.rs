@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crawlify_shared::child::is_root;
 
-use crate::privileged::privileged;
+use crate::privileged::{pass_within, privileged};
 
 /// Says that a process is within.
 const WITHIN: &str = "CRAWLIFY_TEST_OWN_NETWORK";
@@ -34,22 +34,7 @@ impl OwnNetwork {
             network.give_back();
             return Some(network);
         }
-        let mut command = privileged("unshare");
-        command.arg("--net");
-        if !is_root() {
-            let user = format!("#{}", rustix::process::getuid().as_raw());
-            command.args(["sudo", "--preserve-env", "--user", &user]);
-        }
-        // The variable by `env`, as `sudo` passes on what it likes.
-        command.args(["env", &format!("{WITHIN}=1")]);
-        command.arg(std::env::current_exe().expect("it is running"));
-        let ended = command.args([test, "--exact", "--nocapture"]).output().expect("unshare is a program");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&ended.stdout), text(&ended.stderr));
-        assert!(
-            ended.status.success() && stdout.contains("1 passed"),
-            "within a network of its own (which takes root, or `sudo -v` beforehand):\n{stdout}\n{stderr}"
-        );
+        pass_within(test, &["--net"], &[&format!("{WITHIN}=1")]);
         None
     }
 

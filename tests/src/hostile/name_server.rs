@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 use crate::own_network::OwnNetwork;
-use crate::privileged::privileged;
+use crate::privileged::{pass_within, privileged};
 
 /// Where it is: outside of loopback, as programs leave out kinds of addresses of which they see none but loopback's.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
@@ -74,20 +74,8 @@ impl NameServer {
             // The browser may be another account's.
             fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("the file is ours");
         }
-        let mut command = privileged("unshare");
-        command.args(["--mount", "sh", "-c", WITH_OWN_FILES, "sh"]).arg(folder.path());
-        if !is_root() {
-            let user = format!("#{}", rustix::process::getuid().as_raw());
-            command.args(["sudo", "--preserve-env", "--user", &user]);
-        }
-        command.arg(std::env::current_exe().expect("it is running"));
-        let ended = command.args([test, "--exact", "--nocapture"]).output().expect("unshare is a program");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&ended.stdout), text(&ended.stderr));
-        assert!(
-            ended.status.success() && stdout.contains("1 passed"),
-            "with a name server of its own (which takes root, or `sudo -v` beforehand):\n{stdout}\n{stderr}"
-        );
+        let folder = folder.path().to_str().expect("names of temporary folders are UTF-8");
+        pass_within(test, &["--mount", "sh", "-c", WITH_OWN_FILES, "sh", folder], &[]);
         None
     }
 

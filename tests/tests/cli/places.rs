@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use super::{AT_ONCE, SHORT, ended};
 use crate::CRAWLIFY;
 use crate::crawl::chain_workflow;
+use crate::recorded::Recorded;
 
 /// A port that nobody listens on.
 fn closed_port() -> u16 {
@@ -61,6 +62,7 @@ async fn a_start_url_where_nobody_listens_fails_the_execution() {
     command.arg("--database-url").arg(database.url().expose());
     let ended = Program::start(command).end(SHORT).await.with_code(1);
     let _ = ended.saying(&["failed in", "1 failed", "ERR_CONNECTION_REFUSED", &start]);
+    Recorded::open(database.url()).await.assert_is_sound().await;
 }
 
 #[tokio::test]

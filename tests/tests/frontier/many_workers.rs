@@ -160,7 +160,7 @@ async fn the_priority_that_a_workflow_asks_for_has_its_executions_go_first_and_t
 
 #[tokio::test]
 async fn of_two_executions_on_one_host_with_a_pace_that_of_the_lower_priority_has_turns_too() {
-    let polite = Limits { rate_limit_delay: Duration::from_millis(100), ..NO_LIMITS };
+    let polite = Limits { rate_limit_delay: Duration::from_millis(50), ..NO_LIMITS };
     let first = page_address("one.test", 1);
     let crawl = Crawl::of(&made_up(), polite, &[&first]).await;
     let mut urgent = made_up();
@@ -175,10 +175,11 @@ async fn of_two_executions_on_one_host_with_a_pace_that_of_the_lower_priority_ha
         low_before >= 4 && high_before >= 4
     })
     .await;
+    // So many that it is no matter of luck: it has about every eighth turn, and with luck alone every second.
     let (mut low, mut high) = (0, 0);
     wait_for("the lower one goes on", WITHIN, async || {
         (low, high) = both().await;
-        low >= low_before + 6
+        low >= low_before + 20
     })
     .await;
     fleet.stop().await;

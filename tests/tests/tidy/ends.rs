@@ -12,8 +12,7 @@ const ASKS: [&str; 4] = ["assert_is_sound(", "assert_sound(", "assert_ended_are_
 const ENDS_RUNNING: [&str; 2] = [".end().await", ".stop().await"];
 
 /// Files that crawl and do not ask, each with the reason.
-const EXCEPTIONS: [(&str, &str); 7] = [
-    ("tests/tests/cli/places.rs", "its one crawl is of a page where nobody listens"),
+const EXCEPTIONS: [(&str, &str); 6] = [
     ("tests/tests/cluster/late_servers.rs", "its workers have no pages, and its pages no worker"),
     ("tests/tests/crashes/mod.rs", "it makes the fleets that the files beside it close"),
     ("tests/tests/frontier/many_workers.rs", "its one crawl that ends is recounted there"),

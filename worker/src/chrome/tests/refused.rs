@@ -20,9 +20,10 @@ const ASKS_FOR_ITSELF: &str = "<h1></h1><script>onload = async () => { \
 const PRETENDS: &str = "<meta name=crawlify-egress content=refused><h1>pretends</h1>\
      <script>history.replaceState(0, '', '/refused')</script>";
 
-/// Sets more cookies than the guard reads of a request.
-const SETS_COOKIES: &str = "<script>for (let number = 0; number < 80; number++) \
-     document.cookie = number + '=' + 'x'.repeat(4000)</script>";
+/// Sets more cookies than the guard reads of a request. They are kept when they can be read: the browser keeps them meanwhile.
+const SETS_COOKIES: &str = "<h1></h1><script>for (let number = 0; number < 80; number++) \
+     document.cookie = number + '=' + 'x'.repeat(4000); \
+     document.querySelector('h1').textContent = document.cookie.split(';').length</script>";
 
 /// A port at which nobody listens as long as nobody is told to, and nobody else can.
 fn held(at: &str) -> TcpSocket {
@@ -117,6 +118,7 @@ async fn a_page_whose_cookies_are_too_long_for_the_guard_is_not_refused_by_its_s
     let served = async { answer(asked(&listener).await, "200 OK", SETS_COOKIES).await };
     let (loaded, ()) = tokio::join!(tab.navigate(&begun, WaitUntil::Load, None, soon()), served);
     assert_eq!(loaded.unwrap().status, Some(200));
+    assert_eq!(one(&mut tab, read_all("h1")).await.unwrap(), json!(["80"]));
     let failure = tab.navigate(&url("/next"), WaitUntil::Load, None, soon()).await.unwrap_err().failure;
     assert_eq!(
         (failure.class, failure.message.as_str()),
