@@ -81,8 +81,8 @@ async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<()> {
     if is_standby { Err(sqlx::Error::Io(std::io::Error::other("the server is a standby"))) } else { Ok(()) }
 }
 
-/// Connections of one coordinator process at the most.
-pub const POOL_SIZE: u32 = 8;
+/// Connections of one coordinator process at the most, beside those of [`Store::apart`].
+pub const POOL_SIZE: u32 = 6;
 
 impl Store {
     /// Connects lazily: an unreachable database shows with the first query.
@@ -93,6 +93,17 @@ impl Store {
         let options = PgConnectOptions::from_str(url.expose())?
             .application_name("crawlify-coordinator")
             .options(SETTINGS);
+        Ok(Self::of(options, pool_size))
+    }
+
+    /// The same by one connection of its own, for who asks the same again and again, one thing after the other. A server
+    /// plans a statement anew the first five times on each connection, and a pool takes all of its connections by turns.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::of((*self.pool.connect_options()).clone(), 1)
+    }
+
+    fn of(options: PgConnectOptions, pool_size: u32) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(pool_size)
             .acquire_timeout(Duration::from_secs(5))
@@ -100,7 +111,7 @@ impl Store {
             .after_connect(|connection, _| Box::pin(takes_writes(connection)))
             .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Self { pool }
     }
 
     /// Brings the schema up to date; several processes may do so at once.
