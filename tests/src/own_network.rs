@@ -5,8 +5,6 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
-use crawlify_shared::child::is_root;
-
 use crate::privileged::{pass_within, privileged};
 
 /// Says that a process is within.
