@@ -18,6 +18,9 @@ use super::bench::{
 use crate::chrome::driver::{Driver, Session, Tab};
 use crate::chrome::{ChromeDriver, ChromeOptions, LaunchError};
 
+/// Often, and not so often that a browser is lost that does not run for a second or two.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
@@ -42,7 +45,7 @@ async fn dialogs_are_dismissed_and_a_loop_of_them_is_given_up() {
 
 #[tokio::test]
 async fn popups_do_not_live() {
-    let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(200), ..options() }).await;
+    let bench = Bench::with(ChromeOptions { ping_every: PING_EVERY, ..options() }).await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/popups").await.unwrap();
     assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "opener");
@@ -136,7 +139,7 @@ async fn a_page_that_is_loading_fails_with_its_browser() {
 
 #[tokio::test]
 async fn a_frozen_browser_is_replaced() {
-    let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(500), ..options() }).await;
+    let bench = Bench::with(ChromeOptions { ping_every: PING_EVERY, ..options() }).await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/plain").await.unwrap();
     let pid = bench.driver.browser_pid().unwrap();
@@ -263,8 +266,8 @@ async fn a_browser_that_did_its_work_is_replaced_without_a_failure() {
 
 #[tokio::test]
 async fn a_retired_browser_that_freezes_fails_the_pages_that_it_has() {
-    let ping_every = Duration::from_millis(500);
-    let bench = Bench::with(ChromeOptions { pages_per_browser: 2, ping_every, ..options() }).await;
+    let options = ChromeOptions { pages_per_browser: 2, ping_every: PING_EVERY, ..options() };
+    let bench = Bench::with(options).await;
     let first = bench.driver.browser_pid().unwrap();
     let mut held = bench.open().await;
     bench.load(&mut held, "/plain").await.unwrap();
