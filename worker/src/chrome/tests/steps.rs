@@ -84,8 +84,8 @@ async fn waiting_sees_what_comes_and_goes_and_gives_up_in_time() {
     let steps = [
         wait_for(".hidden", ElementState::Attached, 100),
         wait_for(".boxless", ElementState::Hidden, 100),
-        wait_for(".late", ElementState::Visible, 5000),
-        wait_for("#list", ElementState::Hidden, 5000),
+        wait_for(".late", ElementState::Visible, 15_000),
+        wait_for("#list", ElementState::Hidden, 15_000),
         wait_for(".hidden", ElementState::Visible, 120),
         wait_for(".boxless", ElementState::Visible, 120),
         wait_for("h1", ElementState::Hidden, 120),
