@@ -143,8 +143,8 @@ async fn a_frame_in_a_process_of_its_own_that_takes_memory_without_end_has_its_b
     assert_ne!(bench.driver.browser_pid(), Some(first));
 }
 
-/// It is weighed while it dies, which takes half a second, more often than not. Were it weighed more often, a browser that does
-/// not run for a second or two would be lost.
+/// It is weighed while it dies, which takes half a second, more often than not. Were it weighed more often, a browser
+/// that does not run for a second or two would be lost.
 #[tokio::test]
 async fn a_tab_that_takes_memory_while_it_is_closed_costs_its_neighbours_nothing() {
     let ping_every = Duration::from_millis(900);
