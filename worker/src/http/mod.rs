@@ -325,7 +325,10 @@ mod tests {
     async fn what_went_wrong_is_said_and_classed() {
         let guarded = http(EgressOptions::allowing(&["127.0.0.1"]).unwrap());
         let free = http(EgressOptions::off());
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody listens there, and nobody else can.
+        let held = TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let closed = held.local_addr().unwrap();
         // A server that does not speak TLS.
         let plain = {
             let mut tasks = JoinSet::new();

@@ -165,6 +165,19 @@ pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
+/// Tries until it once takes less than `most`, by what each try says of itself: a busy machine takes its time now and
+/// then, but not each time.
+pub(super) async fn once_within(most: Duration, mut attempt: impl AsyncFnMut() -> Duration) {
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        fastest = fastest.min(attempt().await);
+        if fastest < most {
+            return;
+        }
+    }
+    panic!("at best it took {fastest:?}");
+}
+
 async fn answer(request: Request) -> Response {
     let host = request.headers()[header::HOST].to_str().unwrap().to_owned();
     match request.uri().path() {

@@ -12,9 +12,14 @@ use crawlify_shared::domain::workflow::{Block, ElementState, Isolation, Resource
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-use super::bench::{Bench, eventually, is_running, one, options, read_all, run, session, soon, wait_for};
+use super::bench::{
+    Bench, eventually, is_running, once_within, one, options, read_all, run, session, soon, wait_for,
+};
 use crate::chrome::driver::{Driver, Session, Tab};
 use crate::chrome::{ChromeDriver, ChromeOptions, LaunchError};
+
+/// Often, and not so often that a browser is lost that does not run for a second or two.
+const PING_EVERY: Duration = Duration::from_secs(2);
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -40,7 +45,7 @@ async fn dialogs_are_dismissed_and_a_loop_of_them_is_given_up() {
 
 #[tokio::test]
 async fn popups_do_not_live() {
-    let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(200), ..options() }).await;
+    let bench = Bench::with(ChromeOptions { ping_every: PING_EVERY, ..options() }).await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/popups").await.unwrap();
     assert_eq!(one(&mut tab, read_all("h1")).await.unwrap()[0], "opener");
@@ -89,43 +94,52 @@ async fn a_browser_that_is_old_is_replaced() {
 
 #[tokio::test]
 async fn a_killed_browser_fails_its_calls_within_a_second_and_is_replaced_within_five() {
-    let bench = Bench::start().await;
-    let mut tab = bench.open().await;
-    bench.load(&mut tab, "/plain").await.unwrap();
-    let pid = bench.driver.browser_pid().unwrap();
-    let killed = async {
-        signal(pid, Signal::KILL);
-        Instant::now()
-    };
-    let (error, killed_at) = tokio::join!(endless_run(&mut tab), killed);
-    assert!(killed_at.elapsed() < Duration::from_secs(1), "noticed after {:?}", killed_at.elapsed());
-    assert_eq!(error.failure.class, ErrorClass::BrowserLost);
-    assert!(!error.tab_usable);
-    eventually("the loss is known", || bench.driver.browser_pid() != Some(pid)).await;
-    bench.driver.ready().await;
-    assert!(killed_at.elapsed() < Duration::from_secs(5), "replaced after {:?}", killed_at.elapsed());
-    drop(tab);
-    assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+    once_within(Duration::from_secs(1), async || {
+        let bench = Bench::start().await;
+        let mut tab = bench.open().await;
+        bench.load(&mut tab, "/plain").await.unwrap();
+        let pid = bench.driver.browser_pid().unwrap();
+        let killed = async {
+            signal(pid, Signal::KILL);
+            Instant::now()
+        };
+        let (error, killed_at) = tokio::join!(endless_run(&mut tab), killed);
+        let noticed = killed_at.elapsed();
+        assert_eq!(error.failure.class, ErrorClass::BrowserLost);
+        assert!(!error.tab_usable);
+        eventually("the loss is known", || bench.driver.browser_pid() != Some(pid)).await;
+        bench.driver.ready().await;
+        let replaced = killed_at.elapsed();
+        drop(tab);
+        assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
+        // One second for the one, and five for the other.
+        noticed.max(replaced / 5)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_page_that_is_loading_fails_with_its_browser() {
-    let bench = Bench::start().await;
-    let mut tab = bench.open().await;
-    let killed = async {
-        // The document is there, its picture never comes.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        signal(bench.driver.browser_pid().unwrap(), Signal::KILL);
-        Instant::now()
-    };
-    let (loaded, killed_at) = tokio::join!(bench.load(&mut tab, "/slow-picture"), killed);
-    assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::BrowserLost);
-    assert!(killed_at.elapsed() < Duration::from_secs(1), "noticed after {:?}", killed_at.elapsed());
+    once_within(Duration::from_secs(1), async || {
+        let bench = Bench::start().await;
+        let mut tab = bench.open().await;
+        let killed = async {
+            // The document is there, its picture never comes.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            signal(bench.driver.browser_pid().unwrap(), Signal::KILL);
+            Instant::now()
+        };
+        let (loaded, killed_at) = tokio::join!(bench.load(&mut tab, "/slow-picture"), killed);
+        let noticed = killed_at.elapsed();
+        assert_eq!(loaded.unwrap_err().failure.class, ErrorClass::BrowserLost);
+        noticed
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_frozen_browser_is_replaced() {
-    let bench = Bench::with(ChromeOptions { ping_every: Duration::from_millis(500), ..options() }).await;
+    let bench = Bench::with(ChromeOptions { ping_every: PING_EVERY, ..options() }).await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/plain").await.unwrap();
     let pid = bench.driver.browser_pid().unwrap();
@@ -152,18 +166,22 @@ async fn a_crashed_tab_fails_at_once_and_its_neighbour_does_not() {
     let neighbour = session(&[]);
     let mut other = bench.driver.open(&neighbour, soon()).await.unwrap();
     bench.load(&mut other, "/").await.unwrap();
-    let (mut tab, on) = open_named(&bench).await;
-    bench.load(&mut tab, "/plain").await.unwrap();
-    let crash = async {
-        browser.launched.connection.send(Some(&on), &CrashParams {});
-        Instant::now()
-    };
-    let (error, crashed_at) = tokio::join!(endless_run(&mut tab), crash);
-    assert!(crashed_at.elapsed() < Duration::from_secs(1), "noticed after {:?}", crashed_at.elapsed());
-    assert_eq!(error.failure.class, ErrorClass::TabCrash);
-    assert!(!error.tab_usable);
-    assert_eq!(one(&mut other, read_all("h1")).await.unwrap()[0], " The  Shop ");
-    tab.release().await;
+    once_within(Duration::from_secs(1), async || {
+        let (mut tab, on) = open_named(&bench).await;
+        bench.load(&mut tab, "/plain").await.unwrap();
+        let crash = async {
+            browser.launched.connection.send(Some(&on), &CrashParams {});
+            Instant::now()
+        };
+        let (error, crashed_at) = tokio::join!(endless_run(&mut tab), crash);
+        let noticed = crashed_at.elapsed();
+        assert_eq!(error.failure.class, ErrorClass::TabCrash);
+        assert!(!error.tab_usable);
+        assert_eq!(one(&mut other, read_all("h1")).await.unwrap()[0], " The  Shop ");
+        tab.release().await;
+        noticed
+    })
+    .await;
     assert_eq!(bench.texts(&bench.session, "/plain", "h1").await, ["plain"]);
 }
 
@@ -173,7 +191,7 @@ async fn a_tab_that_is_busy_or_crashes_harms_no_other_of_its_execution_and_site(
     let mut other = bench.open().await;
     bench.load(&mut other, "/").await.unwrap();
     let mut busy = bench.open().await;
-    let busy_until = Instant::now() + Duration::from_secs(4);
+    let busy_until = Instant::now() + Duration::from_secs(8);
     let loading = bench.url("/busy");
     let works = async {
         // By then the script has the thread that it runs in.
@@ -248,8 +266,8 @@ async fn a_browser_that_did_its_work_is_replaced_without_a_failure() {
 
 #[tokio::test]
 async fn a_retired_browser_that_freezes_fails_the_pages_that_it_has() {
-    let ping_every = Duration::from_millis(500);
-    let bench = Bench::with(ChromeOptions { pages_per_browser: 2, ping_every, ..options() }).await;
+    let options = ChromeOptions { pages_per_browser: 2, ping_every: PING_EVERY, ..options() };
+    let bench = Bench::with(options).await;
     let first = bench.driver.browser_pid().unwrap();
     let mut held = bench.open().await;
     bench.load(&mut held, "/plain").await.unwrap();
@@ -308,10 +326,23 @@ async fn idle_tabs_are_bounded() {
         assert_eq!(bench.texts(&session(&[]), "/plain", "h1").await, ["plain"]);
     }
     let browser = bench.driver.current_browser().unwrap();
-    let targets = browser.launched.connection.call(None, &GetTargetsParams::default(), soon()).await;
-    let targets = targets.unwrap().target_infos;
-    let pages = targets.iter().filter(|target| target.url.contains("/plain")).count();
-    assert!(pages <= 4, "{pages} tabs are open");
+    let connection = &browser.launched.connection;
+    let deadline = soon();
+    // Those that were told to close may take a moment.
+    loop {
+        let contexts = connection.call(None, &GetBrowserContextsParams {}, deadline).await.unwrap();
+        let targets = connection.call(None, &GetTargetsParams::default(), deadline).await.unwrap();
+        // The browser's own first page is in none of these.
+        let is_tab = |target: &&TargetInfo| {
+            let context = target.browser_context_id.as_ref();
+            target.r#type == "page" && context.is_some_and(|id| contexts.browser_context_ids.contains(id))
+        };
+        let tabs = targets.target_infos.iter().filter(is_tab).count();
+        if tabs == 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{tabs} tabs are open");
+    }
 }
 
 #[tokio::test]
@@ -338,20 +369,23 @@ async fn renderers_are_confined_as_the_description_says() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;
     bench.load(&mut tab, "/plain").await.unwrap();
-    let group = bench.driver.browser_pid().unwrap();
-    let mut renderers = 0;
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let about = |file: &str| std::fs::read_to_string(process.path().join(file)).unwrap_or_default();
-        let stat = about("stat");
-        // After the name in brackets: state, parent, group.
-        let its_group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
-        if its_group == Some(&group.to_string()) && about("cmdline").contains("--type=renderer") {
-            renderers += 1;
-            let is_filtered = about("status").lines().any(|line| line == "Seccomp:\t2");
-            assert_eq!(is_filtered, bench.driver.description().contains("sandbox on"));
+    let group = bench.driver.browser_pid().unwrap().to_string();
+    let is_sandboxed = bench.driver.description().contains("sandbox on");
+    // One that has just begun, for a page to come, confines itself in a moment.
+    eventually("all renderers are confined as it is said", || {
+        let mut are_filtered = Vec::new();
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let about = |file: &str| std::fs::read_to_string(process.path().join(file)).unwrap_or_default();
+            let stat = about("stat");
+            // After the name in brackets: state, parent, group.
+            let its_group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
+            if its_group == Some(group.as_str()) && about("cmdline").contains("--type=renderer") {
+                are_filtered.push(about("status").lines().any(|line| line == "Seccomp:\t2"));
+            }
         }
-    }
-    assert!(renderers > 0);
+        !are_filtered.is_empty() && are_filtered.iter().all(|is_filtered| *is_filtered == is_sandboxed)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -102,9 +102,10 @@ async fn a_page_that_hangs_uses_no_processor_once_its_time_is_over() {
     let first = read_within(&bench, &small, &program, Duration::from_secs(20)).await;
     assert!(matches!(first, Static::Read { .. }), "{first:?}");
     let (hung, was_busy) =
-        tokio::join!(read_within(&bench, &huge, &program, Duration::from_secs(4)), async {
+        tokio::join!(read_within(&bench, &huge, &program, Duration::from_secs(6)), async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            is_busy(&bench).await
+            // It may not run at all for a second.
+            is_busy(&bench).await || is_busy(&bench).await
         });
     let ended = Instant::now();
     let is_closing = bench.driver.current_browser().unwrap().tabs.opener().is_closing();
@@ -112,7 +113,7 @@ async fn a_page_that_hangs_uses_no_processor_once_its_time_is_over() {
     let Static::NeedsFull(reason) = hung else { panic!("{hung:?}") };
     assert!(reason.contains("all of its time"), "{reason}");
     while is_busy(&bench).await {
-        assert!(ended.elapsed() < Duration::from_secs(4), "it goes on");
+        assert!(ended.elapsed() < Duration::from_secs(10), "it goes on");
     }
     assert!(is_closing, "its tab may live, as far as anybody knows");
     let after = read_within(&bench, &small, &program, Duration::from_secs(20)).await;
@@ -129,10 +130,11 @@ async fn a_page_that_hangs_takes_its_neighbours_to_tabs_of_their_own_and_not_the
     assert!(matches!(read_small, Static::Read { .. }), "{read_small:?}");
     let begun = Instant::now();
     let neighbours = async {
-        tokio::time::sleep(Duration::from_millis(1000)).await;
+        // By then it hangs, even where the machine does not run for a second.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         futures_util::future::join_all((0..7).map(|_| read(&small, Duration::from_secs(60)))).await
     };
-    let (hung, neighbours) = tokio::join!(read(&huge, Duration::from_secs(4)), neighbours);
+    let (hung, neighbours) = tokio::join!(read(&huge, Duration::from_secs(6)), neighbours);
     assert!(matches!(hung, Static::NeedsFull(_)), "it is to be loaded in a tab: {hung:?}");
     for lost in &neighbours {
         assert!(matches!(lost, Static::Lost(_)), "which says nothing of the page: {lost:?}");

@@ -7,7 +7,7 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::workflow::{ElementState, Field, Read, Selector};
 use serde_json::json;
 
-use super::bench::{Bench, css, one, read, read_all, run, soon, step, wait_for};
+use super::bench::{Bench, css, once_within, one, read, read_all, run, soon, step, wait_for};
 use crate::chrome::driver::{DomOp, DomStep};
 
 fn field(name: &str, selector: Option<Selector>, read: Read) -> Field {
@@ -84,8 +84,8 @@ async fn waiting_sees_what_comes_and_goes_and_gives_up_in_time() {
     let steps = [
         wait_for(".hidden", ElementState::Attached, 100),
         wait_for(".boxless", ElementState::Hidden, 100),
-        wait_for(".late", ElementState::Visible, 5000),
-        wait_for("#list", ElementState::Hidden, 5000),
+        wait_for(".late", ElementState::Visible, 15_000),
+        wait_for("#list", ElementState::Hidden, 15_000),
         wait_for(".hidden", ElementState::Visible, 120),
         wait_for(".boxless", ElementState::Visible, 120),
         wait_for("h1", ElementState::Hidden, 120),
@@ -167,18 +167,33 @@ async fn outputs_that_are_too_long_are_cut_and_marked() {
 #[tokio::test]
 async fn a_run_whose_time_is_over_says_how_far_it_came_and_its_tab_goes_on() {
     let bench = Bench::start().await;
-    let mut tab = bench.open().await;
-    bench.load(&mut tab, "/plain").await.unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(1500);
-    let never = DomStep { max_retries: 9, ..wait_for(".never", ElementState::Attached, 60_000) };
-    let results = run(&mut tab, [read_all("h1"), never, read_all("h1")], deadline).await.unwrap();
-    assert!(deadline.elapsed().is_zero(), "it answers in time");
-    assert_eq!(results.len(), 2);
-    assert_eq!(results[0].output, Ok(json!(["plain"])));
-    let failure = results[1].output.as_ref().unwrap_err();
-    assert_eq!(failure.class, ErrorClass::NavTimeout);
-    assert_eq!(failure.message, "the page's time was over while it waited for selector \".never\"");
-    bench.load(&mut tab, "/plain").await.unwrap();
+    // It answers half a second before its deadline, in time unless the machine is busy just then.
+    once_within(Duration::from_millis(1500), async || {
+        let mut tab = bench.open().await;
+        bench.load(&mut tab, "/plain").await.unwrap();
+        let began = tokio::time::Instant::now();
+        let deadline = began + Duration::from_millis(1500);
+        let never = DomStep { max_retries: 9, ..wait_for(".never", ElementState::Attached, 60_000) };
+        let ran = run(&mut tab, [read_all("h1"), never, read_all("h1")], deadline).await;
+        let took = began.elapsed();
+        let results = match ran {
+            Err(error)
+                if error.failure.class == ErrorClass::NavTimeout
+                    && tokio::time::Instant::now() >= deadline =>
+            {
+                return Duration::MAX;
+            }
+            ran => ran.unwrap(),
+        };
+        assert_eq!(results.len(), 2);
+        assert_eq!(results[0].output, Ok(json!(["plain"])));
+        let failure = results[1].output.as_ref().unwrap_err();
+        assert_eq!(failure.class, ErrorClass::NavTimeout);
+        assert_eq!(failure.message, "the page's time was over while it waited for selector \".never\"");
+        bench.load(&mut tab, "/plain").await.unwrap();
+        took
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -196,11 +211,16 @@ async fn a_run_whose_page_goes_away_is_lost_but_its_tab_is_not() {
 #[tokio::test]
 async fn a_page_that_becomes_busy_loses_its_run_at_the_deadline() {
     let bench = Bench::start().await;
-    let mut tab = bench.open().await;
-    bench.load(&mut tab, "/busy-later").await.unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
-    let error =
-        run(&mut tab, [wait_for(".never", ElementState::Attached, 60_000)], deadline).await.unwrap_err();
-    assert_eq!(error.failure.class, ErrorClass::NavTimeout);
-    assert!(!error.tab_usable && deadline.elapsed() < Duration::from_millis(500));
+    once_within(Duration::from_millis(500), async || {
+        let mut tab = bench.open().await;
+        bench.load(&mut tab, "/busy-later").await.unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+        let error =
+            run(&mut tab, [wait_for(".never", ElementState::Attached, 60_000)], deadline).await.unwrap_err();
+        let late = deadline.elapsed();
+        assert_eq!(error.failure.class, ErrorClass::NavTimeout);
+        assert!(!error.tab_usable);
+        late
+    })
+    .await;
 }
