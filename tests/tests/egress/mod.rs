@@ -19,7 +19,7 @@ use crawlify_worker::egress::{Egress, EgressOptions};
 use tokio::time::Instant;
 
 /// How long a page may take to load on a machine that is busy with other things.
-const LOADED_WITHIN: Duration = Duration::from_secs(8);
+const LOADED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A browser, and the guard that it is behind.
 struct Browser {

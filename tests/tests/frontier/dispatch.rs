@@ -165,11 +165,23 @@ async fn a_lane_without_pages_is_looked_at_more_rarely_until_a_page_comes() {
     let worker = crawl.worker().await;
     let page = crawl.claim(&worker).await.remove(0);
     for misses in 1..=3 {
-        sqlx::query("UPDATE lanes SET due_at = now()").execute(&crawl.pool).await.unwrap();
+        let looked_at: chrono::DateTime<chrono::Utc> =
+            sqlx::query_scalar("UPDATE lanes SET due_at = now() RETURNING due_at")
+                .fetch_one(&crawl.pool)
+                .await
+                .unwrap();
         assert!(reserve(&crawl, 10).await.is_empty());
         assert_eq!(crawl.number("SELECT misses::int8 FROM lanes").await, misses);
+        // Twice as long each time, from 20 ms on.
+        let later: bool = sqlx::query_scalar(
+            "SELECT due_at >= $1::timestamptz + 10 * (1 << misses) * interval '1 ms' FROM lanes",
+        )
+        .bind(looked_at)
+        .fetch_one(&crawl.pool)
+        .await
+        .unwrap();
+        assert!(later, "after {misses} misses");
     }
-    assert!(crawl.number("SELECT count(*) FROM lanes WHERE due_at > now()").await == 1);
     worker.record(&[finished(&page, &small_table(), &["http://shop.test/new".to_owned()])]).await.unwrap();
     assert_eq!(reserve(&crawl, 10).await, ["new"], "at once");
 }

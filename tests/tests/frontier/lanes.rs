@@ -6,16 +6,25 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::LimitChanges;
 use futures_util::future::join;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
+use harness::wait::wait_for;
 
-/// Lays the lane of `b.test` aside, as a dispatcher does that has found it empty, in a transaction that is open for a while.
-async fn lay_aside(crawl: &Crawl) {
+/// Lays the lane of `b.test` aside, as a dispatcher does that has found it empty, in a transaction that is still open when
+/// somebody comes who puts a page there, and waits for it.
+async fn while_it_is_laid_aside<T>(crawl: &Crawl, act: impl Future<Output = T>) -> T {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let mut dispatcher = crawl.pool.begin().await.unwrap();
     let lock = "SELECT host FROM lanes WHERE host = 'b.test' FOR UPDATE";
     sqlx::query(lock).execute(&mut *dispatcher).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let aside = "UPDATE lanes SET misses = 13, due_at = now() + interval '164 seconds' WHERE host = 'b.test'";
-    sqlx::query(aside).execute(&mut *dispatcher).await.unwrap();
-    dispatcher.commit().await.unwrap();
+    let aside = async {
+        let is_waited_for = async || crawl.number(WAITING).await == 1;
+        wait_for("whoever puts a page there waits", Duration::from_secs(8), is_waited_for).await;
+        let aside =
+            "UPDATE lanes SET misses = 13, due_at = now() + interval '164 seconds' WHERE host = 'b.test'";
+        sqlx::query(aside).execute(&mut *dispatcher).await.unwrap();
+        dispatcher.commit().await.unwrap();
+    };
+    join(act, aside).await.0
 }
 
 const NEXT_LOOK: &str =
@@ -30,12 +39,7 @@ async fn a_link_that_is_recorded_while_a_dispatcher_lays_its_lane_aside_is_not_l
     sqlx::query("UPDATE lanes SET misses = 12").execute(&crawl.pool).await.unwrap();
     let page = pages.iter().find(|page| page.host == "a.test").unwrap();
     let found = [finished(page, &small_table(), &["http://b.test/2".to_owned()])];
-    let record = async {
-        // The dispatcher has the lane by then.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        worker.record(&found).await.unwrap()
-    };
-    join(lay_aside(&crawl), record).await;
+    while_it_is_laid_aside(&crawl, worker.record(&found)).await.unwrap();
     assert!(crawl.number(NEXT_LOOK).await <= 0);
 }
 
@@ -48,12 +52,8 @@ async fn a_page_that_is_put_back_while_a_dispatcher_lays_its_lane_aside_is_not_l
     crawl.change(failed).await;
     sqlx::query("UPDATE lanes SET misses = 12").execute(&crawl.pool).await.unwrap();
     crawl.store.retry_execution(crawl.execution, None).await.unwrap();
-    let put_back = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        crawl.store.put_pages_back(None).await.unwrap()
-    };
-    let ((), pages) = join(lay_aside(&crawl), put_back).await;
-    assert_eq!(pages, 1);
+    let pages = while_it_is_laid_aside(&crawl, crawl.store.put_pages_back(None)).await;
+    assert_eq!(pages.unwrap(), 1);
     assert!(crawl.number(NEXT_LOOK).await <= 0);
 }
 

@@ -16,6 +16,7 @@ use crawlify_shared::telemetry;
 use crawlify_worker::Worker;
 use crawlify_worker::egress::{Egress, EgressOptions};
 use futures_util::future::join_all;
+use harness::bench::stalls::Watch;
 use harness::crawl::{Crawl, NO_LIMITS, small_workflow};
 use harness::paced_site::PacedSite;
 use harness::postgres::TestDatabase;
@@ -44,23 +45,6 @@ impl Fleet {
         let (broker, stop) = (Arc::new(InProcessBroker::new()), CancellationToken::new());
         let url = crawl.database.url();
         let (mut coordinators, mut workers) = (Vec::new(), Vec::new());
-        for _ in 0..sizes.0 {
-            let config = crawlify_coordinator::Config {
-                listen: None,
-                lease: LeaseTimes::default(),
-                only: None,
-                broker_forgets: false,
-            };
-            let store = Store::connect(&url, 4).unwrap();
-            let coordinator = crawlify_coordinator::start(
-                config,
-                store,
-                broker.clone(),
-                telemetry::registry(),
-                stop.clone(),
-            );
-            coordinators.push(coordinator.await.unwrap());
-        }
         let driver = Arc::new(SyntheticDriver(site));
         for _ in 0..sizes.1 {
             let config = crawlify_worker::Config {
@@ -81,6 +65,24 @@ impl Fleet {
                 stop.clone(),
             );
             workers.push(worker.await.unwrap());
+        }
+        // Nothing is dispatched before all workers are there: the first ones shall not have done everything by then.
+        for _ in 0..sizes.0 {
+            let config = crawlify_coordinator::Config {
+                listen: None,
+                lease: LeaseTimes::default(),
+                only: None,
+                broker_forgets: false,
+            };
+            let store = Store::connect(&url, 4).unwrap();
+            let coordinator = crawlify_coordinator::start(
+                config,
+                store,
+                broker.clone(),
+                telemetry::registry(),
+                stop.clone(),
+            );
+            coordinators.push(coordinator.await.unwrap());
         }
         Self { coordinators, workers, stop }
     }
@@ -179,7 +181,7 @@ async fn of_two_executions_on_one_host_with_a_pace_that_of_the_lower_priority_ha
     let (mut low, mut high) = (0, 0);
     wait_for("the lower one goes on", WITHIN, async || {
         (low, high) = both().await;
-        low >= low_before + 20
+        low >= low_before + 25
     })
     .await;
     fleet.stop().await;
@@ -231,13 +233,17 @@ async fn a_host_is_asked_in_its_pace_by_all_workers_and_executions_together() {
     let client = Some(reqwest::Client::builder().no_proxy().build().unwrap());
     let site_as_seen = Site { pages: u64::MAX, client, ..Site::default() };
     let fleet = Fleet::on(&crawl, (2, 3), 4, site_as_seen).await;
+    let watch = Watch::start();
     tokio::time::sleep(MEASURED).await;
     fleet.stop().await;
+    let stalled = watch.end().iter().map(|stall| stall.length).max().unwrap_or_default();
     let possible = MEASURED.as_millis() / DELAY.as_millis();
     for starts in site.log() {
         let spaces: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        // What lies between a start and the request is the machine's, which is busy. Without a common pace they would be nothing.
-        assert!(spaces.iter().all(|space| *space > DELAY * 6 / 10), "{spaces:?}");
+        // What lies between a start and the request is the machine's, which is busy, and now and then stands still. Without
+        // a common pace they would be nothing.
+        let least = (DELAY * 6 / 10).saturating_sub(stalled);
+        assert!(spaces.iter().all(|space| *space > least), "{spaces:?}, and it stood still for {stalled:?}");
         assert!(starts.len() as u128 > possible / 2, "only {} of {possible}", starts.len());
     }
     let visited = "SELECT count(DISTINCT execution_id) FROM url_queue WHERE status = 'completed'";

@@ -66,7 +66,7 @@ async fn pages_that_were_dispatched_in_a_pace_that_is_not_much_shorter_keep_to_t
         assert_eq!((pair[0].host_delay, pair[1].host_delay), (longer, longer));
         assert!(pair[1].start_in - pair[0].start_in >= longer, "{claimed:?}");
     }
-    let lease = "SELECT EXTRACT(EPOCH FROM min(locked_until) - now())::int8 FROM url_queue
+    let lease = "SELECT EXTRACT(EPOCH FROM min(locked_until - locked_at))::int8 FROM url_queue
         WHERE host = 'a.test' AND status = 'processing'";
     let needed = (LEASE + claimed[2].start_in).as_secs() as i64;
     assert!(crawl.number(lease).await >= needed, "leases cover the wait");
@@ -98,17 +98,19 @@ async fn pages_that_hear_429_in_a_row_leave_their_host_alone_for_the_longest_tha
 
 #[tokio::test]
 async fn a_request_beside_the_pace_makes_the_next_page_of_its_host_wait_for_longer() {
-    let crawl = Crawl::start(polite(DELAY), &["http://a.test/1", "http://a.test/2"]).await;
+    // So long that the next start is not reached meanwhile.
+    let delay = DELAY * 30;
+    let crawl = Crawl::start(polite(delay), &["http://a.test/1", "http://a.test/2"]).await;
     let free = crawl.another(NO_LIMITS, &["http://b.test/3"]).await;
     let worker = crawl.worker().await;
     let _ = (crawl.claim(&worker).await, crawl.store.reserve_pages(free, 10).await.unwrap());
-    let next = "SELECT (EXTRACT(EPOCH FROM greatest(next_start_at, now()) - now()) * 1000)::int8 FROM hosts WHERE host = 'a.test'";
+    let next = "SELECT (EXTRACT(EPOCH FROM next_start_at) * 1000)::int8 FROM hosts WHERE host = 'a.test'";
     let before = crawl.number(next).await;
     for host in ["a.test", "b.test", "nobody.test"] {
         worker.was_asked_beside(host, 1).await.unwrap();
     }
     let later = crawl.number(next).await - before;
-    let delay = i64::try_from(DELAY.as_millis()).unwrap();
+    let delay = i64::try_from(delay.as_millis()).unwrap();
     assert!((delay / 2..=delay * 11 / 10).contains(&later), "{later} ms");
     worker.was_asked_beside("a.test", 3).await.unwrap();
     let much_later = crawl.number(next).await - before - later;
@@ -129,8 +131,7 @@ async fn record_refusal(worker: &HotStore, page: &ClaimedPage) {
 
 #[tokio::test]
 async fn pages_of_a_host_that_is_asked_when_to_return_are_held_back_and_its_refusal_counts_all_the_same() {
-    let costs =
-        "SELECT concat_ws(' ', pace_level, refused, backoff_until > now()) FROM hosts WHERE host = 'a.test'";
+    let costs = "SELECT concat_ws(' ', pace_level, refused, backoff_until > asked_at) FROM hosts WHERE host = 'a.test'";
     for delay in [Duration::ZERO, Duration::from_millis(500)] {
         let mut paid = Vec::new();
         for is_held_back in [false, true] {

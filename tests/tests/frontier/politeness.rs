@@ -15,6 +15,8 @@ use harness::crawl::{Crawl, LEASE, NO_LIMITS, finished, small_table, small_workf
 use serde_json::json;
 
 const DELAY: Duration = Duration::from_millis(2_000);
+/// One that does not pass during a test, however busy the machine is.
+const LONG: Duration = Duration::from_secs(600);
 
 fn polite(delay: Duration) -> Limits {
     Limits { rate_limit_delay: delay, ..NO_LIMITS }
@@ -56,7 +58,7 @@ fn assert_spaced(mut starts: Vec<(Instant, ClaimedPage)>, delay: Duration) {
 async fn one_page_of_a_host_is_dispatched_in_each_delay() {
     let urls =
         ["http://a.test/1", "http://a.test/2", "http://b.test/1", "http://b.test/2", "http://b.test/3"];
-    let crawl = Crawl::start(polite(DELAY), &urls).await;
+    let crawl = Crawl::start(polite(LONG), &urls).await;
     let first = crawl.store.reserve_pages(crawl.execution, 100).await.unwrap();
     let hosts: HashSet<_> = first.iter().map(|page| page.url.host().to_owned()).collect();
     assert_eq!((first.len(), hosts.len()), (2, 2), "one of each host");
@@ -69,8 +71,8 @@ async fn one_page_of_a_host_is_dispatched_in_each_delay() {
 
 #[tokio::test]
 async fn two_executions_share_the_delay_of_a_host() {
-    let crawl = Crawl::start(polite(DELAY), &["http://a.test/1"]).await;
-    let other = crawl.another(polite(DELAY), &["http://a.test/1", "http://a.test/2"]).await;
+    let crawl = Crawl::start(polite(LONG), &["http://a.test/1"]).await;
+    let other = crawl.another(polite(LONG), &["http://a.test/1", "http://a.test/2"]).await;
     let reserved = join_all([
         crawl.store.reserve_pages(crawl.execution, 10),
         crawl.store.reserve_pages(other, 10),
@@ -90,9 +92,11 @@ async fn pages_claimed_together_start_one_delay_apart_and_the_first_at_once() {
     let starts = claim(&worker, &requests).await;
     assert_eq!(starts.len(), 6);
     let waits: Vec<_> = starts.iter().map(|(_, page)| page.start_in).collect();
-    assert!(waits.iter().min().unwrap() < &Duration::from_millis(100), "{waits:?}");
+    let (first, last) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
+    // The claim itself may take a while.
+    assert!(first < DELAY / 2, "{waits:?}");
     // With the margin of 3 %.
-    assert!(waits.iter().max().unwrap() <= &(DELAY * 52 / 10), "{waits:?}");
+    assert!(last - first <= DELAY * 52 / 10, "{waits:?}");
     assert_spaced(starts, DELAY);
 }
 
@@ -230,7 +234,7 @@ async fn starts_that_are_planned_far_ahead_hold_the_next_page_back() {
     crawl.change("UPDATE hosts SET delay_ms = 60000, next_start_at = now() + interval '20 seconds'").await;
     assert!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().is_empty());
     let due_in = "SELECT EXTRACT(EPOCH FROM due_at - now())::int8 FROM lanes";
-    assert!((16..=18).contains(&crawl.number(due_in).await), "not before its start is near");
+    assert!((12..=18).contains(&crawl.number(due_in).await), "not before its start is near");
     crawl.change("UPDATE hosts SET next_start_at = now() + interval '1 second'").await;
     crawl.change("UPDATE lanes SET due_at = now()").await;
     assert_eq!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().len(), 1);
@@ -238,10 +242,10 @@ async fn starts_that_are_planned_far_ahead_hold_the_next_page_back() {
 
 #[tokio::test]
 async fn pages_are_dispatched_no_faster_than_they_start() {
-    let crawl = Crawl::start(polite(Duration::from_secs(10)), &["http://a.test/1", "http://a.test/2"]).await;
+    let crawl = Crawl::start(polite(LONG), &["http://a.test/1", "http://a.test/2"]).await;
     crawl.store.reserve_pages(crawl.execution, 10).await.unwrap();
-    let next = "SELECT (EXTRACT(EPOCH FROM next_dispatch_at - now()) * 10)::int8 FROM hosts";
-    assert!((102..=103).contains(&crawl.number(next).await), "a delay and 3 %");
+    let next = "SELECT EXTRACT(EPOCH FROM next_dispatch_at - now())::int8 FROM hosts";
+    assert!((611..=618).contains(&crawl.number(next).await), "a delay and 3 %");
 }
 
 #[tokio::test]
@@ -294,7 +298,8 @@ async fn a_host_that_answers_429_is_left_alone_by_all_for_as_long_as_it_says() {
     crawl.change("").await;
     assert!(crawl.store.reserve_pages(crawl.execution, 10).await.unwrap().is_empty());
     assert!(crawl.store.reserve_pages(other, 10).await.unwrap().is_empty());
-    let waits = "SELECT EXTRACT(EPOCH FROM backoff_until - now())::int8 FROM hosts WHERE host = 'a.test'";
+    // From its answer on, however long ago that is on a busy machine.
+    let waits = "SELECT EXTRACT(EPOCH FROM backoff_until - asked_at)::int8 FROM hosts WHERE host = 'a.test'";
     assert!((118..=120).contains(&crawl.number(waits).await));
     // Without a word of the host: longer each time. The others are served, but for one.
     crawl.change("UPDATE url_queue SET status = 'completed' WHERE status = 'processing'").await;
@@ -326,7 +331,8 @@ async fn a_page_that_came_too_late_takes_the_next_turn_and_keeps_its_lease_for_t
     // The two starts of the claim are taken: the next ones are one delay apart.
     for turn in [2.0, 3.0] {
         let wait = worker.next_start(&page, LEASE * 2).await.unwrap() - page.claimed_here;
-        let expected = DELAY.mul_f64(turn * 1.03) + Duration::from_millis(100);
+        // The claim itself may take a while.
+        let expected = DELAY.mul_f64(turn * 1.03) + DELAY / 4;
         assert!(wait <= expected && wait + Duration::from_secs(1) > expected, "turn {turn} in {wait:?}");
     }
     let lease: i64 = sqlx::query_scalar(

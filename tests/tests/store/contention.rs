@@ -126,7 +126,8 @@ async fn a_caller_who_goes_away_leaves_no_open_transaction() {
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
         AND pid <> pg_backend_pid()";
     wait_for("statements ended", Duration::from_secs(10), async || crawl.number(active).await == 0).await;
-    assert_eq!(crawl.number(idle).await, 0);
+    // A connection that was closed is there until its server has seen that; one that went back to the pool would stay.
+    wait_for("no transaction is open", Duration::from_secs(10), async || crawl.number(idle).await == 0).await;
     // The connections work, and what was not recorded can be, once.
     let rest: Vec<_> = pages.iter().map(|page| finished(page, &small_table(), &urls("found", 30))).collect();
     for _ in 0..20 {

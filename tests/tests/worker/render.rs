@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
-use harness::crawl::Crawl;
+use harness::crawl::{Crawl, NO_LIMITS};
+use harness::wait::wait_for;
 use serde_json::{Value, json};
 
-use super::{PAGES, Running, TIMES, answers, page, shop};
+use super::{PAGES, Running, TIMES, WITHIN, answers, page, shop};
 
 const ITEMS: usize = 40;
 const RENDERED: &str =
@@ -53,13 +54,15 @@ async fn a_static_page_that_needs_a_tab_gets_one() {
 async fn a_page_that_hangs_read_and_loaded_has_the_time_of_one_for_both() {
     let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::Hangs]);
     let times = LeaseTimes { page_deadline: Duration::from_secs(6), ..TIMES };
-    let running = Running::start(&shop_with("static"), driver, times).await;
+    let crawl = Crawl::of(&shop_with("static"), NO_LIMITS, &["http://shop.test/"]).await;
+    // It is tried no more.
+    crawl.change("UPDATE url_queue SET site_faults = 3").await;
+    let running = Running::of(crawl, driver, times).await;
     running.wait("the page failed", "SELECT count(*) FROM url_queue WHERE error_class = 'nav_timeout'").await;
     let took = "SELECT (extract(epoch FROM now() - started_at) * 1000)::int8 FROM workflow_executions";
     let took = running.crawl.number(took).await;
     assert!((6_000..11_000).contains(&took), "{took} ms");
     assert_eq!((running.driver.static_reads(), running.driver.loads().len()), (1, 1));
-    running.crawl.change("UPDATE url_queue SET site_faults = 3 WHERE status = 'pending'").await;
     running.stop().await;
 }
 
@@ -122,14 +125,10 @@ async fn a_page_on_trial_that_is_not_there_or_wants_to_be_left_alone_is_asked_fo
             .with_page("http://shop.test/1", [page(&[])])
             .with_static_status("http://shop.test/1", status);
         let running = Running::start(&shop_with("auto"), driver, TIMES).await;
-        running
-            .wait(
-                "both were tried",
-                "SELECT count(*) / 2 FROM url_queue WHERE error_class IS NOT NULL OR status = 'completed'",
-            )
-            .await;
-        let pages = running.crawl.texts(PAGES).await;
-        assert_eq!(pages[1], format!("/1 {ends}"));
+        // One look: a page that is to be tried again is on its way soon.
+        let expected = ["/ completed 1".to_owned(), format!("/1 {ends}")];
+        let tried = async || running.crawl.texts(PAGES).await == expected;
+        wait_for(&format!("they are {expected:?}"), WITHIN, tried).await;
         assert_eq!(running.driver.loads().len(), 1, "only the page that is there was loaded too");
         running.stop().await;
     }

@@ -12,6 +12,7 @@ use harness::answering_site::{AnsweringSite, endless, redirect, status, text};
 use harness::crawl::NO_LIMITS;
 use harness::wait::wait_for;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use super::{ENDED, Running, TIMES, WITHIN, page, shop, start_worker};
@@ -32,6 +33,13 @@ pub(super) fn obeying(starts: &[String]) -> Value {
 /// A browser that knows these pages, which have no links.
 pub(super) fn driver(urls: &[String]) -> FakeDriver {
     urls.iter().fold(FakeDriver::new(), |driver, url| driver.with_page(url, [page(&[])]))
+}
+
+/// A port that nobody listens at, and nobody else can, as long as this is there.
+fn held() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
 }
 
 #[tokio::test]
@@ -209,11 +217,8 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
         if answers.fetch_add(1, Ordering::Relaxed) == 0 { status(503) } else { text("") }
     })
     .await;
-    let gone = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}/", listener.local_addr().unwrap())
-    };
-    let starts = [ill.url("/"), gone];
+    let gone = held();
+    let starts = [ill.url("/"), format!("http://{}/", gone.local_addr().unwrap())];
     let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
     let waiting = "SELECT (count(*) = 2)::int::int8 FROM url_queue
         WHERE status = 'pending' AND attempt = 1 AND error_class = 'robots_unreachable'";
@@ -250,9 +255,10 @@ async fn a_dead_proxy_is_not_the_sites_fault_and_keeps_the_file_from_no_other_cr
     let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
     let starts = [site.url("/"), site.url("/2"), site.url("/3")];
     let (proxied, others) = starts.split_at(1);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = held();
     let mut config = obeying(proxied);
-    config["proxy_config"] = json!({"enabled": true, "server": format!("http://{closed}")});
+    let server = format!("http://{}", closed.local_addr().unwrap());
+    config["proxy_config"] = json!({"enabled": true, "server": server});
     let running = Running::start(&config, driver(&starts), TIMES).await;
     running.wait("the page failed", "SELECT proxy_faults::int8 FROM url_queue").await;
     let failed = "SELECT concat_ws(' ', status, error_class, site_faults) FROM url_queue";
