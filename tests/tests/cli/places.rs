@@ -16,6 +16,9 @@ use crate::CRAWLIFY;
 use crate::crawl::chain_workflow;
 use crate::recorded::Recorded;
 
+/// On a busy machine.
+const A_MOMENT: Duration = Duration::from_secs(5);
+
 #[tokio::test]
 async fn without_chrome_the_command_that_installs_it_is_told_within_a_moment() {
     let scratch = Scratch::create();
@@ -23,7 +26,7 @@ async fn without_chrome_the_command_that_installs_it_is_told_within_a_moment() {
     command.arg("demo").env("CRAWLIFY_CHROME", "/nonexistent");
     let ended = Program::start(command).end(AT_ONCE).await.with_code(78);
     let ended = ended.saying(&["/nonexistent", "apt-get install chromium-headless-shell"]);
-    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+    assert!(ended.took < A_MOMENT, "{:?}", ended.took);
     assert_eq!(scratch.leftovers(), [""; 0]);
 }
 
@@ -36,7 +39,7 @@ async fn without_postgres_three_ways_out_are_told() {
     command.arg("demo").env("CRAWLIFY_PG_BIN", &empty);
     let ended = Program::start(command).end(AT_ONCE).await.with_code(78);
     let ended = ended.saying(&["apt-get install postgresql", "CRAWLIFY_PG_BIN", "--database-url"]);
-    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+    assert!(ended.took < A_MOMENT, "{:?}", ended.took);
     assert_eq!(scratch.leftovers(), [""; 0]);
 }
 
