@@ -150,11 +150,11 @@ impl Fleet {
         .await;
     }
 
-    /// Waits until so many pages of the execution that runs are completed.
+    /// Waits until so many pages of the last execution are completed, though it may be over by then.
     pub async fn completed(&self, pages: i64) {
         let of_this_one =
             "SELECT count(*) FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
-            WHERE q.status = 'completed' AND e.status = 'running'";
+            WHERE q.status = 'completed' AND e.started_at = (SELECT max(started_at) FROM workflow_executions)";
         let what = format!("{pages} pages are completed");
         wait_for(&what, WITHIN, async || self.number(of_this_one).await >= pages).await;
     }

@@ -8,6 +8,7 @@ pub mod crawl;
 pub mod doubling;
 pub mod fault_proxy;
 pub mod fleet;
+pub mod held_port;
 pub mod hostile;
 pub mod invariants;
 pub mod own_network;

@@ -3,7 +3,7 @@
 //! The server has its own home, node name, ports and epmd, so that it knows nothing of a RabbitMQ that the machine may
 //! run. It is our child and dies with us, and its folder is removed with it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::held_port::HeldPort;
 use crate::servers;
 
 const USER: &str = "crawlify";
@@ -29,6 +30,8 @@ const BOOT_WITHIN: Duration = Duration::from_secs(120);
 pub struct PrivateRabbitMq {
     sbin: PathBuf,
     ports: Ports,
+    /// It takes long to start, and comes back at the same ports.
+    _held: [HeldPort; 4],
     /// `None` while it is stopped.
     server: Option<ChildProcess>,
     /// Ours too, because one that the server starts would outlive it.
@@ -52,7 +55,7 @@ impl PrivateRabbitMq {
     pub async fn start() -> Result<Self> {
         let sbin = find_sbin()?;
         let folder = tempfile::Builder::new().prefix("crawlify-rabbitmq-").tempdir()?;
-        let ports = Ports::free()?;
+        let (ports, held) = Ports::hold()?;
         for name in ["home", "mnesia", "log"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
@@ -62,7 +65,7 @@ impl PrivateRabbitMq {
         epmd.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
         epmd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let epmd = ChildProcess::spawn(epmd, None, Signal::KILL).context("cannot start epmd")?;
-        let mut rabbit = Self { sbin, ports, server: None, _epmd: epmd, folder };
+        let mut rabbit = Self { sbin, ports, _held: held, server: None, _epmd: epmd, folder };
         rabbit.restart().await?;
         Ok(rabbit)
     }
@@ -230,15 +233,11 @@ fn configuration(ports: Ports) -> String {
 }
 
 impl Ports {
-    fn free() -> Result<Self> {
-        // Held together, so that they differ.
-        let listeners = [(); 4].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let mut ports = [0; 4];
-        for (port, listener) in ports.iter_mut().zip(listeners) {
-            *port = listener?.local_addr()?.port();
-        }
-        let [amqp, management, distribution, epmd] = ports;
-        Ok(Self { amqp, management, distribution, epmd })
+    /// Ports that are free, and what keeps others from them.
+    fn hold() -> Result<(Self, [HeldPort; 4])> {
+        let held = [HeldPort::take()?, HeldPort::take()?, HeldPort::take()?, HeldPort::take()?];
+        let [amqp, management, distribution, epmd] = held.each_ref().map(HeldPort::number);
+        Ok((Self { amqp, management, distribution, epmd }, held))
     }
 }
 

@@ -44,6 +44,12 @@ pub struct Options {
     /// A worker unheard of for so long has lost its pages; the other times of the lease follow.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 15_000)]
     lost_after: u64,
+    /// How long pages in hand may go on after SIGTERM.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5_000)]
+    drain: u64,
+    /// How often its connections to the broker say that they are there.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    heartbeat: u64,
     #[arg(long)]
     database_url: SecretUrl,
     #[arg(long)]
@@ -68,7 +74,11 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken) -> Result<()> {
-    let patience = AmqpOptions { first_connection_within: Duration::from_secs(60), ..Default::default() };
+    let patience = AmqpOptions {
+        first_connection_within: Duration::from_secs(60),
+        heartbeat: Duration::from_secs(options.heartbeat),
+        ..Default::default()
+    };
     let broker: Arc<dyn Broker> = Arc::new(AmqpBroker::connect(&options.amqp_url, patience).await?);
     let broker = if options.double { Arc::new(Doubling(broker)) } else { broker };
     let lost_after = Duration::from_millis(options.lost_after);
@@ -102,7 +112,7 @@ async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken)
                 database_url: options.database_url,
                 admin: None,
                 lease,
-                drain_deadline: Duration::from_secs(5),
+                drain_deadline: Duration::from_millis(options.drain),
                 egress: Egress::start(EgressOptions::off())?,
                 recorded: Arc::default(),
             };

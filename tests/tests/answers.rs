@@ -10,7 +10,7 @@ use harness::answering_site::{AnsweringSite, redirect};
 use harness::postgres::TestDatabase;
 use harness::program::{Program, crawlify};
 use harness::scratch::Scratch;
-use harness::wait::wait_for;
+use harness::wait::{wait_for, wait_for_value};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -51,6 +51,10 @@ async fn ended(running: Program, database: &TestDatabase, code: i32, said: &[&st
     recorded.pool
 }
 
+async fn number(pool: &PgPool, query: &'static str) -> i64 {
+    sqlx::query_scalar(query).fetch_one(pool).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_crawl_that_adapts_asks_a_host_no_faster_than_it_answers() {
     for render in ["full", "static"] {
@@ -63,15 +67,14 @@ async fn a_crawl_that_adapts_asks_a_host_no_faster_than_it_answers() {
         let settings = json!({"render": render, "politeness": {"adaptive": true, "robots": "ignore"}});
         let running = crawl(&scratch, &database, &site.url("/"), &settings);
         let pool = ended(running, &database, 0, &["4 completed"]).await;
-        let number =
-            async |query: &'static str| -> i64 { sqlx::query_scalar(query).fetch_one(&pool).await.unwrap() };
         let takes = i64::try_from(TAKES_MS).unwrap();
-        let latency = number("SELECT latency_ms::int8 FROM hosts WHERE host = '127.0.0.1'").await;
-        assert!((takes..2 * takes).contains(&latency), "{render}: {latency} ms");
+        let latency = number(&pool, "SELECT latency_ms::int8 FROM hosts WHERE host = '127.0.0.1'").await;
+        // Where the machine is busy the first answer, which counts most, seems to take longer.
+        assert!((takes..takes + 3_000).contains(&latency), "{render}: {latency} ms");
         let interval = "SELECT COALESCE(min_interval_ms, 0)::int8 FROM hosts WHERE host = '127.0.0.1'";
-        let interval = number(interval).await;
+        let interval = number(&pool, interval).await;
         assert!(interval >= takes * 9 / 10, "{render}: two pages started within {interval} ms");
-        let read = number("SELECT count(*) FROM url_queue WHERE rendered = 'static'").await;
+        let read = number(&pool, "SELECT count(*) FROM url_queue WHERE rendered = 'static'").await;
         assert_eq!(read, if render == "static" { 4 } else { 0 });
     }
 }
@@ -82,8 +85,7 @@ async fn how_fast_a_host_answers_is_nobodys_business_unless_a_crawl_adapts() {
     let site = AnsweringSite::start(|_, _| Html("<h1>home</h1>").into_response()).await;
     let running = crawl(&scratch, &database, &site.url("/"), &json!({}));
     let pool = ended(running, &database, 0, &["1 completed"]).await;
-    let latency: i32 = sqlx::query_scalar("SELECT latency_ms FROM hosts").fetch_one(&pool).await.unwrap();
-    assert_eq!(latency, 0);
+    assert_eq!(number(&pool, "SELECT latency_ms::int8 FROM hosts").await, 0);
 }
 
 /// An answer that wants the host left alone for two minutes.
@@ -163,8 +165,7 @@ async fn a_host_pays_for_no_other_to_which_it_redirects() {
         let running = crawl(&scratch, &database, &site.url("/"), &json!({"render": render}));
         let pool = ended(running, &database, 3, &["1 completed", "1 failed"]).await;
         assert!(other.asked_for("/") > 0, "{render}");
-        let levels = "SELECT COALESCE(sum(pace_level), 0)::int8 FROM hosts";
-        let levels: i64 = sqlx::query_scalar(levels).fetch_one(&pool).await.unwrap();
+        let levels = number(&pool, "SELECT COALESCE(sum(pace_level), 0)::int8 FROM hosts").await;
         assert_eq!(levels, 0, "{render}");
     }
 }
@@ -209,7 +210,7 @@ async fn a_site_that_refuses_whoever_asks_too_fast_loses_no_page_and_is_asked_as
 #[tokio::test]
 async fn pages_that_hear_429_at_the_same_time_do_not_all_ask_for_how_long() {
     let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
-    let site = AnsweringSite::slow(Duration::from_millis(700), |_, path| match path {
+    let site = AnsweringSite::slow(Duration::from_secs(2), |_, path| match path {
         "/" => Html("<h1>home</h1><a href=/1>1</a><a href=/2>2</a><a href=/3>3</a><a href=/4>4</a>")
             .into_response(),
         _ => come_later(429, "<h1>not so fast</h1>"),
@@ -217,13 +218,15 @@ async fn pages_that_hear_429_at_the_same_time_do_not_all_ask_for_how_long() {
     .await;
     let _running = crawl(&scratch, &database, &site.url("/"), &json!({"render": "full"}));
     let pool = PgPool::connect(database.url().expose()).await.unwrap();
-    let waiting =
-        "SELECT count(*) FROM url_queue WHERE depth = 1 AND status = 'pending' AND rate_limit_faults = 1";
-    wait_for("two pages were refused", WITHIN, async || {
-        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap_or_default() >= 2
+    // And none is in somebody's hands any more, that may still ask.
+    let waiting = "SELECT CASE WHEN bool_or(status = 'processing') THEN 0
+            ELSE count(*) FILTER (WHERE depth = 1 AND status = 'pending' AND rate_limit_faults = 1) END
+        FROM url_queue";
+    let waiting = wait_for_value("two pages were refused", WITHIN, async || {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap_or_default();
+        (waiting >= 2).then_some(waiting)
     })
     .await;
-    let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
     let asked = site.requests().len() - site.asked_for("/");
     assert_eq!(i64::try_from(asked).unwrap(), waiting + 1, "one of them asked once more");
 }
@@ -239,7 +242,7 @@ async fn what_redirects_lead_to_counts_in_the_pace_of_its_host() {
             match path.strip_prefix("/from/") {
                 Some(number) => redirect(&format!("{origin}/to/{number}")),
                 None if path == "/" => {
-                    let links = (0..8).map(|number| format!("<a href=/from/{number}>{number}</a>"));
+                    let links = (0..12).map(|number| format!("<a href=/from/{number}>{number}</a>"));
                     Html(format!("<h1>home</h1>{}", links.collect::<String>())).into_response()
                 }
                 None => Html("<h1>leaf</h1>").into_response(),
@@ -248,14 +251,14 @@ async fn what_redirects_lead_to_counts_in_the_pace_of_its_host() {
         .await;
         let settings = json!({"render": render, "rate_limit_delay": 400});
         let running = crawl(&scratch, &database, &site.url("/"), &settings);
-        ended(running, &database, 0, &["9 completed"]).await;
+        ended(running, &database, 0, &["13 completed"]).await;
         let (asked, took) = {
             let started = started.lock().unwrap();
             (started.len(), *started.last().unwrap() - started[0])
         };
-        assert!(asked >= 17, "{render}: each leads somewhere");
-        // Of 17 requests, less what the last pages led to: the next ones were on their way by then.
-        assert!(took >= Duration::from_millis(12 * 400), "{render}: {took:?}");
+        assert!(asked >= 25, "{render}: each leads somewhere");
+        // Of 25 requests, less what the last pages led to: the next ones were on their way by then.
+        assert!(took >= Duration::from_millis(15 * 400), "{render}: {took:?}");
     }
 }
 
@@ -265,10 +268,10 @@ async fn while_a_host_is_asked_for_how_long_nobody_else_asks_it() {
         let (scratch, database) = (Scratch::create(), TestDatabase::create().await);
         let asked: &'static Mutex<Vec<(String, Instant)>> = Box::leak(Box::default());
         let limited = AtomicUsize::new(0);
-        // The question takes long to be answered.
-        let takes = |path: &str, before| {
+        // The question takes long to be answered. The refusal comes when the others are known.
+        let takes = |path: &str, before: usize| {
             asked.lock().unwrap().push((path.to_owned(), Instant::now()));
-            Duration::from_millis(if path == "/limited" && before == 1 { 6_000 } else { 200 })
+            Duration::from_millis(if path == "/limited" { [2_000, 6_000, 200][before.min(2)] } else { 200 })
         };
         let site = AnsweringSite::taking(takes, move |_, path| match path {
             "/limited" if limited.fetch_add(1, Ordering::Relaxed) < 2 => {
@@ -297,11 +300,10 @@ async fn while_a_host_is_asked_for_how_long_nobody_else_asks_it() {
         let after = |at: &Instant| at.saturating_duration_since(question);
         let others = asked.iter().filter(|(path, _)| path != "/limited");
         // Those that had their start already come all the same.
-        let late = others.filter(|(_, at)| (1_500..5_900).contains(&after(at).as_millis())).count();
+        let late = others.filter(|(_, at)| (3_000..5_900).contains(&after(at).as_millis())).count();
         assert_eq!(late, 0, "delay {delay}");
         let pool = PgPool::connect(database.url().expose()).await.unwrap();
-        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM url_queue").fetch_one(&pool).await.unwrap();
-        assert!(known > 200, "there were others to ask for");
+        assert!(number(&pool, "SELECT count(*) FROM url_queue").await > 200, "there were others to ask for");
     }
 }
 
@@ -378,8 +380,7 @@ async fn each_request_that_a_page_leads_to_costs_a_delay_and_a_new_name_costs_no
         let pool = ended(running, &database, 0, &["1 completed"]).await;
         let delays = "SELECT round(EXTRACT(EPOCH FROM next_start_at - recent_starts[1]) / 20.6)::int8
             FROM hosts WHERE host = '127.0.0.1'";
-        let delays: i64 = sqlx::query_scalar(delays).fetch_one(&pool).await.unwrap();
-        assert_eq!(delays, 1 + beside, "{render} {start}");
+        assert_eq!(number(&pool, delays).await, 1 + beside, "{render} {start}");
     }
 }
 
@@ -395,6 +396,5 @@ async fn a_page_that_is_not_there_starts_like_any_other_where_it_is_to_be_loaded
     let running = crawl(&scratch, &database, &site.url("/"), &settings);
     let pool = ended(running, &database, 3, &["1 completed", "2 failed"]).await;
     let starts = "SELECT cardinality(recent_starts)::int8 FROM hosts WHERE host = '127.0.0.1'";
-    let starts: i64 = sqlx::query_scalar(starts).fetch_one(&pool).await.unwrap();
-    assert_eq!(starts, 3);
+    assert_eq!(number(&pool, starts).await, 3);
 }

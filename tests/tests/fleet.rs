@@ -110,10 +110,19 @@ async fn three_workers_crawl_and_the_death_of_one_costs_nothing() {
     let per_worker = counted(&recorded).await;
     assert!(per_worker.contains_key(&victim.id), "the victim had completed something");
     for worker in &workers {
-        let (_, metrics) = get(&format!("http://{}/metrics", worker.admin)).await;
+        let url = format!("http://{}/metrics", worker.admin);
         let (pages, nodes) = per_worker[&worker.id];
-        assert_eq!(sum(&metrics, "crawlify_pages_total{outcome=\"completed\","), pages, "{metrics}");
-        assert_eq!(sum(&metrics, "crawlify_node_duration_seconds_count{"), nodes, "{metrics}");
+        let (completed, ran) =
+            ("crawlify_pages_total{outcome=\"completed\",", "crawlify_node_duration_seconds_count{");
+        let mut metrics = String::new();
+        // A page is counted when the answer to its record has come.
+        wait_for("its last page is counted", READY, async || {
+            metrics = get(&url).await.1;
+            sum(&metrics, completed) >= pages && sum(&metrics, ran) >= nodes
+        })
+        .await;
+        assert_eq!(sum(&metrics, completed), pages, "{metrics}");
+        assert_eq!(sum(&metrics, ran), nodes, "{metrics}");
     }
     let (_, metrics) = get(&format!("{api}/metrics")).await;
     assert!(sum(&metrics, "crawlify_pages_dispatched_total") >= PAGES, "{metrics}");

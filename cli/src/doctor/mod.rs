@@ -194,11 +194,13 @@ mod tests {
 
     #[tokio::test]
     async fn servers_that_are_named_are_tried() {
-        // Nobody listens there: the port is ours, and closed again.
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        // Nobody listens there, and nobody can: the port is ours.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let closed = held.local_addr().unwrap().port();
         let options = Options {
-            database_url: Some(SecretUrl::new(format!("postgres://me:secret@127.0.0.1:{free}/crawlify"))),
-            amqp_url: Some(SecretUrl::new(format!("amqp://me:secret@127.0.0.1:{free}/%2f"))),
+            database_url: Some(SecretUrl::new(format!("postgres://me:secret@127.0.0.1:{closed}/crawlify"))),
+            amqp_url: Some(SecretUrl::new(format!("amqp://me:secret@127.0.0.1:{closed}/%2f"))),
             ..options()
         };
         let report = run(&options).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crawlify_shared::broker::{AmqpBroker, AmqpOptions, Broker, BrokerError, MAX_MESSAGE_BYTES};
 use crawlify_shared::config::SecretUrl;
+use harness::held_port::HeldPort;
 use harness::rabbitmq::{PrivateRabbitMq, TestVhost};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -127,7 +128,7 @@ async fn rubbish_goes_to_the_dead_queue_once_and_the_page_behind_it_arrives() {
     delivery.ack().await.unwrap();
     assert_eq!(broker.rejected_messages(), 4);
     wait_for("the dead queue holds all four", SOON, async || depth(&channel, DEAD_QUEUE).await == 4).await;
-    assert_eq!(depth(&channel, QUEUE).await, 0);
+    wait_for("their own queue is empty", SOON, async || depth(&channel, QUEUE).await == 0).await;
     broker.close().await;
 }
 
@@ -195,11 +196,9 @@ async fn wrong_credentials_and_hosts_are_refused_at_once_without_showing_the_pas
 
 #[tokio::test]
 async fn a_broker_that_is_not_there_is_named_within_the_deadline() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let closed = HeldPort::take().unwrap();
     let options = AmqpOptions { first_connection_within: Duration::from_secs(1), ..AmqpOptions::default() };
-    let url = SecretUrl::new(format!("amqp://u:hunter2@127.0.0.1:{port}/"));
+    let url = SecretUrl::new(format!("amqp://u:hunter2@127.0.0.1:{}/", closed.number()));
     let error = AmqpBroker::connect(&url, options).await.unwrap_err();
     assert!(matches!(&error, BrokerError::Unreachable(_)), "{error:?}");
     assert!(error.to_string().to_lowercase().contains("refused"), "{error}");

@@ -112,8 +112,9 @@ async fn the_second_interrupt_ends_it_at_once() {
     running.says("stopping: pages in hand may end", Duration::from_secs(5)).await;
     let interrupted = Instant::now();
     running.signal(Signal::INT);
-    let _ = running.end(Duration::from_secs(10)).await.with_code(130).saying(&["stopped at once"]);
-    assert!(interrupted.elapsed() < Duration::from_secs(3), "{:?}", interrupted.elapsed());
+    let _ = running.end(DRAIN).await.with_code(130).saying(&["stopped at once"]);
+    // For a browser and a server that have to end, on a busy machine; its page would have had the whole drain deadline.
+    assert!(interrupted.elapsed() < Duration::from_secs(7), "{:?}", interrupted.elapsed());
     wait_until_gone(&children, Duration::from_secs(5)).await;
     assert_eq!(scratch.leftovers(), [""; 0]);
 }

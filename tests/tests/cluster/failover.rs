@@ -92,7 +92,8 @@ async fn a_standby_that_missed_the_end_of_pages_in_hand_is_told_and_they_are_exe
     let calm = fleet.calm_crawl().await;
     let standby = Standby::of(&primary).await.unwrap();
     let coordinator = fleet.start("coordinator", None);
-    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "100"]));
+    // So slow that there are enough pages left when the standby has been cut off.
+    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "300"]));
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(50).await;
     standby.catch_up(&primary).await.unwrap();
@@ -102,7 +103,7 @@ async fn a_standby_that_missed_the_end_of_pages_in_hand_is_told_and_they_are_exe
     let mut there = there.database(options.get_database().unwrap()).connect().await.unwrap();
     assert!(number(&mut there, IN_HAND).await > 0, "it has none in hand");
     // Those in hand are among these.
-    fleet.completed(130).await;
+    fleet.completed(150).await;
 
     drop(primary);
     standby.take_over().await.unwrap();

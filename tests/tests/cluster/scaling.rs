@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::{PAGES, WITHIN};
 
 /// A worker of these has pages in hand at any time.
-const TAKES: [&str; 2] = ["--takes", "200"];
+const TAKES: [&str; 2] = ["--takes", "400"];
 
 #[tokio::test]
 async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
@@ -17,7 +17,7 @@ async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
     let coordinator = fleet.start("coordinator", None);
     let execution = fleet.execute(&[1], None).await;
     let stays = fleet.start_with("worker", &TAKES);
-    for pages in [30, 90, 150, 210] {
+    for pages in [30, 70, 110, 150] {
         let mut come = [fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES)];
         for worker in &mut come {
             worker.says("the worker is ready", WITHIN).await;
@@ -39,7 +39,10 @@ async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_at
     let stays = fleet.start_with("worker", &TAKES);
     let mut taken = 0;
     for pages in [30, 120, 210] {
-        let away = [fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES)];
+        let mut away = [fleet.start_with("worker", &TAKES), fleet.start_with("worker", &TAKES)];
+        for worker in &mut away {
+            worker.says("the worker is ready", WITHIN).await;
+        }
         fleet.completed(pages).await;
         for worker in away {
             worker.signal(Signal::KILL);
@@ -59,14 +62,14 @@ async fn a_worker_that_is_told_twice_to_stop_gives_back_at_once_what_it_has() {
     let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
     let coordinator = fleet.start("coordinator", None);
     let execution = fleet.execute(&[1], None).await;
-    let slow = fleet.start_with("worker", &["--takes", "60000"]);
+    let slow = fleet.start_with("worker", &["--takes", "100000", "--drain", "100000"]);
     let in_hand = "SELECT count(*) FROM url_queue WHERE status = 'processing'";
     fleet.wait("a page is in hand", in_hand).await;
     slow.signal(Signal::TERM);
     fleet.wait("it drains", "SELECT count(*) FROM workers WHERE status = 'draining'").await;
     slow.signal(Signal::TERM);
-    // It would have had 5 s, and its lease 4 s.
-    let _ = slow.end(Duration::from_secs(3)).await.with_code(0);
+    // Its pages would have had much longer.
+    let _ = slow.end(Duration::from_secs(20)).await.with_code(0);
     assert_eq!(fleet.number(in_hand).await, 0);
     assert_eq!(fleet.number("SELECT sum(attempt + worker_faults)::int8 FROM url_queue").await, 0);
     let worker = fleet.start("worker", None);

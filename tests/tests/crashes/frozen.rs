@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crawlify_shared::config::CRASH_POINT;
 use crawlify_shared::crash::CrashPoint;
 use harness::fleet::{Fleet, stop};
 use harness::invariants;
@@ -17,8 +18,10 @@ use super::fleet;
 /// On a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// So long the broker waits for a connection that is silent: twice what the client says it beats at.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
+/// How often the frozen one promises to be heard, in seconds. The broker waits twice as long for a connection.
+const BEATS_AT: &str = "60";
+/// After a minute the frozen one itself gives up what it was about to do.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(50);
 
 /// What happens where, the `time`th time.
 fn freeze(point: CrashPoint, time: u32) -> String {
@@ -53,7 +56,9 @@ async fn a_coordinator_that_thaws_publishes_what_is_long_done_and_changes_nothin
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;
     let worker = fleet.start("worker", None);
-    let mut frozen = fleet.start("coordinator", Some(&freeze(CrashPoint::AfterReserveBeforePublish, 4)));
+    let crash = freeze(CrashPoint::AfterReserveBeforePublish, 4);
+    let options = ["--heartbeat", BEATS_AT];
+    let mut frozen = fleet.start_among("coordinator", &options, &[(CRASH_POINT, crash.as_str())]);
     let execution = fleet.execute(&[1], None).await;
     frozen.says("the crash point is reached", SOON).await;
     let frozen_at = Instant::now();
