@@ -197,31 +197,21 @@ impl Listening {
     pub fn begin(self, config: &Config) -> Coordinator {
         let Self { address, store, broker, metrics, frontier_changed, stop, tasks } = self;
         let drained = Arc::new(Notify::new());
-        // Those that ask all the time: their statements stay planned, and no request takes their turn.
-        let (of_dispatcher, of_finisher) = (store.apart(), store.apart());
         let dispatcher = Dispatcher::new(
-            of_dispatcher.clone(),
+            store.clone(),
             broker,
             config.lease,
             config.only,
             metrics.clone(),
             Arc::clone(&drained),
         );
-        let finisher = Finisher::new(of_finisher.clone());
+        let finisher = Finisher::new(store.clone());
         let scheduler = Scheduler::new(store.clone(), metrics.clone(), Arc::clone(&frontier_changed));
         let partitions = Partitions::new(store.clone());
         let remover = Remover::new(store.clone());
         let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
-        let dispatch = repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed));
-        tasks.spawn(async move {
-            dispatch.await;
-            of_dispatcher.close().await;
-        });
-        let finish = repeat("finish", finisher, stop.clone(), drained);
-        tasks.spawn(async move {
-            finish.await;
-            of_finisher.close().await;
-        });
+        tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
+        tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
         if config.only.is_none() {
             tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
         }

@@ -62,7 +62,7 @@ impl Store {
              ORDER BY e.started_at"#,
             only.map(|id| id.0),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.steady)
         .await?;
         Ok(rows
             .into_iter()
@@ -88,7 +88,7 @@ impl Store {
              WHERE status = 'ready' AND heartbeat_at > now() - $1::float8 * interval '1 second'"#,
             worker_lost_after.as_secs_f64(),
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.steady)
         .await?;
         Ok(pages)
     }
@@ -291,7 +291,7 @@ impl Store {
             execution.0,
             limit,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.steady)
         .await?;
         let (mut pages, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {

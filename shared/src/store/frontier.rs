@@ -63,7 +63,7 @@ impl Store {
             )
             SELECT id, status FROM ended"#
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.steady)
         .await?;
         Ok(rows.into_iter().map(|row| (ExecutionId(row.id), row.status)).collect())
     }

@@ -40,6 +40,9 @@ pub use error::StoreError;
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    /// For what is asked again and again, one thing after the other. A server plans a statement anew the first five times on
+    /// each connection, and a pool takes all of its connections by turns: these are few. No request takes their turn.
+    steady: PgPool,
 }
 
 /// As for the worker's connections (`hot`): statistics are old while a crawl grows, so that tables are read by index
@@ -81,8 +84,11 @@ async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<()> {
     if is_standby { Err(sqlx::Error::Io(std::io::Error::other("the server is a standby"))) } else { Ok(()) }
 }
 
-/// Connections of one coordinator process at the most, beside those of [`Store::apart`].
+/// Connections of one coordinator process at the most, beside the steady ones.
 pub const POOL_SIZE: u32 = 6;
+/// Connections for what is asked again and again: while one that was given back is asked whether it still answers, there is the
+/// other one.
+const STEADY: u32 = 2;
 
 impl Store {
     /// Connects lazily: an unreachable database shows with the first query.
@@ -93,25 +99,16 @@ impl Store {
         let options = PgConnectOptions::from_str(url.expose())?
             .application_name("crawlify-coordinator")
             .options(SETTINGS);
-        Ok(Self::of(options, pool_size))
-    }
-
-    /// The same by one connection of its own, for who asks the same again and again, one thing after the other. A server
-    /// plans a statement anew the first five times on each connection, and a pool takes all of its connections by turns.
-    #[must_use]
-    pub fn apart(&self) -> Self {
-        Self::of((*self.pool.connect_options()).clone(), 1)
-    }
-
-    fn of(options: PgConnectOptions, pool_size: u32) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(pool_size)
-            .acquire_timeout(Duration::from_secs(5))
-            .max_lifetime(Duration::from_secs(900))
-            .after_connect(|connection, _| Box::pin(takes_writes(connection)))
-            .after_release(|connection, _| Box::pin(still_answers(connection)))
-            .connect_lazy_with(options);
-        Self { pool }
+        let pool = |most: u32| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(Duration::from_secs(5))
+                .max_lifetime(Duration::from_secs(900))
+                .after_connect(|connection, _| Box::pin(takes_writes(connection)))
+                .after_release(|connection, _| Box::pin(still_answers(connection)))
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self { pool: pool(pool_size), steady: pool(STEADY) })
     }
 
     /// Brings the schema up to date; several processes may do so at once.
@@ -160,7 +157,8 @@ impl Store {
 
     /// Ends every connection and waits for them, but not for those whose server has fallen silent.
     pub async fn close(&self) {
-        if tokio::time::timeout(CLOSED_WITHIN, self.pool.close()).await.is_err() {
+        let closed = async { tokio::join!(self.pool.close(), self.steady.close()) };
+        if tokio::time::timeout(CLOSED_WITHIN, closed).await.is_err() {
             tracing::info!("connections to the database do not end, and are left to it");
         }
     }

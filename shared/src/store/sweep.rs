@@ -81,7 +81,7 @@ impl Store {
             FROM failing GROUP BY host"#,
             SWEPT_AT_ONCE,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.steady)
         .await?;
         for row in &failed {
             tracing::warn!(
@@ -158,7 +158,7 @@ impl Store {
             SPARE,
             FIRST_PAGE,
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.steady)
         .await?;
         Ok(u64::try_from(given_back).unwrap_or(0))
     }
@@ -174,7 +174,7 @@ impl Store {
                 LIMIT $1 FOR UPDATE OF lane SKIP LOCKED)",
             SWEPT_AT_ONCE,
         )
-        .execute(&self.pool)
+        .execute(&self.steady)
         .await?;
         Ok(())
     }
@@ -194,7 +194,7 @@ impl Store {
                 ORDER BY completed_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)",
             SWEPT_AT_ONCE,
         )
-        .execute(&self.pool)
+        .execute(&self.steady)
         .await?;
         Ok(())
     }
@@ -220,7 +220,7 @@ impl Store {
             WHERE id = ANY (ARRAY(SELECT id FROM over_limit))",
             SWEPT_AT_ONCE,
         )
-        .execute(&self.pool)
+        .execute(&self.steady)
         .await?;
         Ok(skipped.rows_affected())
     }
@@ -257,7 +257,7 @@ impl Store {
             WHERE id = ANY (ARRAY(SELECT id FROM waiting UNION ALL SELECT id FROM published))",
             SWEPT_AT_ONCE,
         )
-        .execute(&self.pool)
+        .execute(&self.steady)
         .await?;
         Ok(cancelled.rows_affected())
     }

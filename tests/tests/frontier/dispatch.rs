@@ -12,10 +12,12 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::Store;
 use crawlify_shared::store::control::CancelMode;
 use crawlify_shared::telemetry;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 use harness::wait::wait_for;
 use tokio_util::sync::CancellationToken;
+
+use super::WAITING;
 
 fn urls(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("http://shop.test/{number}")).collect()
@@ -265,4 +267,21 @@ async fn the_youngest_of_very_many_executions_is_dispatched_too() {
     .await;
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(60), coordinator.stopped()).await.unwrap();
+}
+
+#[tokio::test]
+async fn pages_are_dispatched_while_requests_have_all_connections() {
+    let crawl = Crawl::start(NO_LIMITS, &["http://a.test/1"]).await;
+    let store = Store::connect(&crawl.database.url(), 1).unwrap();
+    let mut holder = crawl.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE workflows").execute(&mut *holder).await.unwrap();
+    let dispatching = async {
+        let is_waiting = async || crawl.number(WAITING).await == 1;
+        wait_for("the request waits", Duration::from_secs(10), is_waiting).await;
+        let pages = store.reserve_pages(crawl.execution, 10).await;
+        holder.rollback().await.unwrap();
+        pages.unwrap().len()
+    };
+    let (workflows, pages) = join(store.workflow_count(None), dispatching).await;
+    assert_eq!((workflows.unwrap(), pages), (1, 1));
 }

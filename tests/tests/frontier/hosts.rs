@@ -14,6 +14,8 @@ use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 use harness::wait::wait_for;
 use tokio_util::sync::CancellationToken;
 
+use super::WAITING;
+
 /// How long anything may take on a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
 const HOSTS: &str = "SELECT host FROM hosts ORDER BY host";
@@ -30,8 +32,6 @@ async fn beside_an_old_host() -> Crawl {
 
 /// Comes to `old.test` while that is being forgotten, in a transaction that has not ended: it waits for the end.
 async fn while_it_is_forgotten<T>(crawl: &Crawl, act: impl Future<Output = T>) -> T {
-    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let mut forgetting = crawl.pool.begin().await.unwrap();
     sqlx::query("DELETE FROM hosts WHERE host = 'old.test'").execute(&mut *forgetting).await.unwrap();
     let end = async {

@@ -8,11 +8,11 @@ use futures_util::future::join;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 use harness::wait::wait_for;
 
+use super::WAITING;
+
 /// Lays the lane of `b.test` aside, as a dispatcher does that has found it empty, in a transaction that is still open when
 /// somebody comes who puts a page there, and waits for it.
 async fn while_it_is_laid_aside<T>(crawl: &Crawl, act: impl Future<Output = T>) -> T {
-    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let mut dispatcher = crawl.pool.begin().await.unwrap();
     let lock = "SELECT host FROM lanes WHERE host = 'b.test' FOR UPDATE";
     sqlx::query(lock).execute(&mut *dispatcher).await.unwrap();

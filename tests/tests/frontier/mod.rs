@@ -32,11 +32,13 @@ use futures_util::future::join;
 use harness::crawl::Crawl;
 use harness::wait::wait_for;
 
+/// Who waits for a lock.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 /// An act upon the crawl's execution that waits for a dispatcher, which holds the execution's row while it takes a step of its own. As a
 /// dispatcher does both in one statement, none of it is seen before its end.
 async fn behind_a_dispatcher<T>(crawl: &Crawl, step: &'static str, act: impl Future<Output = T>) -> T {
-    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let mut dispatcher = crawl.pool.begin().await.unwrap();
     for step in ["SELECT FROM workflow_executions WHERE id = $1 FOR NO KEY UPDATE", step] {
         sqlx::query(step).bind(crawl.execution.0).execute(&mut *dispatcher).await.unwrap();

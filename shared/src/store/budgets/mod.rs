@@ -197,7 +197,7 @@ impl Store {
             SkipReason::TimeBudget.as_str(),
             SkipReason::ByteBudget.as_str(),
         )
-        .execute(&self.pool)
+        .execute(&self.steady)
         .await?;
         Ok(swept.rows_affected())
     }
