@@ -86,9 +86,9 @@ impl Fleet {
         self.start_among(kind, options, &[])
     }
 
-    /// Starts one whose pages take so long, with another broker.
-    pub fn start_slow(&self, kind: &str, takes_ms: u64, broker: &SecretUrl) -> Program {
-        let mut command = self.command(kind, &self.database.url(), broker);
+    /// Starts a worker whose pages take so long, with other addresses of the servers.
+    pub fn start_slow(&self, takes_ms: u64, database: &SecretUrl, broker: &SecretUrl) -> Program {
+        let mut command = self.command("worker", database, broker);
         command.args(["--takes", &takes_ms.to_string()]);
         Program::start(command)
     }
@@ -150,11 +150,11 @@ impl Fleet {
         .await;
     }
 
-    /// Waits until so many pages of the last execution are completed, though it may be over by then.
+    /// Waits until so many pages of the execution that runs are completed.
     pub async fn completed(&self, pages: i64) {
         let of_this_one =
             "SELECT count(*) FROM url_queue q JOIN workflow_executions e ON e.id = q.execution_id
-            WHERE q.status = 'completed' AND e.started_at = (SELECT max(started_at) FROM workflow_executions)";
+            WHERE q.status = 'completed' AND e.status = 'running'";
         let what = format!("{pages} pages are completed");
         wait_for(&what, WITHIN, async || self.number(of_this_one).await >= pages).await;
     }

@@ -14,6 +14,7 @@ use super::{SOON, wait_for};
 
 const PAGES: u64 = 400;
 const COMPLETED: &str = "SELECT count(*) FROM url_queue WHERE status = 'completed'";
+const RUNNING: &str = "SELECT count(*) FROM workflow_executions WHERE status = 'running'";
 
 async fn fleet() -> Fleet {
     Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await
@@ -30,7 +31,8 @@ async fn connections_to_the_broker_that_are_cut_again_and_again_cost_nothing() {
     let calm = fleet.calm_crawl().await;
     let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
     let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &broker);
-    let worker = fleet.start_at("worker", None, &fleet.database_url(), &broker);
+    // Half of the pages are left when it is cut off last, for five seconds.
+    let worker = fleet.start_slow(200, &fleet.database_url(), &broker);
     let execution = fleet.execute(&[1], None).await;
     for pages in [20, 60, 100, 150, 200] {
         fleet.completed(pages).await;
@@ -47,7 +49,7 @@ async fn a_broker_that_was_away_for_long_is_used_again_within_seconds() {
     let calm = fleet.calm_crawl().await;
     let (proxy, broker) = FaultProxy::before_rabbitmq(&fleet.vhost.url()).await;
     let mut coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &broker);
-    let worker = fleet.start_at("worker", None, &fleet.database_url(), &broker);
+    let worker = fleet.start_slow(100, &fleet.database_url(), &broker);
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(20).await;
     proxy.set(Mode::Refuse);
@@ -106,8 +108,7 @@ async fn a_worker_that_only_the_broker_cannot_hear_loses_no_page_to_that() {
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(20).await;
     proxy.set(Mode::BlackHole);
-    let running = "SELECT count(*) FROM workflow_executions WHERE status = 'running'";
-    assert_eq!(fleet.number(running).await, 1, "the crawl was over before the worker was cut off");
+    assert_eq!(fleet.number(RUNNING).await, 1, "the crawl was over before the worker was cut off");
     // The broker gives its deliveries to others when it has missed two heartbeats.
     let worker = fleet.start("worker", None);
     fleet.ended(execution).await;
@@ -135,7 +136,7 @@ async fn deliveries_that_the_broker_takes_back_before_their_pages_end_are_execut
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &rabbit.url());
     // Every page outlasts it.
-    let mut worker = fleet.start_slow("worker", 4000, &rabbit.url());
+    let mut worker = fleet.start_slow(4000, &fleet.database_url(), &rabbit.url());
     let execution = fleet.execute(&[1], None).await;
     worker.says("Timeout value used: 1500 ms", SOON).await;
     fleet.ended(execution).await;
@@ -172,11 +173,13 @@ async fn messages_that_a_broker_lost_are_published_again() {
 async fn a_queue_that_is_deleted_in_the_middle_is_made_again() {
     let fleet = fleet().await;
     let calm = fleet.calm_crawl().await;
-    let (coordinator, worker) = (fleet.start("coordinator", None), fleet.start("worker", None));
+    let coordinator = fleet.start("coordinator", None);
+    let worker = fleet.start_with("worker", &["--takes", "100"]);
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(40).await;
     let (_connection, channel) = operator(&fleet.vhost.url()).await;
     channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
+    assert_eq!(fleet.number(RUNNING).await, 1, "the crawl was over before the queue was deleted");
     fleet.ended(execution).await;
     assert_no_attempt_was_wasted(&fleet).await;
     fleet.close([worker, coordinator], execution, Some(calm)).await;
@@ -189,7 +192,7 @@ async fn a_broker_that_is_wiped_clean_in_the_middle_is_filled_again() {
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start_at("coordinator", None, &fleet.database_url(), &rabbit.url());
     // Slow enough to be in the middle when the broker has stopped, which takes it some seconds.
-    let worker = fleet.start_slow("worker", 250, &rabbit.url());
+    let worker = fleet.start_slow(250, &fleet.database_url(), &rabbit.url());
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(40).await;
     rabbit.wipe().await.unwrap();

@@ -56,8 +56,8 @@ async fn a_standby_that_missed_the_whole_crawl_so_far_takes_over_and_the_crawl_e
     let error = of_the_standby.ping().await.expect_err("who would keep to it could do nothing");
     assert!(error.is_transient(), "{error:?}");
     // These announce themselves, and write definitions and links, of which the next database knows nothing.
-    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "100"]));
-    fleet.completed(100).await;
+    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "200"]));
+    fleet.completed(60).await;
 
     let died_at = Utc::now();
     drop(primary);
@@ -93,7 +93,7 @@ async fn a_standby_that_missed_the_end_of_pages_in_hand_is_told_and_they_are_exe
     let standby = Standby::of(&primary).await.unwrap();
     let coordinator = fleet.start("coordinator", None);
     // So slow that there are enough pages left when the standby has been cut off.
-    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "300"]));
+    let workers = [(); 2].map(|()| fleet.start_with("worker", &["--takes", "500"]));
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(50).await;
     standby.catch_up(&primary).await.unwrap();

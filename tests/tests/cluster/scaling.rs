@@ -8,11 +8,13 @@ use rustix::process::Signal;
 use super::{PAGES, WITHIN};
 
 /// A worker of these has pages in hand at any time.
-const TAKES: [&str; 2] = ["--takes", "400"];
+const TAKES: [&str; 2] = ["--takes", "800"];
+/// So many that most are left when the last workers are taken away, however long they took to come.
+const MANY_PAGES: u64 = 2 * PAGES;
 
 #[tokio::test]
 async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
-    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), MANY_PAGES).await;
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start("coordinator", None);
     let execution = fleet.execute(&[1], None).await;
@@ -25,14 +27,15 @@ async fn workers_that_are_scaled_in_gently_waste_no_attempt() {
         fleet.completed(pages).await;
         stop(come).await;
     }
+    let quick = fleet.start("worker", None);
     fleet.ended(execution).await;
     assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt <> 1").await, 0);
-    fleet.close([stays, coordinator], execution, Some(calm)).await;
+    fleet.close([stays, quick, coordinator], execution, Some(calm)).await;
 }
 
 #[tokio::test]
 async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_attempt() {
-    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    let fleet = Fleet::create(env!("CARGO_BIN_EXE_bench-fleet"), MANY_PAGES).await;
     let calm = fleet.calm_crawl().await;
     let coordinator = fleet.start("coordinator", None);
     let execution = fleet.execute(&[1], None).await;
@@ -50,11 +53,12 @@ async fn workers_that_are_taken_away_without_a_word_cost_the_pages_in_hand_an_at
             taken += 1;
         }
     }
+    let quick = fleet.start("worker", None);
     fleet.ended(execution).await;
     let wasted = fleet.number("SELECT sum(greatest(attempt - 1, 0)) FROM url_queue").await;
     assert!((1..=3 * taken * SLOTS as i64).contains(&wasted), "{wasted} attempts were wasted");
     assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE status = 'failed'").await, 0);
-    fleet.close([stays, coordinator], execution, Some(calm)).await;
+    fleet.close([stays, quick, coordinator], execution, Some(calm)).await;
 }
 
 #[tokio::test]

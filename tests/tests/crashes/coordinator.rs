@@ -62,7 +62,7 @@ async fn a_coordinator_killed_after_the_broker_took_nothing_loses_no_page() {
 async fn a_coordinator_whose_database_falls_silent_without_a_word_goes_on_with_other_connections() {
     let fleet = fleet().await;
     let (proxy, database) = FaultProxy::before_postgres(&fleet.database_url()).await;
-    let worker = fleet.start("worker", None);
+    let worker = fleet.start_with("worker", &["--takes", "250"]);
     let coordinator = fleet.start_at("coordinator", None, &database, &fleet.vhost.url());
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(20).await;

@@ -121,7 +121,7 @@ async fn a_worker_whose_database_falls_silent_without_a_word_goes_on_with_other_
     let calm = fleet.calm_crawl().await;
     let (proxy, database) = FaultProxy::before_postgres(&fleet.database_url()).await;
     let coordinator = fleet.start("coordinator", None);
-    let worker = fleet.start_at("worker", None, &database, &fleet.vhost.url());
+    let worker = fleet.start_slow(250, &database, &fleet.vhost.url());
     let execution = fleet.execute(&[1], None).await;
     fleet.completed(20).await;
     proxy.abandon();

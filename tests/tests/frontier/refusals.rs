@@ -18,6 +18,9 @@ const DELAY: &str = "SELECT delay_ms::int8 FROM hosts WHERE host = 'busy.test'";
 /// Seconds of its pause, from when it was asked last: however long ago that is on a busy machine.
 const PAUSE: &str = "SELECT ceil(EXTRACT(EPOCH FROM greatest(backoff_until, asked_at) - asked_at))::int8
     FROM hosts WHERE host = 'busy.test'";
+/// When it is over, in microseconds.
+const UNTIL: &str =
+    "SELECT (EXTRACT(EPOCH FROM backoff_until) * 1000000)::int8 FROM hosts WHERE host = 'busy.test'";
 const PAUSE_LASTS: &str = "UPDATE hosts SET backoff_until = backoff_until + interval '1 minute'";
 /// And its next turn has come.
 const PAUSE_IS_OVER: &str =
@@ -92,9 +95,10 @@ async fn after_a_pause_one_page_sees_whether_the_host_serves_again() {
     worker.record(&[refused(&pages[0], 503)]).await.unwrap();
     assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (1, 1));
     crawl.change(PAUSE_LASTS).await;
+    let until = crawl.number(UNTIL).await;
     // Those that were not loaded go back.
     worker.record(&pages[1..].iter().map(released).collect::<Vec<_>>()).await.unwrap();
-    assert_eq!(crawl.number(TIMES).await, 1);
+    assert_eq!((crawl.number(TIMES).await, crawl.number(UNTIL).await), (1, until));
     assert!(crawl.queue().await.is_empty());
     crawl.change(PAUSE_IS_OVER).await;
     let probe = crawl.claim(&worker).await;

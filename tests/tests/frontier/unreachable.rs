@@ -19,6 +19,9 @@ const PAUSE: &str = "SELECT ceil(EXTRACT(EPOCH FROM greatest(unreachable_until, 
 /// Seconds that are left of it.
 const LEFT: &str = "SELECT ceil(EXTRACT(EPOCH FROM greatest(unreachable_until, now()) - now()))::int8
     FROM hosts WHERE host = 'gone.test'";
+/// When it is over, in microseconds.
+const UNTIL: &str =
+    "SELECT (EXTRACT(EPOCH FROM unreachable_until) * 1000000)::int8 FROM hosts WHERE host = 'gone.test'";
 const PAUSE_LASTS: &str = "UPDATE hosts SET unreachable_until = unreachable_until + interval '1 minute'";
 const PAUSE_IS_OVER: &str =
     "UPDATE hosts SET unreachable_until = least(unreachable_until, now()), next_start_at = '-infinity';
@@ -75,10 +78,15 @@ async fn a_host_that_is_missed_again_and_again_is_asked_more_rarely_by_one_page_
     assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (i64::from(HOST_DOUBTED_AFTER), 1));
     // All that are in workers' hands then count as one time, if they are recorded before its pause is over.
     crawl.change(PAUSE_LASTS).await;
+    let until = crawl.number(UNTIL).await;
     for page in &all[3..] {
         worker.record(&[unreached(page)]).await.unwrap();
     }
-    assert_eq!(crawl.number(TIMES).await, i64::from(HOST_DOUBTED_AFTER));
+    assert_eq!(
+        (crawl.number(TIMES).await, crawl.number(UNTIL).await),
+        (i64::from(HOST_DOUBTED_AFTER), until),
+        "they do not lengthen it"
+    );
     assert!(worker.claim(&late[18..], LEASE, false).await.unwrap().is_empty(), "those on their way go back");
     assert!(crawl.queue().await.is_empty(), "it is left alone");
     for (times, pause) in [(4, 2), (5, 4), (6, 8), (7, 16), (8, 32), (9, 60), (10, 60)] {
@@ -95,6 +103,21 @@ async fn a_host_that_is_missed_again_and_again_is_asked_more_rarely_by_one_page_
     assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (0, 0));
     crawl.change("").await;
     assert_eq!(crawl.queue().await.len(), 14, "all that are left, at once");
+}
+
+#[tokio::test]
+async fn pages_that_were_in_hand_when_a_long_pause_began_do_not_lengthen_it() {
+    let (crawl, worker) = start(NO_LIMITS, &urls(10)).await;
+    let all = crawl.claim(&worker).await;
+    // As if it had been missed so often just now: one that began anew with each page would show.
+    crawl.change("UPDATE hosts SET unreachable = 8, unreachable_until = now()").await;
+    worker.record(&[unreached(&all[0])]).await.unwrap();
+    assert_eq!((crawl.number(TIMES).await, crawl.number(PAUSE).await), (9, 60));
+    let until = crawl.number(UNTIL).await;
+    for page in &all[1..] {
+        worker.record(&[unreached(page)]).await.unwrap();
+    }
+    assert_eq!((crawl.number(TIMES).await, crawl.number(UNTIL).await), (9, until));
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use crawlify_shared::telemetry;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::answering_site::{AnsweringSite, endless, redirect, status, text};
 use harness::crawl::NO_LIMITS;
+use harness::held_port::HeldPort;
 use harness::wait::wait_for;
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use super::{ENDED, Running, TIMES, WITHIN, page, shop, start_worker};
@@ -33,13 +33,6 @@ pub(super) fn obeying(starts: &[String]) -> Value {
 /// A browser that knows these pages, which have no links.
 pub(super) fn driver(urls: &[String]) -> FakeDriver {
     urls.iter().fold(FakeDriver::new(), |driver, url| driver.with_page(url, [page(&[])]))
-}
-
-/// A port that nobody listens at, and nobody else can, as long as this is there.
-fn held() -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    socket
 }
 
 #[tokio::test]
@@ -217,8 +210,8 @@ async fn while_a_robots_file_cannot_be_had_its_site_is_not_asked_for_pages() {
         if answers.fetch_add(1, Ordering::Relaxed) == 0 { status(503) } else { text("") }
     })
     .await;
-    let gone = held();
-    let starts = [ill.url("/"), format!("http://{}/", gone.local_addr().unwrap())];
+    let gone = HeldPort::take().unwrap();
+    let starts = [ill.url("/"), format!("http://127.0.0.1:{}/", gone.number())];
     let running = Running::start(&obeying(&starts), driver(&starts), TIMES).await;
     let waiting = "SELECT (count(*) = 2)::int::int8 FROM url_queue
         WHERE status = 'pending' AND attempt = 1 AND error_class = 'robots_unreachable'";
@@ -255,9 +248,9 @@ async fn a_dead_proxy_is_not_the_sites_fault_and_keeps_the_file_from_no_other_cr
     let site = AnsweringSite::start(|_, _| text("User-agent: *\nDisallow: /private\n")).await;
     let starts = [site.url("/"), site.url("/2"), site.url("/3")];
     let (proxied, others) = starts.split_at(1);
-    let closed = held();
+    let closed = HeldPort::take().unwrap();
     let mut config = obeying(proxied);
-    let server = format!("http://{}", closed.local_addr().unwrap());
+    let server = format!("http://127.0.0.1:{}", closed.number());
     config["proxy_config"] = json!({"enabled": true, "server": server});
     let running = Running::start(&config, driver(&starts), TIMES).await;
     running.wait("the page failed", "SELECT proxy_faults::int8 FROM url_queue").await;
