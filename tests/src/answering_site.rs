@@ -144,6 +144,17 @@ pub fn redirect(to: &str) -> Response {
     (StatusCode::FOUND, [(header::LOCATION, to.to_owned())]).into_response()
 }
 
+/// An HTML document that comes at once but for its end, which comes so much later.
+pub fn ends_late(html: &str, later: Duration) -> Response {
+    let start = stream::iter([Ok::<_, std::io::Error>(html.to_owned())]);
+    let end = stream::once(async move {
+        tokio::time::sleep(later).await;
+        Ok("\n".to_owned())
+    });
+    let body = Body::from_stream(futures_util::StreamExt::chain(start, end));
+    ([(header::CONTENT_TYPE, "text/html")], body).into_response()
+}
+
 /// A document that begins with `start` and goes on with `part` for ever.
 pub fn endless(start: &str, part: String) -> Response {
     let first = stream::iter([Ok::<_, std::io::Error>(start.to_owned())]);

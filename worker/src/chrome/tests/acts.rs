@@ -36,6 +36,7 @@ async fn followed(tab: &mut Box<dyn Tab>, at_once: Option<Document>) -> Result<D
             return Ok(document);
         }
         assert!(Instant::now() < deadline, "it leads nowhere");
+        tokio::time::sleep(Duration::from_millis(20)).await;
         led_to = tab.follow(WaitUntil::Load, soon()).await?;
     }
 }

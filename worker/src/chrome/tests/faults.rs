@@ -325,9 +325,8 @@ async fn idle_tabs_are_bounded() {
     for _ in 0..8 {
         assert_eq!(bench.texts(&session(&[]), "/plain", "h1").await, ["plain"]);
     }
-    let browser = bench.driver.current_browser().unwrap();
+    let (browser, deadline) = (bench.driver.current_browser().unwrap(), soon());
     let connection = &browser.launched.connection;
-    let deadline = soon();
     // Those that were told to close may take a moment.
     loop {
         let contexts = connection.call(None, &GetBrowserContextsParams {}, deadline).await.unwrap();
@@ -342,6 +341,7 @@ async fn idle_tabs_are_bounded() {
             break;
         }
         assert!(Instant::now() < deadline, "{tabs} tabs are open");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
