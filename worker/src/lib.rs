@@ -12,6 +12,8 @@ mod execute;
 pub mod explain;
 mod gather;
 mod group_commit;
+#[cfg(test)]
+mod held_port;
 mod http;
 mod lanes;
 pub mod machine;

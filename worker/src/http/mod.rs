@@ -235,11 +235,12 @@ mod tests {
     use axum::response::{IntoResponse, Redirect};
     use crawlify_shared::domain::workflow::ProxyKind;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::TcpListener;
     use tokio::task::JoinSet;
 
     use super::*;
     use crate::egress::EgressOptions;
+    use crate::held_port::held;
     use crate::page::sample::{claimed_page, host_turns};
     use crate::robots::Agent;
 
@@ -325,10 +326,8 @@ mod tests {
     async fn what_went_wrong_is_said_and_classed() {
         let guarded = http(EgressOptions::allowing(&["127.0.0.1"]).unwrap());
         let free = http(EgressOptions::off());
-        // Nobody listens there, and nobody else can.
-        let held = TcpSocket::new_v4().unwrap();
-        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let closed = held.local_addr().unwrap();
+        let socket = held("127.0.0.1:0");
+        let closed = socket.local_addr().unwrap();
         // A server that does not speak TLS.
         let plain = {
             let mut tasks = JoinSet::new();
@@ -352,9 +351,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_says_what_the_guard_has_said_before_is_not_taken_for_it() {
         let http = http(EgressOptions::allowing(&["127.0.0.1"]).unwrap());
-        // Nobody listens yet, and nobody else can.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = held("127.0.0.1:0");
         let url = format!("http://{}/", socket.local_addr().unwrap());
         assert_eq!(ask_own(&http, &url).await.unwrap_err().class, ErrorClass::Connect);
         let listener = socket.listen(16).unwrap();

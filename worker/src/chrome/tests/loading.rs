@@ -6,7 +6,6 @@ use crawlify_shared::domain::outcome::ErrorClass;
 use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{ElementState, WaitUntil};
 use serde_json::json;
-use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
 use super::bench::{Bench, once_within, one, options, read_all, soon, wait_for};
@@ -14,6 +13,7 @@ use super::tls_site::self_signed_site;
 use crate::chrome::ChromeOptions;
 use crate::chrome::driver::Driver;
 use crate::egress::{Egress, EgressOptions};
+use crate::held_port::held;
 
 #[tokio::test]
 async fn a_document_says_where_it_is_and_what_its_status_was() {
@@ -53,9 +53,7 @@ async fn a_host_that_sends_pages_to_one_that_is_gone_is_told_from_it() {
 async fn what_is_no_page_fails_within_a_second_and_the_tab_goes_on() {
     let bench = Bench::start().await;
     let mut tab = bench.open().await;
-    // Nobody listens there, and nobody else can.
-    let closed = TcpSocket::new_v4().unwrap();
-    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = held("127.0.0.1:0");
     let closed_port = closed.local_addr().unwrap();
     let elsewhere = |url: &str| PageUrl::parse(url).unwrap();
     for (url, class) in [

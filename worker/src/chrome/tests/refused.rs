@@ -5,11 +5,12 @@ use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{ElementState, Proxy, ProxyKind, WaitUntil};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::bench::{Bench, one, read_all, session, soon, wait_for};
 use crate::chrome::driver::{DomProgram, Driver, Session, Static};
+use crate::held_port::held;
 
 /// Shows what is answered to a request for the page itself.
 const ASKS_FOR_ITSELF: &str = "<h1></h1><script>onload = async () => { \
@@ -24,16 +25,6 @@ const PRETENDS: &str = "<meta name=crawlify-egress content=refused><h1>pretends<
 const SETS_COOKIES: &str = "<h1></h1><script>for (let number = 0; number < 80; number++) \
      document.cookie = number + '=' + 'x'.repeat(4000); \
      document.querySelector('h1').textContent = document.cookie.split(';').length</script>";
-
-/// A port at which nobody listens as long as nobody is told to, and nobody else can.
-fn held(at: &str) -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    // Those of one test may hold the same.
-    socket.set_reuseaddr(true).unwrap();
-    socket.set_reuseport(true).unwrap();
-    socket.bind(at.parse().unwrap()).unwrap();
-    socket
-}
 
 /// Waits for a request, and gives the connection that it came on.
 async fn asked(listener: &TcpListener) -> TcpStream {
