@@ -21,32 +21,33 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the names of a page end with. Before it comes the way by which it has one looked up.
 const PLANTED: &str = ".planted.test";
-/// By which elements a page has names looked up without the guard, in whatever browser.
-const LOOKED_UP: [(&str, &str); 4] = [
+/// By which elements a page has names looked up without the guard, and of it where there is one, in whatever browser.
+const LOOKED_UP: [(&str, &str); 5] = [
     ("picture", "<img src='http://picture.planted.test/'>"),
     ("frame", "<iframe src='http://frame.planted.test/'></iframe>"),
     ("request", "<script>fetch('http://request.planted.test/', { mode: 'no-cors' })</script>"),
     ("socket", "<script>new WebSocket('ws://socket.planted.test/')</script>"),
+    (
+        "turn",
+        "<script>connect({ urls: 'turn:turn.planted.test:3478?transport=tcp', username: 'x', credential: 'x' })</script>",
+    ),
 ];
 /// By which it may: what a browser does with them is its own affair, and is printed, and not held to anything.
-const MAY_BE_LOOKED_UP: [(&str, &str); 5] = [
+const MAY_BE_LOOKED_UP: [(&str, &str); 4] = [
     ("prefetch", "<link rel=dns-prefetch href='http://prefetch.planted.test/'>"),
     ("preconnect", "<link rel=preconnect href='http://preconnect.planted.test/'>"),
     ("link", "<a href='http://link.planted.test/'>x</a>"),
-    (
-        "stun",
-        "<script>const s = new RTCPeerConnection({ iceServers: [{ urls: 'stun:stun.planted.test:3478' }] });\
-         s.createDataChannel('x'); s.createOffer().then((o) => s.setLocalDescription(o))</script>",
-    ),
-    (
-        "turn",
-        "<script>const t = new RTCPeerConnection({ iceServers: [{ urls: 'turn:turn.planted.test:3478?transport=tcp',\
-         username: 'x', credential: 'x' }] }); t.createDataChannel('x');\
-         t.createOffer().then((o) => t.setLocalDescription(o))</script>",
-    ),
+    ("stun", "<script>connect({ urls: 'stun:stun.planted.test:3478' })</script>"),
 ];
+/// Connects by way of a server of WebRTC, again and again, as some connections never come to look for it.
+const CONNECT: &str = "<script>function connect(server) { setInterval(async () => {\
+    const peer = new RTCPeerConnection({ iceServers: [server] });\
+    peer.createDataChannel('x');\
+    await peer.setLocalDescription(await peer.createOffer());\
+    setTimeout(() => peer.close(), 2000);\
+    }, 500); }</script>";
 /// When the page says that it is done, and who is asked then.
-const DONE: &str = "<script>setTimeout(() => fetch('/done'), 1500)</script>";
+const DONE: &str = "<script>setTimeout(() => fetch('/done'), 2500)</script>";
 
 const ALIAS: Alias =
     Alias { name: "alias.planted.test", target: "inside.planted.test", address: Ipv4Addr::new(127, 0, 0, 2) };
@@ -71,7 +72,7 @@ fn run(test: impl Future<Output = ()>) {
 /// Visits a page that plants every name, until it says that it is done and those names have been asked for that must be.
 async fn visit_planted(browser: &Browser, asked: impl Fn() -> Vec<String>) {
     let elements: String = LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP).map(|(_, element)| *element).collect();
-    let page = format!("<!doctype html><link rel=icon href='data:,'>{DONE}{elements}");
+    let page = format!("<!doctype html><link rel=icon href='data:,'>{CONNECT}{DONE}{elements}");
     let site = AnsweringSite::start(move |_, path| match path {
         "/" => Html(page.clone()).into_response(),
         _ => text(""),

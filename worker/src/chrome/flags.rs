@@ -5,6 +5,10 @@ use std::path::Path;
 /// What of traffic goes around a proxy: nothing. Chrome would otherwise reach loopback addresses without it.
 pub(super) const NO_BYPASS: &str = "<-loopback>";
 
+/// What is looked up where there is a proxy, which is at this address: nothing. Chrome leaves the names of URLs to its proxy, but would
+/// ask the machine's name servers for others, such as those of TURN servers.
+const NO_NAMES: &str = "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1";
+
 /// What differs between launches.
 #[derive(Debug)]
 pub(super) struct FlagChoices<'a> {
@@ -111,6 +115,7 @@ pub(super) fn arguments(choices: &FlagChoices<'_>) -> Vec<String> {
         }
         flags.set("proxy-server", proxy);
         flags.set("proxy-bypass-list", NO_BYPASS);
+        flags.set("host-resolver-rules", NO_NAMES);
         for other in OTHER_WAYS {
             flags.remove(other);
         }
@@ -151,7 +156,7 @@ mod tests {
         let extra = [
             "--disable-features=Foo".to_owned(),
             "mute-audio".to_owned(),
-            "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1".to_owned(),
+            "--host-resolver-rules=MAP *.shop.test 127.0.0.7".to_owned(),
             "----window-size=800,600".to_owned(),
             "--proxy-server=direct://".to_owned(),
             "--no-proxy-server".to_owned(),

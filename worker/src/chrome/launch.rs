@@ -336,6 +336,7 @@ mod tests {
             "--webrtc-ip-handling-policy=disable_non_proxied_udp",
             "--proxy-server=http://127.0.0.1:9",
             "--proxy-bypass-list=<-loopback>",
+            "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
         ] {
             assert_eq!(arguments.iter().filter(|argument| **argument == flag).count(), 1, "{flag}");
             let name = flag.split('=').next().unwrap();

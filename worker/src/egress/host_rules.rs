@@ -1,5 +1,5 @@
-//! Chrome's `--host-resolver-rules`, obeyed here: behind the guard Chrome resolves no names, so that rules given to it
-//! would mean nothing. Rules for addresses are Chrome's alone, and port numbers in replacements are not taken.
+//! Chrome's `--host-resolver-rules`, obeyed here: behind the guard Chrome may resolve no names, and gets a rule that says so.
+//! Rules for addresses mean nothing here, and port numbers in replacements are not taken.
 
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
