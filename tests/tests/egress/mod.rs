@@ -6,6 +6,7 @@ mod own_addresses;
 mod own_names;
 mod program;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,29 @@ use tokio::time::Instant;
 /// How long a page may take to load on a machine that is busy with other things.
 const LOADED_WITHIN: Duration = Duration::from_secs(20);
 
+/// Where full browsers are, beside which a headless shell may be installed too.
+const FULL_BROWSERS: [&str; 3] =
+    ["/usr/lib/chromium/chromium", "/opt/google/chrome/chrome", "/usr/lib/chromium-browser/chromium-browser"];
+
+/// Which browser it is to be.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// The one that crawls use on this machine.
+    Usual,
+    /// A full one: it has more parts than the headless shell, which may ask for more.
+    Full,
+}
+
+impl Kind {
+    fn program(self) -> Option<PathBuf> {
+        let find = || FULL_BROWSERS.iter().map(PathBuf::from).find(|program| program.exists());
+        match self {
+            Kind::Usual => None,
+            Kind::Full => Some(find().expect("there is no full browser; run `apt-get install chromium`")),
+        }
+    }
+}
+
 /// A browser, and the guard that it is behind.
 struct Browser {
     driver: Arc<ChromeDriver>,
@@ -29,6 +53,10 @@ struct Browser {
 
 impl Browser {
     async fn behind(options: Option<EgressOptions>) -> Self {
+        Self::of(Kind::Usual, options).await
+    }
+
+    async fn of(kind: Kind, options: Option<EgressOptions>) -> Self {
         let egress = options.map(|options| Egress::start(options).unwrap());
         // Without the guard, what would keep UDP from working is taken away too; with it, that is not heeded. And the full
         // browser opens popups that nobody clicked for.
@@ -38,7 +66,8 @@ impl Browser {
             "--disable-popup-blocking",
         ];
         let extra_flags = extra_flags.map(str::to_owned).to_vec();
-        let options = ChromeOptions { egress, extra_flags, ..ChromeOptions::default() };
+        let options =
+            ChromeOptions { program: kind.program(), egress, extra_flags, ..ChromeOptions::default() };
         let driver = ChromeDriver::start(options).await.unwrap();
         let session = Session {
             execution_id: ExecutionId::generate(),
@@ -51,7 +80,7 @@ impl Browser {
         Self { driver, session }
     }
 
-    /// Whether it is the headless shell; the full browser has more parts, which may ask for more.
+    /// Whether it is the headless shell.
     fn is_headless_shell(&self) -> bool {
         self.driver.description().contains("headless shell")
     }

@@ -15,7 +15,7 @@ use harness::answering_site::{AnsweringSite, text};
 use harness::hostile::{Alias, Canary, NameServer};
 use harness::wait::wait_for;
 
-use super::Browser;
+use super::{Browser, Kind};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -95,10 +95,9 @@ fn has_asked(names: &[String], way: &str) -> bool {
     names.contains(&planted)
 }
 
-#[test]
-fn no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server() {
-    let name = "egress::own_names::no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server";
-    let Some(_network) = NameServer::enter(name) else { return };
+/// In the test of this name.
+fn plant_names(test: &str, kind: Kind) {
+    let Some(_network) = NameServer::enter(&format!("egress::own_names::{test}")) else { return };
     run(async {
         let server = NameServer::start(&[]).await;
         let resolver = Arc::new(KnowsNone::default());
@@ -106,20 +105,30 @@ fn no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server() {
             resolver: Arc::clone(&resolver) as Arc<dyn Resolver>,
             ..EgressOptions::allowing(&["127.0.0.1"]).unwrap()
         };
-        let guarded = Browser::behind(Some(options)).await;
+        let guarded = Browser::of(kind, Some(options)).await;
         visit_planted(&guarded, || resolver.0.lock().unwrap().clone()).await;
         drop(guarded);
         let leaked: Vec<_> = server.asked().into_iter().filter(|name| name.contains(PLANTED)).collect();
         assert!(leaked.is_empty(), "these were asked for past the guard: {leaked:?}");
 
         // Without the guard the same page has the same server asked.
-        let free = Browser::behind(None).await;
+        let free = Browser::of(kind, None).await;
         visit_planted(&free, || server.asked()).await;
         let asked = server.asked();
         for (way, _) in LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP) {
             eprintln!("{} {way}", if has_asked(&asked, way) { "live" } else { "dead" });
         }
     });
+}
+
+#[test]
+fn no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server() {
+    plant_names("no_name_that_a_page_plants_is_asked_for_at_the_machines_own_name_server", Kind::Usual);
+}
+
+#[test]
+fn no_name_that_a_page_plants_is_asked_for_by_the_full_browser() {
+    plant_names("no_name_that_a_page_plants_is_asked_for_by_the_full_browser", Kind::Full);
 }
 
 #[test]
