@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::store::heard_again::TakenBack;
 use crawlify_shared::store::rescue::{Patience, Rescued};
+use crawlify_shared::store::server_time::ServerTime;
 use crawlify_shared::store::{Store, StoreError};
 use tokio::time::Instant;
 
@@ -29,11 +29,11 @@ pub struct Rescuer {
     message_lost_after: Duration,
     /// When a step ended well for the last time.
     looked_at: Option<Instant>,
-    /// The server that was asked last, by its start.
-    server: Option<DateTime<Utc>>,
+    /// The server that was asked last, its time, and ours then.
+    server: Option<(ServerTime, Instant)>,
     /// Until then nobody is lost: we have only just begun to look, or could not look for a while, and others may not have been
-    /// heard either, as this machine may have slept; or the server is another one, a standby that has taken over and that the
-    /// last heartbeats have not reached.
+    /// heard either; or the server is another one, a standby that has taken over and that the last heartbeats have not reached;
+    /// or its clock has leapt, as it does where the machine has slept.
     lenient_until: Instant,
 }
 
@@ -42,13 +42,13 @@ impl Step for Rescuer {
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
         let worker_lost_after = self.lease.worker_lost_after;
-        let server = self.store.server_started_at().await?;
-        let is_another = self.server.replace(server) != Some(server);
         let comes_late = self.looked_at.is_some_and(|looked| looked.elapsed() > worker_lost_after / 2);
-        if is_another || comes_late {
+        let (server, is_as_before) = self.look_at_clock().await?;
+        if comes_late || !is_as_before {
             self.lenient_until = Instant::now() + worker_lost_after;
         }
-        let patience = Patience { worker_lost_after, after_start: worker_lost_after, server: Some(server) };
+        let patience =
+            Patience { worker_lost_after, after_start: worker_lost_after, server: Some(server.started_at) };
         let patience = (self.lenient_until < Instant::now()).then_some(patience);
         self.step(patience, self.message_lost_after).await?;
         self.message_lost_after = MESSAGE_LOST_AFTER;
@@ -95,6 +95,26 @@ impl Rescuer {
         }
         self.metrics.leases_expired.inc_by(rescued.pages_returned + rescued.pages_quarantined);
         Ok(rescued)
+    }
+
+    /// Whether the server is the one that it was, and its clock went on as ours did. Ours stands still while the machine sleeps, and so
+    /// do the deadlines of pages; the server's, by which their leases end, does not.
+    async fn look_at_clock(&mut self) -> Result<(ServerTime, bool), StoreError> {
+        let (server, ours) = (self.store.server_time().await?, Instant::now());
+        let Some((before, then)) = self.server else {
+            self.server = Some((server, ours));
+            return Ok((server, false));
+        };
+        let went_on = (server.now - before.now).to_std().unwrap_or_default();
+        let leap = went_on.saturating_sub(ours - then);
+        let has_leapt = leap > self.lease.worker_lost_after / 2;
+        if has_leapt {
+            let pages = self.store.renew_leases(self.lease.page_deadline + self.lease.deadline_slack).await?;
+            let seconds = leap.as_secs();
+            tracing::warn!(seconds, pages, "the database's clock has leapt: leases of pages begin anew");
+        }
+        self.server = Some((server, ours));
+        Ok((server, !has_leapt && server.started_at == before.started_at))
     }
 
     async fn take_back(&self) -> Result<(), StoreError> {

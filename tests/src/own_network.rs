@@ -13,6 +13,9 @@ const WITHIN: &str = "CRAWLIFY_TEST_OWN_NETWORK";
 /// The interface into which packets vanish.
 const CABLE: &str = "cable";
 
+/// Its place in the kernel's table of interfaces, after the name.
+const PACKETS_SENT: usize = 9;
+
 /// The network that this process lives in.
 #[derive(Debug)]
 pub struct OwnNetwork {
@@ -57,15 +60,48 @@ impl OwnNetwork {
     /// # Panics
     /// It was away already.
     pub fn fall_silent(&self) {
-        // What goes into this cable comes out in front of nobody. It asks for no hardware addresses, as that is answered for.
-        ip(&["link", "add", CABLE, "type", "veth", "peer", "name", "cable-end"]);
-        ip(&["link", "set", CABLE, "arp", "off", "up"]);
-        ip(&["link", "set", "cable-end", "up"]);
-        ip(&["address", "add", "10.255.255.1/32", "dev", CABLE]);
+        self.lay_cable();
         for host in &self.hosts {
             ip(&["route", "add", &format!("{host}/32"), "dev", CABLE]);
         }
         self.take_away();
+    }
+
+    /// From now on whatever is sent to anybody else than its hosts, and to all neighbours at once, leaves by a cable, and comes
+    /// nowhere.
+    ///
+    /// # Panics
+    /// It does already.
+    pub fn lead_out(&self) {
+        self.lay_cable();
+        ip(&["route", "add", "default", "dev", CABLE]);
+    }
+
+    /// Packets that left by the cable so far, of whatever kind.
+    ///
+    /// # Panics
+    /// There is no cable.
+    pub fn packets_sent(&self) -> u64 {
+        let table = std::fs::read_to_string("/proc/self/net/dev").expect("Linux has it");
+        let of_cable = table.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{CABLE}:")));
+        let numbers = of_cable.expect("the cable is there");
+        numbers
+            .split_whitespace()
+            .nth(PACKETS_SENT)
+            .and_then(|number| number.parse().ok())
+            .expect("they are numbers")
+    }
+
+    /// What goes into it comes out in front of nobody. It asks for no hardware addresses, as that is answered for.
+    fn lay_cable(&self) {
+        ip(&["link", "add", CABLE, "type", "veth", "peer", "name", "cable-end"]);
+        // IPv6 would look for neighbours by itself.
+        root(&format!(
+            "for end in {CABLE} cable-end; do echo 1 > /proc/sys/net/ipv6/conf/$end/disable_ipv6; done"
+        ));
+        ip(&["link", "set", CABLE, "arp", "off", "up"]);
+        ip(&["link", "set", "cable-end", "up"]);
+        ip(&["address", "add", "10.255.255.1/32", "dev", CABLE]);
     }
 
     /// Its hosts answer again.
@@ -91,9 +127,7 @@ impl OwnNetwork {
     /// # Panics
     /// The kernel does not let that be set.
     pub fn let_any_address_be_listened_at(&self) {
-        let set = "echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind";
-        let ended = privileged("sh").args(["-c", set]).output().expect("sh is a program");
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        root("echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind");
     }
 
     /// As good as at once: whoever looks in between finds one host there and another one gone, and takes that for no outage of
@@ -113,6 +147,12 @@ impl OwnNetwork {
         let ended = ip.wait_with_output().expect("it ends");
         assert!(ended.status.success(), "{changes}: {}", String::from_utf8_lossy(&ended.stderr));
     }
+}
+
+/// As root, a line of a shell.
+fn root(line: &str) {
+    let ended = privileged("sh").args(["-c", line]).output().expect("sh is a program");
+    assert!(ended.status.success(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 
 fn ip(arguments: &[&str]) {

@@ -20,6 +20,7 @@ pub mod render;
 pub mod rescue;
 pub mod retry;
 pub mod schedules;
+pub mod server_time;
 pub mod skips;
 pub mod start;
 pub mod summary;

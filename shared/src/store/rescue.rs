@@ -16,7 +16,7 @@ pub struct Patience {
     pub worker_lost_after: Duration,
     /// So long after the database's start, nobody is.
     pub after_start: Duration,
-    /// The server that may say so, by its start ([`Store::server_started_at`]): where another one answers, nobody is lost. `None` is
+    /// The server that may say so, by its start ([`Store::server_time`]): where another one answers, nobody is lost. `None` is
     /// whichever answers.
     pub server: Option<DateTime<Utc>>,
 }
@@ -35,17 +35,6 @@ pub struct Rescued {
 }
 
 impl Store {
-    /// When the server that answers was started: another one, which has taken over, says another time.
-    ///
-    /// # Errors
-    /// As every statement of the store.
-    pub async fn server_started_at(&self) -> Result<DateTime<Utc>, StoreError> {
-        let started_at = sqlx::query_scalar!(r#"SELECT pg_postmaster_start_time() AS "started_at!""#)
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(started_at)
-    }
-
     /// Returns the pages of lost workers and of lost messages to the frontier.
     ///
     /// A page whose workers were lost [`POISON_AFTER`] times is quarantined instead; one that has to be alone is charged only if

@@ -1,6 +1,9 @@
-//! Machines whose clocks are an hour fast or slow: only the database's counts.
+//! Machines whose clocks are an hour fast or slow: only the database's counts. And a database whose clock leaps.
 
 use harness::fleet::Fleet;
+use harness::postgres::TestDatabase;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::{PAGES, WITHIN};
 
@@ -42,4 +45,35 @@ async fn workers_and_coordinators_whose_clocks_are_an_hour_apart_waste_nothing_a
     assert_eq!(fleet.number(apart).await, 0, "nodes ran while their execution ran");
     let [one, another] = processes;
     fleet.close([fast, slow, one, another], execution, Some(calm)).await;
+}
+
+/// Shows statements a clock that can be set: `now` in their own schema comes before the system's.
+const CLOCK: &str = "CREATE TABLE clock AS SELECT interval '0' AS ahead;
+    CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT pg_catalog.now() + ahead FROM public.clock';
+    DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$";
+
+#[tokio::test]
+async fn a_clock_that_leaps_takes_no_pages_from_workers_that_are_alive() {
+    let database = TestDatabase::create().await;
+    let mut connection = PgConnection::connect(database.url().expose()).await.unwrap();
+    sqlx::raw_sql(CLOCK).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let fleet = Fleet::on(database, env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
+    // As long as a few looks of the rescuer, so that each leap finds pages in hand.
+    let takes = ["--takes", "3000"];
+    let (mut coordinator, worker) = (fleet.start("coordinator", None), fleet.start_with("worker", &takes));
+    let execution = fleet.execute(&[1], Some(40)).await;
+    // The machine sleeps for longer than it is heard of workers, then for longer than a lease.
+    for (completed, asleep) in [(1, "1 minute"), (20, "1 day")] {
+        fleet.completed(completed).await;
+        let leap = format!("UPDATE clock SET ahead = ahead + interval '{asleep}'");
+        sqlx::query(AssertSqlSafe(leap)).execute(&fleet.pool).await.unwrap();
+        coordinator.says("the database's clock has leapt", WITHIN).await;
+    }
+    fleet.ended(execution).await;
+
+    assert_eq!(fleet.number("SELECT count(*) FROM lost_attempts").await, 0);
+    assert_eq!(fleet.number("SELECT count(*) FROM workers WHERE status = 'lost'").await, 0);
+    assert_eq!(fleet.number("SELECT count(*) FROM url_queue WHERE attempt > 1").await, 0);
+    fleet.close([worker, coordinator], execution, None).await;
 }

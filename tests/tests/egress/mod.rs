@@ -4,6 +4,7 @@ mod canary;
 mod names;
 mod own_addresses;
 mod own_names;
+mod packets;
 mod program;
 
 use std::path::PathBuf;

@@ -110,7 +110,7 @@ async fn nobody_is_lost_where_another_server_answers_than_the_one_that_is_meant(
     crawl.claim(&worker).await;
     crawl.change(SILENCE).await;
     crawl.change(OVERDUE).await;
-    let server = crawl.store.server_started_at().await.unwrap();
+    let server = crawl.store.server_time().await.unwrap().started_at;
     let another = Patience { server: Some(server - TimeDelta::seconds(1)), ..PATIENCE };
     assert_eq!(rescue(&crawl, another).await, Rescued::default());
     // Nor are pages of a worker that another server has given up.
