@@ -59,13 +59,15 @@ async fn a_clock_that_leaps_takes_no_pages_from_workers_that_are_alive() {
     sqlx::raw_sql(CLOCK).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     let fleet = Fleet::on(database, env!("CARGO_BIN_EXE_bench-fleet"), PAGES).await;
-    // As long as a few looks of the rescuer, so that each leap finds pages in hand.
-    let takes = ["--takes", "3000"];
+    // Longer than nobody is lost after a leap.
+    let takes = ["--takes", "9000"];
     let (mut coordinator, worker) = (fleet.start("coordinator", None), fleet.start_with("worker", &takes));
-    let execution = fleet.execute(&[1], Some(40)).await;
+    let execution = fleet.execute(&[1, 2, 3, 4, 5, 6, 7, 8], Some(16)).await;
     // The machine sleeps for longer than it is heard of workers, then for longer than a lease.
-    for (completed, asleep) in [(1, "1 minute"), (20, "1 day")] {
+    for (completed, asleep) in [(0, "1 minute"), (8, "1 day")] {
         fleet.completed(completed).await;
+        let all = "SELECT count(*) / 8 FROM url_queue WHERE status = 'processing'";
+        fleet.wait("all slots have a page", all).await;
         let leap = format!("UPDATE clock SET ahead = ahead + interval '{asleep}'");
         sqlx::query(AssertSqlSafe(leap)).execute(&fleet.pool).await.unwrap();
         coordinator.says("the database's clock has leapt", WITHIN).await;
