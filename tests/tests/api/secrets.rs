@@ -90,6 +90,19 @@ async fn a_refusal_does_not_repeat_what_may_be_a_secret() {
         ("proxy_config", json!({"server": "http://me:hunter2@proxy.test"})),
         ("proxy_config", json!({"server": "http://proxy.test", "password": "hunter2\u{1}"})),
         ("start_urls", json!(["https://me:hunter2@shop.test/"])),
+        // Other faults are found before the password is.
+        ("start_urls", json!(["https://me:hunter2@shop.test:99999/"])),
+        ("start_urls", json!(["ftp://me:hunter2@shop.test/"])),
+        ("start_urls", json!(["hunter2:me@shop.test"])),
+        ("start_urls", json!(["https://me:hunter2%40shop.test/"])),
+        ("start_urls", json!("https://me:hunter2@shop.test/")),
+        ("sitemaps", json!(["https://me:hunter2@shop.test/sitemap.xml"])),
+        ("sitemaps", json!("https://me:hunter2@shop.test/sitemap.xml")),
+        ("block", json!(["me:hunter2@shop"])),
+        (
+            "budgets",
+            json!({"path_prefixes": [{"prefix": "https://me:hunter2@shop.test/a/", "max_pages": 1}]}),
+        ),
     ] {
         let mut document = shop();
         document["config"][setting] = value.clone();
