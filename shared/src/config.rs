@@ -51,6 +51,12 @@ fn split_flags(text: &str) -> Vec<String> {
     flags
 }
 
+/// A flag's name and value, however many dashes it begins with, none included. Without a `=` the value is empty.
+pub fn flag_name_and_value(flag: &str) -> (&str, &str) {
+    let flag = flag.trim_start_matches('-');
+    flag.split_once('=').unwrap_or((flag, ""))
+}
+
 /// A URL that may hold a password: it is shown without one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
@@ -137,6 +143,15 @@ mod tests {
         assert!(!format!("{url:?}").contains("hunter2"));
         let url = SecretUrl::new("postgres:///crawlify?host=/tmp&password=hunter2");
         assert!(!url.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_flag_is_the_same_with_any_number_of_dashes() {
+        for flag in ["lang=de", "-lang=de", "--lang=de", "----lang=de"] {
+            assert_eq!(flag_name_and_value(flag), ("lang", "de"));
+        }
+        assert_eq!(flag_name_and_value("--mute-audio"), ("mute-audio", ""));
+        assert_eq!(flag_name_and_value("--a=b=c"), ("a", "b=c"));
     }
 
     #[test]
