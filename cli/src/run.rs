@@ -19,8 +19,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(Code, String), Failure> {
     let definition = parse_text(&text).map_err(|problems| {
         Failure::new(Code::Usage, report(&args.file.display().to_string(), &text, &problems, &[]))
     })?;
-    let start_urls: Vec<String> = args.start_urls.iter().map(ToString::to_string).collect();
-    let definition = with_overrides(definition, &start_urls, &args.crawl)?;
+    let definition = with_overrides(definition, &args.start_urls, &args.crawl)?;
     let ended = crawl(&definition, &args.crawl).await?;
     Ok((ended.code, ended.text))
 }

@@ -51,6 +51,16 @@ fn split_flags(text: &str) -> Vec<String> {
     flags
 }
 
+/// A flag's name and value, however many dashes it begins with, none included. Without a `=` the value is empty.
+pub fn flag_name_and_value(flag: &str) -> (&str, &str) {
+    let flag = flag.trim_start_matches('-');
+    flag.split_once('=').unwrap_or((flag, ""))
+}
+
+/// What is shown of a URL whose password cannot be told from the rest.
+const NOT_SHOWN: &str =
+    "<a URL that is not shown: `/`, `?`, `#` and `@` in its password must be percent-encoded>";
+
 /// A URL that may hold a password: it is shown without one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
@@ -84,6 +94,8 @@ impl fmt::Debug for SecretUrl {
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match url::Url::parse(&self.0) {
+            // A `/`, `?` or `#` in a password ends the host, and the rest of the password is taken for what follows.
+            Ok(url) if url[url::Position::BeforePath..].contains('@') => f.write_str(NOT_SHOWN),
             Ok(mut url) => {
                 if url.password().is_some() {
                     let _ = url.set_password(Some("***"));
@@ -137,6 +149,34 @@ mod tests {
         assert!(!format!("{url:?}").contains("hunter2"));
         let url = SecretUrl::new("postgres:///crawlify?host=/tmp&password=hunter2");
         assert!(!url.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_url_whose_password_is_not_encoded_is_not_shown_at_all() {
+        for url in [
+            "postgres://crawl:p@ss/w0rd@db/crawlify",
+            "postgres://crawl:p@ss?w0rd@db/crawlify",
+            "postgres://crawl:p@ss#w0rd@db/crawlify",
+            "postgres://crawl:12/w0rd@db/crawlify",
+            "crawl:w0rd@db/crawlify",
+        ] {
+            let shown = SecretUrl::new(url).to_string();
+            assert!(!shown.contains("w0rd") && !shown.contains("crawl"), "{shown}");
+            assert!(shown.contains("percent-encoded"), "{shown}");
+        }
+        let url = SecretUrl::new("postgres://crawl:p%40ss%2Fw0rd@db/crawlify");
+        assert_eq!(url.to_string(), "postgres://crawl:***@db/crawlify");
+        let url = SecretUrl::new("postgres://crawl:p@ss@db/crawlify");
+        assert_eq!(url.to_string(), "postgres://crawl:***@db/crawlify");
+    }
+
+    #[test]
+    fn a_flag_is_the_same_with_any_number_of_dashes() {
+        for flag in ["lang=de", "-lang=de", "--lang=de", "----lang=de"] {
+            assert_eq!(flag_name_and_value(flag), ("lang", "de"));
+        }
+        assert_eq!(flag_name_and_value("--mute-audio"), ("mute-audio", ""));
+        assert_eq!(flag_name_and_value("--a=b=c"), ("a", "b=c"));
     }
 
     #[test]

@@ -60,6 +60,11 @@ pub enum PageUrlError {
     TooLong,
 }
 
+/// Whether text that was meant as a URL may hold a user name or a password, whether or not a parser finds them.
+pub fn may_hold_credentials(text: &str) -> bool {
+    text.contains('@') || text.contains("%40")
+}
+
 impl PageUrl {
     /// Parses an absolute URL.
     ///

@@ -5,12 +5,18 @@ use serde_json::{Value, json};
 
 use super::{Api, shop};
 
+/// A secret that is no string.
+const PIN: u32 = 98_765_432;
+
 /// A workflow with a secret at every place that has one.
 fn with_secrets(secret: &str) -> Value {
     let mut document = shop();
     let config = &mut document["config"];
     config["headers"] = json!({"Authorization": format!("Bearer {secret}"), "User-Agent": "shopper"});
-    config["cookies"] = json!([{"name": "session", "value": secret, "domain": "shop.test"}]);
+    config["cookies"] = json!([
+        {"name": "session", "value": secret, "domain": "shop.test"},
+        {"name": "pin", "value": PIN},
+    ]);
     config["authentication"] = json!({"type": "basic", "username": "me", "password": secret});
     config["proxy_config"] =
         json!({"server": "http://proxy.test:3128", "username": "me", "password": secret});
@@ -37,7 +43,9 @@ async fn no_answer_shows_a_secret_and_what_it_shows_can_be_sent_back() {
     let list = api.get("/api/v1/workflows").await;
     for answer in [&made, &shown, &list] {
         assert!(!answer.to_string().contains("hunter2"), "{answer}");
+        assert!(!answer.to_string().contains(&PIN.to_string()), "{answer}");
     }
+    assert_eq!(shown["config"]["cookies"][1], json!({"name": "pin", "value": "***"}));
 
     // The same again is no new version; another limit is one, with the secrets of before.
     let same = api.expect(StatusCode::OK, Method::PUT, &path, Some(&shown)).await;
@@ -90,6 +98,19 @@ async fn a_refusal_does_not_repeat_what_may_be_a_secret() {
         ("proxy_config", json!({"server": "http://me:hunter2@proxy.test"})),
         ("proxy_config", json!({"server": "http://proxy.test", "password": "hunter2\u{1}"})),
         ("start_urls", json!(["https://me:hunter2@shop.test/"])),
+        // Other faults are found before the password is.
+        ("start_urls", json!(["https://me:hunter2@shop.test:99999/"])),
+        ("start_urls", json!(["ftp://me:hunter2@shop.test/"])),
+        ("start_urls", json!(["hunter2:me@shop.test"])),
+        ("start_urls", json!(["https://me:hunter2%40shop.test/"])),
+        ("start_urls", json!("https://me:hunter2@shop.test/")),
+        ("sitemaps", json!(["https://me:hunter2@shop.test/sitemap.xml"])),
+        ("sitemaps", json!("https://me:hunter2@shop.test/sitemap.xml")),
+        ("block", json!(["me:hunter2@shop"])),
+        (
+            "budgets",
+            json!({"path_prefixes": [{"prefix": "https://me:hunter2@shop.test/a/", "max_pages": 1}]}),
+        ),
     ] {
         let mut document = shop();
         document["config"][setting] = value.clone();

@@ -84,6 +84,10 @@ async fn options_that_make_no_sense_are_refused_before_anything_starts() {
             &["run", &file, "--start-url", "ftp://shop.test/"],
             "--start-url: `ftp://shop.test/` cannot be crawled",
         ),
+        (
+            &["run", &file, "--start-url", "https://me:hunter2@shop.test:99999/"],
+            "--start-url: a URL that is not shown, as it may carry a password, cannot be crawled",
+        ),
         (&["run", &file, "--max-pages", "0"], "--max-pages"),
         (&["run", &file, "--data-dir", "/tmp"], "--keep"),
         (&["run", &file, "-o", "/no/such/folder/items.jsonl"], "there is no folder /no/such/folder"),
@@ -95,6 +99,7 @@ async fn options_that_make_no_sense_are_refused_before_anything_starts() {
         let ended = ended(&scratch, arguments).await.with_code(2).saying(&[said]);
         assert!(!ended.stderr.contains("starting Postgres"), "{}", ended.stderr);
         assert!(!ended.stderr.contains(".partial"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     }
     assert_eq!(scratch.leftovers(), [""; 0]);
 }

@@ -47,9 +47,11 @@ async fn workers_and_coordinators_whose_clocks_are_an_hour_apart_waste_nothing_a
     fleet.close([fast, slow, one, another], execution, Some(calm)).await;
 }
 
-/// Shows statements a clock that can be set: `now` in their own schema comes before the system's.
+/// Shows statements a clock that can be set: functions of their own schema come before the system's.
 const CLOCK: &str = "CREATE TABLE clock AS SELECT interval '0' AS ahead;
     CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT pg_catalog.now() + ahead FROM public.clock';
+    CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+        AS 'SELECT pg_catalog.clock_timestamp() + ahead FROM public.clock';
     DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$";
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crawlify_shared::config::flag_name_and_value;
+
 /// What of traffic goes around a proxy: nothing. Chrome would otherwise reach loopback addresses without it.
 pub(super) const NO_BYPASS: &str = "<-loopback>";
 
@@ -106,8 +108,7 @@ pub(super) fn arguments(choices: &FlagChoices<'_>) -> Vec<String> {
         flags.set("disable-dev-shm-usage", "");
     }
     for extra in choices.extra {
-        let extra = extra.trim_start_matches('-');
-        let (name, value) = extra.split_once('=').unwrap_or((extra, ""));
+        let (name, value) = flag_name_and_value(extra);
         flags.set(name, value);
     }
     if let Some(proxy) = choices.proxy_server {

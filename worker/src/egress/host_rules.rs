@@ -1,14 +1,15 @@
 //! Chrome's `--host-resolver-rules`, obeyed here: behind the guard Chrome may resolve no names, and gets a rule that says so.
-//! Rules for addresses mean nothing here, and port numbers in replacements are not taken.
+//! Rules for addresses or ports mean nothing here: only names are resolved. Port numbers in replacements are not taken.
 
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use crawlify_shared::config::flag_name_and_value;
 
 use super::resolve::{Resolver, SystemResolver};
 
-const FLAG: &str = "--host-resolver-rules=";
+const FLAG: &str = "host-resolver-rules";
 /// The replacement that stands for no address.
 const NOT_FOUND: &str = "~NOTFOUND";
 
@@ -24,11 +25,16 @@ pub(super) struct HostRules {
 impl HostRules {
     /// Reads the rules among Chrome's flags; the last such flag holds, as for Chrome. What is no rule is left out, with a warning.
     pub(super) fn of_flags(flags: &[String]) -> Self {
-        let text = flags.iter().rev().find_map(|flag| flag.strip_prefix(FLAG)).unwrap_or_default();
+        let mut given = flags.iter().rev().map(|flag| flag_name_and_value(flag));
+        let text = given.find(|(name, _)| *name == FLAG).map_or("", |(_, value)| value);
         let mut rules = Self::default();
         for rule in text.trim_matches('"').split(',').map(str::trim).filter(|rule| !rule.is_empty()) {
             let words: Vec<_> = rule.split_whitespace().collect();
             match words[..] {
+                // No name has a colon, only a port and an address do.
+                [_, pattern, ..] if pattern.contains(':') => {
+                    tracing::warn!(rule, "names are resolved whatever the port: this rule never holds");
+                }
                 [verb, pattern, replacement] if verb.eq_ignore_ascii_case("MAP") => {
                     rules.maps.push((pattern.to_lowercase(), replacement.to_owned()));
                 }
@@ -87,6 +93,27 @@ mod tests {
         assert!(rules.resolve("localhost").await.is_ok());
         assert_eq!(HostRules::of_flags(&flags[..1]), HostRules::default());
         assert_eq!(HostRules::default().instead_of("shop.test"), Some("shop.test"));
+    }
+
+    #[test]
+    fn the_flag_is_read_however_many_dashes_it_has_as_the_browsers_own_are() {
+        let two = HostRules::of_flags(&["--host-resolver-rules=MAP a.test 127.0.0.7".to_owned()]);
+        assert_eq!(two.instead_of("a.test"), Some("127.0.0.7"));
+        for dashes in ["", "-", "----"] {
+            let flag = format!("{dashes}host-resolver-rules=MAP a.test 127.0.0.7");
+            assert_eq!(HostRules::of_flags(&[flag]), two, "{dashes}");
+        }
+        // The last one holds, though it has no rules.
+        let flags = ["--host-resolver-rules=MAP a.test 127.0.0.7", "host-resolver-rules"];
+        assert_eq!(HostRules::of_flags(&flags.map(str::to_owned)), HostRules::default());
+    }
+
+    #[test]
+    fn a_pattern_with_a_port_is_no_rule_here() {
+        let flag = "--host-resolver-rules=MAP a.test:443 127.0.0.7, EXCLUDE *:80, MAP b.test 127.0.0.8";
+        let without = "--host-resolver-rules=MAP b.test 127.0.0.8";
+        let [rules, others] = [flag, without].map(|flag| HostRules::of_flags(&[flag.to_owned()]));
+        assert_eq!(rules, others);
     }
 
     #[test]

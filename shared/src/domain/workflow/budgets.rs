@@ -6,7 +6,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::problem::{Pointer, Problem, Report};
-use super::reader::{Object, shorten};
+use super::reader::{Object, quote_url, shorten};
 
 /// How many path prefixes may have a budget.
 const MAX_PREFIXES: usize = 100;
@@ -137,9 +137,9 @@ fn read_prefix(entry: &Value, at: &Pointer, report: &mut Report) -> Option<PathB
         let path = as_urls_write_it(text);
         if path.is_none() {
             let message = format!(
-                "`{}` is no beginning of a path: it must begin with `/`, without `?` and `#`, and have at most \
+                "{} is no beginning of a path: it must begin with `/`, without `?` and `#`, and have at most \
                  {MAX_PREFIX_BYTES} bytes",
-                shorten(text)
+                quote_url(text)
             );
             report.problem(&prefix_at, "bad_value", message);
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::model::{Block, Isolation, Phase, Render, ResourceKind, WaitUntil};
 use super::problem::{Pointer, Report};
-use super::reader::{Object, shorten, wrong_type};
+use super::reader::{Object, quote_url, shorten, wrong_type};
 use super::suggest::did_you_mean;
 
 const MAX_PATTERNS: usize = 200;
@@ -97,8 +97,8 @@ pub(super) fn read_block(config: &mut Object<'_>, report: &mut Report) -> Block 
             let kinds = ResourceKind::ALL.map(ResourceKind::as_str);
             let suggestion = did_you_mean(text, kinds);
             let message = format!(
-                "`{}` is neither a kind of resource ({}) nor a URL pattern such as `*.example.com/*`{suggestion}",
-                shorten(text),
+                "{} is neither a kind of resource ({}) nor a URL pattern such as `*.example.com/*`{suggestion}",
+                quote_url(text),
                 kinds.join(", ")
             );
             report.problem(&at, "bad_value", message);

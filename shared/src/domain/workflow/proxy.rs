@@ -7,6 +7,7 @@ use url::{Host, Url};
 
 use super::problem::Report;
 use super::reader::Object;
+use super::secrets::HIDDEN;
 
 /// The longest user name or password, in bytes, that every kind of proxy takes (RFC 1929, section 2).
 const MAX_CREDENTIAL_BYTES: usize = 255;
@@ -100,6 +101,9 @@ pub(super) fn read_proxy(config: &mut Object<'_>, report: &mut Report) -> Option
 
 /// `SCHEME://HOST:PORT`; without a scheme it is HTTP.
 fn address(server: &str) -> Result<(ProxyKind, Host<String>, u16), &'static str> {
+    if server == HIDDEN {
+        return Err("what is hidden here holds a user name or a password; give the address without them");
+    }
     let with_scheme = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
     let (scheme, rest) = with_scheme.split_once("://").unwrap_or_default();
     let kind = match scheme.to_ascii_lowercase().as_str() {
@@ -175,6 +179,8 @@ mod tests {
             (json!({"server": "https://p.test"}), "bad_proxy_server /proxy_config/server"),
             (json!({"server": "http://me:secret@p.test"}), "bad_proxy_server /proxy_config/server"),
             (json!({"server": "http://p.test/path"}), "bad_proxy_server /proxy_config/server"),
+            // One with a password, which was stored switched off and is switched on as it was shown.
+            (json!({"server": "***"}), "bad_proxy_server /proxy_config/server"),
             (json!({"server": "p.test", "username": "a\nb"}), "bad_proxy_credentials /proxy_config/username"),
             (json!({"server": "p.test", "enabled": "yes"}), "wrong_type /proxy_config/enabled"),
         ] {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::problem::{Pointer, Report};
 use super::suggest::did_you_mean;
+use crate::domain::page_url::{PageUrlError, may_hold_credentials};
 
 /// Of how many unknown members an object is told.
 const MAX_UNKNOWN: usize = 50;
@@ -184,6 +185,9 @@ pub(super) fn wrong_type<T>(at: &Pointer, expected: &str, found: &Value, report:
         Value::Null => "null".to_owned(),
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => format!("the number {number}"),
+        Value::String(text) if may_hold_credentials(text) => {
+            "a string that is not shown, as it may carry a password".to_owned()
+        }
         Value::String(text) => format!("the string \"{}\"", shorten(text)),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
@@ -196,4 +200,62 @@ pub(super) fn wrong_type<T>(at: &Pointer, expected: &str, found: &Value, report:
 pub(super) fn shorten(text: &str) -> String {
     let short: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
     if short.len() < text.len() { short + "…" } else { short }
+}
+
+/// Quotes what is, or was meant as, a URL: not one that may carry a password, which belongs into no message.
+pub(super) fn quote_url(text: &str) -> String {
+    if may_hold_credentials(text) {
+        "a URL that is not shown, as it may carry a password,".to_owned()
+    } else {
+        format!("`{}`", shorten(text))
+    }
+}
+
+/// Says that a URL `cannot` be what it was given for, and why.
+pub(super) fn refuse_url(text: &str, cannot: &str, error: &PageUrlError) -> String {
+    let why = match error {
+        // What stands before the first colon may be a user name.
+        PageUrlError::Scheme(_) if may_hold_credentials(text) => "the scheme is not http or https".to_owned(),
+        error => error.to_string(),
+    };
+    format!("{} {cannot}: {why}", quote_url(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::page_url::PageUrl;
+
+    #[test]
+    fn a_refused_url_is_quoted_only_where_it_can_hold_no_password() {
+        for url in [
+            "https://me:hunter2@shop.test/",
+            // A parser finds these faults first, and no password then.
+            "https://me:hunter2@shop.test:99999/",
+            "ftp://me:hunter2@shop.test/",
+            "hunter2:x@shop.test",
+            "//me:hunter2@shop.test/",
+            "https://me:hunter2%40shop.test/",
+            "https://me:hun/ter2@shop.test/",
+        ] {
+            let error = PageUrl::parse(url).unwrap_err();
+            let message = refuse_url(url, "cannot be crawled", &error);
+            assert!(!message.contains("hun"), "{message}");
+            assert!(message.starts_with("a URL that is not shown"), "{message}");
+        }
+        let error = PageUrl::parse("ftp://shop.test/").unwrap_err();
+        assert_eq!(
+            refuse_url("ftp://shop.test/", "cannot be crawled", &error),
+            "`ftp://shop.test/` cannot be crawled: the scheme `ftp` is not http or https"
+        );
+    }
+
+    #[test]
+    fn a_url_of_the_wrong_type_is_not_repeated_with_its_password() {
+        let mut report = Report::default();
+        let url = Value::from("https://me:hunter2@shop.test/");
+        assert_eq!(wrong_type::<()>(&Pointer::default(), "a list", &url, &mut report), None);
+        let problems = report.finish(Some(())).unwrap_err();
+        assert!(!problems[0].message.contains("hunter2"), "{problems:?}");
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::headers::Headers;
 use super::model::{Robots, Sitemaps};
 use super::problem::{Pointer, Report};
-use super::reader::{Object, shorten, wrong_type};
+use super::reader::{Object, refuse_url, shorten, wrong_type};
 use super::suggest::did_you_mean;
 use crate::domain::page_url::PageUrl;
 
@@ -108,8 +108,7 @@ pub(super) fn read_sitemaps(config: &mut Object<'_>, robots: Robots, report: &mu
                     Ok(url) if seen.insert(url.hash()) => urls.push(url),
                     Ok(_) => {}
                     Err(error) => {
-                        let message = format!("`{}` cannot be a sitemap: {error}", shorten(text));
-                        report.problem(&at, "bad_sitemap", message);
+                        report.problem(&at, "bad_sitemap", refuse_url(text, "cannot be a sitemap", &error));
                     }
                 }
             }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::problem::{Pointer, Problem, Report};
+use crate::domain::page_url::may_hold_credentials;
 
 /// What is shown in the place of a secret.
 pub const HIDDEN: &str = "***";
@@ -30,7 +31,7 @@ pub fn is_plain_header(name: &str) -> bool {
 
 /// Hides every secret of a configuration.
 pub fn hide_secrets(config: &mut Value) {
-    visit(config, &mut |_, secret| HIDDEN.clone_into(secret));
+    visit(config, &mut |_, secret| *secret = HIDDEN.into());
 }
 
 /// Puts the secrets of a stored configuration where they are hidden in a new one.
@@ -39,14 +40,14 @@ pub fn hide_secrets(config: &mut Value) {
 /// Every place that is hidden and has nothing stored. Pointers begin at `config`'s own place in a document, `at`.
 pub fn restore_secrets(config: &mut Value, stored: &Value, at: &str) -> Result<(), Vec<Problem>> {
     let mut known = Vec::new();
-    visit(&mut stored.clone(), &mut |place, secret| known.push((place.clone(), std::mem::take(secret))));
+    visit(&mut stored.clone(), &mut |place, secret| known.push((place.clone(), secret.take())));
     let mut report = Report::default();
     visit(config, &mut |place, secret| {
-        if secret != HIDDEN {
+        if secret.as_str() != Some(HIDDEN) {
             return;
         }
         match known.iter().find(|(there, _)| there.name == place.name) {
-            Some((_, stored)) => stored.clone_into(secret),
+            Some((_, stored)) => secret.clone_from(stored),
             None => {
                 let message = format!(
                     "`{HIDDEN}` is shown in the place of a secret, and none is stored for this place: give the secret"
@@ -81,65 +82,87 @@ impl Place {
     }
 }
 
-/// Shows every secret to `act`; what is no string holds none.
-fn visit(config: &mut Value, act: &mut impl FnMut(&Place, &mut String)) {
+/// Shows every secret to `act`: a string, a number, true or false that its setting does not have for something else.
+fn visit(config: &mut Value, act: &mut impl FnMut(&Place, &mut Value)) {
     let Value::Object(members) = config else { return };
     for setting in SETTINGS {
-        if let Some(value) = members.get_mut(setting) {
-            strings(value, &Place::of(setting), setting, "", act);
+        let Some(value) = members.get_mut(setting) else { continue };
+        let place = Place::of(setting);
+        match value {
+            Value::Array(cookies) if setting == "cookies" => {
+                for (index, cookie) in cookies.iter_mut().enumerate() {
+                    let name = identity(cookie).unwrap_or_else(|| index.to_string());
+                    settings_of(cookie, &place.index(index, &name), setting, act);
+                }
+            }
+            // Not in the form that is known: its names may be anybody's.
+            _ if setting == "cookies" => everything(value, &place, act),
+            _ => settings_of(value, &place, setting, act),
         }
     }
 }
 
-/// Goes through the strings of a setting; `key` is the nearest name above.
-fn strings(
-    value: &mut Value,
-    place: &Place,
-    setting: &str,
-    key: &str,
-    act: &mut impl FnMut(&Place, &mut String),
-) {
+/// Goes through the members of an object whose names mean what `setting` has them for.
+fn settings_of(value: &mut Value, place: &Place, setting: &str, act: &mut impl FnMut(&Place, &mut Value)) {
+    let Value::Object(members) = value else { return everything(value, place, act) };
+    for (key, member) in members.iter_mut().filter(|(key, member)| !is_plain(setting, key, member)) {
+        everything(member, &place.key(key), act);
+    }
+}
+
+/// Goes through a value in which no name says what is secret.
+fn everything(value: &mut Value, place: &Place, act: &mut impl FnMut(&Place, &mut Value)) {
     match value {
-        Value::String(text) if is_secret(setting, key, text) => act(place, text),
+        Value::Null => {}
+        Value::String(text) if text.is_empty() => {}
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => act(place, value),
         Value::Array(elements) => {
             for (index, element) in elements.iter_mut().enumerate() {
-                let name = identity(element).unwrap_or_else(|| index.to_string());
-                strings(element, &place.index(index, &name), setting, key, act);
+                everything(element, &place.index(index, &index.to_string()), act);
             }
         }
         Value::Object(members) => {
             for (key, member) in members {
-                strings(member, &place.key(key), setting, key, act);
+                everything(member, &place.key(key), act);
             }
         }
-        _ => {}
     }
 }
 
 /// A cookie is the same when name, domain and path are (RFC 6265, section 5.3).
-fn identity(element: &Value) -> Option<String> {
-    let member = |key: &str| element.get(key).and_then(Value::as_str).unwrap_or_default();
-    element.get("name")?;
-    Some(["name", "domain", "path"].map(member).join("\u{1}"))
+fn identity(cookie: &Value) -> Option<String> {
+    let member = |key: &str| cookie.get(key).and_then(Value::as_str);
+    member("name")?;
+    Some(["name", "domain", "path"].map(|key| member(key).unwrap_or_default()).join("\u{1}"))
 }
 
-fn is_secret(setting: &str, key: &str, text: &str) -> bool {
-    if text.is_empty() {
-        return false;
-    }
-    match setting {
-        "headers" => !is_plain_header(key),
-        "cookies" => !matches!(key, "name" | "domain" | "path" | "same_site" | "sameSite"),
-        "authentication" => !matches!(key, "type" | "username"),
-        // An address that holds a password is refused, unless the proxy is switched off.
-        "proxy_config" => match key {
-            "enabled" | "username" => false,
-            "server" => text.contains('@'),
-            _ => true,
-        },
-        "storage" => !matches!(key, "type" | "table_name" | "file_path"),
-        _ => true,
-    }
+/// Whether a setting's own member says nothing secret. What is hidden is not plain either, so that it is found again.
+fn is_plain(setting: &str, key: &str, value: &Value) -> bool {
+    // An address that holds a password is refused, unless the proxy is switched off; nobody looks at that of a file.
+    let has_no_password = || value.as_str().is_none_or(|text| text != HIDDEN && !may_hold_credentials(text));
+    !value.is_array()
+        && !value.is_object()
+        && match setting {
+            "headers" => is_plain_header(key),
+            "cookies" => match key {
+                "name" | "domain" | "path" | "same_site" | "sameSite" => true,
+                "secure" | "http_only" | "httpOnly" => value.is_boolean(),
+                "expires" => value.is_number(),
+                _ => false,
+            },
+            "authentication" => matches!(key, "type" | "username"),
+            "proxy_config" => match key {
+                "enabled" | "username" => true,
+                "server" => has_no_password(),
+                _ => false,
+            },
+            "storage" => match key {
+                "type" | "table_name" => true,
+                "file_path" => has_no_password(),
+                _ => false,
+            },
+            _ => false,
+        }
 }
 
 #[cfg(test)]
@@ -227,12 +250,63 @@ mod tests {
 
     #[test]
     fn what_is_no_configuration_has_no_secrets() {
-        for mut value in [json!(null), json!([]), json!({"headers": 7, "cookies": "x", "proxy_config": []})] {
+        for mut value in [json!(null), json!([]), json!({"headers": null, "cookies": "", "proxy_config": []})]
+        {
             let before = value.clone();
             hide_secrets(&mut value);
-            let hidden = value["cookies"].is_string().then_some("***");
-            assert_eq!(value["cookies"].as_str(), hidden);
-            assert_eq!(value["headers"], before["headers"]);
+            assert_eq!(value, before);
         }
+        // What has not the form that is known may be a secret as a whole.
+        let mut odd =
+            json!({"headers": 7, "cookies": "x", "authentication": [true], "storage": [{"type": "x"}]});
+        hide_secrets(&mut odd);
+        assert_eq!(
+            odd,
+            json!({
+                "headers": "***", "cookies": "***", "authentication": ["***"], "storage": [{"type": "***"}],
+            })
+        );
+    }
+
+    /// Secrets that are no strings, and those below names that say nothing secret elsewhere.
+    fn odd_config() -> Value {
+        json!({
+            "cookies": [
+                {"name": "pin", "value": 1, "secure": true, "httpOnly": false, "expires": 1_800_000_000},
+                {"name": 2, "value": 3, "secure": "s4", "more": [{"name": "s5", "path": "s6"}]},
+                {"name": 2, "value": 7},
+            ],
+            "authentication": {"type": "basic", "username": 8, "password": 9, "type2": {"type": "s10"}},
+            "proxy_config": {"enabled": false, "server": "http://me:s11@p.test", "password": true},
+            "storage": {"type": {"username": "s12"}, "params": {"type": "s13"}, "file_path": "ftp://me:s14@f.test"},
+        })
+    }
+
+    #[test]
+    fn a_secret_is_hidden_whatever_its_type_and_a_name_counts_only_where_the_setting_has_it() {
+        let mut shown = odd_config();
+        hide_secrets(&mut shown);
+        assert_eq!(
+            shown,
+            json!({
+                "cookies": [
+                    {"name": "pin", "value": "***", "secure": true, "httpOnly": false, "expires": 1_800_000_000},
+                    {"name": 2, "value": "***", "secure": "***", "more": [{"name": "***", "path": "***"}]},
+                    {"name": 2, "value": "***"},
+                ],
+                "authentication": {"type": "basic", "username": 8, "password": "***", "type2": {"type": "***"}},
+                "proxy_config": {"enabled": false, "server": "***", "password": "***"},
+                "storage": {"type": {"username": "***"}, "params": {"type": "***"}, "file_path": "***"},
+            })
+        );
+        restore_secrets(&mut shown, &odd_config(), "/config").unwrap();
+        assert_eq!(shown, odd_config());
+        // A map is not the form that cookies have, so its names are those of cookies.
+        let cookies = json!({"cookies": {"path": "s1", "name": 2}});
+        let mut shown = cookies.clone();
+        hide_secrets(&mut shown);
+        assert_eq!(shown, json!({"cookies": {"path": "***", "name": "***"}}));
+        restore_secrets(&mut shown, &cookies, "/config").unwrap();
+        assert_eq!(shown, cookies);
     }
 }

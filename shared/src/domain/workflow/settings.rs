@@ -13,7 +13,7 @@ use super::model::{Action, Phase, PhaseKind, Workflow};
 use super::node::read_nodes;
 use super::problem::{Pointer, Problem, Report};
 use super::proxy::read_proxy;
-use super::reader::{Object, shorten};
+use super::reader::{Object, refuse_url};
 use super::robots::{read_agent, read_robots, read_sitemaps};
 use super::scheduling::read_scheduling;
 use super::text;
@@ -127,12 +127,7 @@ fn read_start_urls(config: &mut Object<'_>, has_sitemaps: bool, report: &mut Rep
                     PageUrlError::Credentials => "; send them with `headers` instead",
                     _ => "",
                 };
-                let told = match &error {
-                    // A password is not repeated.
-                    PageUrlError::Credentials => "the URL".to_owned(),
-                    _ => format!("`{}`", shorten(text)),
-                };
-                let message = format!("{told} cannot be crawled: {error}{advice}");
+                let message = refuse_url(text, "cannot be crawled", &error) + advice;
                 report.problem(&at, "bad_start_url", message);
             }
         }
