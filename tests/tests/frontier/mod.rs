@@ -20,6 +20,7 @@ mod politeness;
 mod publishing;
 mod refusals;
 mod rescue;
+mod retries_that_do_not_come;
 mod retry;
 mod retry_budgets;
 mod schedules;
