@@ -201,8 +201,8 @@ impl Store {
 
     async fn skip_beyond_limits(&self) -> Result<u64, StoreError> {
         // Reads url_queue_pending_idx in its order, so that the limit ends the scan; rows that a worker or dispatcher
-        // holds wait for the next step. A limit that is raised at this moment puts the pages back later. Whatever was tried has its
-        // place, so that none of them waits for a retry.
+        // holds wait for the next step. A limit that is raised at this moment puts the pages back later.
+        // Whatever was tried has its place, so that none of them waits for a retry.
         let skipped = sqlx::query!(
             "WITH over_limit AS (
                 SELECT page.id
@@ -228,7 +228,8 @@ impl Store {
 
     async fn cancel_leftover_pages(&self) -> Result<u64, StoreError> {
         // Reads workflow_executions_unswept_idx, and for each execution url_queue_pending_idx in its order and
-        // url_queue_open_idx. Pages in hand are left to their workers, and swept once they are given back. Counted under the nil worker.
+        // url_queue_open_idx. Pages in hand are left to their workers, and swept once they are given back.
+        // Counted under the nil worker.
         let cancelled = sqlx::query_scalar!(
             r#"WITH cancelled AS (
                 SELECT id FROM workflow_executions

@@ -17,6 +17,7 @@ mod on_the_way;
 mod paces;
 mod places;
 mod politeness;
+mod proxied;
 mod publishing;
 mod refusals;
 mod rescue;

@@ -1,5 +1,5 @@
-//! Retries that were counted when their pages were recorded, and do not come, as what the pages wait for is over: they are counted no
-//! longer, and so they are in what is told of the execution.
+//! Retries that were counted when their pages were recorded, and do not come, as time is over or the execution is
+//! cancelled: they are counted no longer, nor are they in what is told of the execution.
 
 use std::time::Duration;
 

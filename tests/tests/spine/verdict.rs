@@ -100,8 +100,8 @@ impl Page {
         ended_well && self.is_charged_rightly() && self.titles == titles && (all_nodes_ran || !is_completed)
     }
 
-    /// Whether it lost so many workers that it may be to blame: no browser is lost here. It stays failed where some of them are heard
-    /// again only after its execution has ended; how many were lost by then its error says.
+    /// Whether it lost so many workers that it may be to blame: no browser is lost here. It stays failed where some of
+    /// them are heard again only after its execution has ended; how many were lost by then its error says.
     fn is_quarantined(&self) -> bool {
         let lost_by_then = self.error.as_deref().and_then(|error| error.strip_prefix("quarantined: "));
         let lost_by_then = lost_by_then.and_then(|error| error.split(' ').next()?.parse::<i64>().ok());
@@ -110,7 +110,8 @@ impl Page {
             && i64::from(self.worker_faults) + self.taken_back >= i64::from(POISON_AFTER)
     }
 
-    /// Whether it is charged with no more workers than were lost for good. A retry forgets the charges, and not the evidence.
+    /// Whether it is charged with no more workers than were lost and not heard again. A retry forgets the charges, and
+    /// not the evidence.
     fn is_charged_rightly(&self) -> bool {
         i64::from(self.worker_faults) <= self.workers_lost
     }

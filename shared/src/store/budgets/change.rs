@@ -129,8 +129,8 @@ impl Store {
         let last = skipped.last().map_or(after, |page| page.id);
         // Reads url_queue_skipped_idx, and the primary key. Pages that were skipped by time or bytes leave the index; those that
         // stay skipped by a path are passed by. Nobody else locks such pages, so that none is waited for. One that finds no
-        // place in `max_pages`, or is below a path that fills up meanwhile, is skipped once more for that. The retry that one has
-        // waited for comes after all, and is counted again, under the nil worker.
+        // place in `max_pages`, or is below a path that fills up meanwhile, is skipped once more for that.
+        // The retry that one has waited for comes after all, and is counted again, under the nil worker.
         let put_back = sqlx::query!(
             r#"WITH by_total AS (
                 SELECT id FROM url_queue

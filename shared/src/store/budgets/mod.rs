@@ -3,8 +3,8 @@
 //! Pages below a path are counted exactly: each once, when it is first dispatched, under a lock on the execution's row.
 //! Time and bytes end the dispatching; pages in hand go on to their own end. Budgets that change meanwhile are in
 //! [`change`]: whoever skips pages holds a lock that such a change waits for, so that it finds all that were skipped before.
-//! What waits when time or bytes are over is skipped by `over`; which failed pages a retry finds places for is in `places`, and who
-//! gets places that come free in `refill`.
+//! What waits when time or bytes are over is skipped by `over`; which failed pages a retry finds places for is in
+//! `places`, and who gets places that come free in `refill`.
 
 pub mod change;
 mod over;

@@ -1,5 +1,6 @@
-//! What waits when an execution's time is over, or its bytes were received: it is skipped, in portions. One that waits for a retry
-//! is counted with it no longer, as that does not come; [`change`](super::change) counts it again where the page waits again.
+//! What waits when an execution's time is over, or its bytes were received: it is skipped, in portions. One that waits
+//! for a retry is counted with it no longer, as that does not come; [`change`](super::change) counts it again where the
+//! page waits again.
 
 use crate::domain::skip::SkipReason;
 use crate::store::sweep::SWEPT_AT_ONCE;
@@ -14,8 +15,8 @@ impl Store {
     pub async fn sweep_over_budget(&self) -> Result<u64, StoreError> {
         // Reads workflow_executions_running_idx, execution_budgets_pkey, page_counters_pkey, and of what is over
         // url_queue_pending_idx in its order, so that the limit ends the scan; rows that somebody holds wait for the
-        // next sweep. Lock: the budgets that are used up, so that whoever raises one comes after these pages were skipped.
-        // Counted under the nil worker.
+        // next sweep. Lock: the budgets that are used up, so that whoever raises one comes after these pages were
+        // skipped. Counted under the nil worker.
         let skipped = sqlx::query_scalar!(
             r#"WITH exceeded AS (
                 SELECT execution.id, budget.kind, budget.max
