@@ -245,7 +245,7 @@ async fn refuse(
     let epochs: Vec<i32> = refused.iter().map(|(page, _)| page.epoch).collect();
     let reasons: Vec<String> = refused.iter().map(|(_, skip)| skip.reason.as_str().to_owned()).collect();
     let details: Vec<String> = refused.iter().map(|(_, skip)| skip.detail.clone()).collect();
-    // By primary keys, waiting for nobody but for the execution's row. A page that was never tried has taken a place of
+    // By primary keys, waiting only for the execution's row and its counters. A page that was never tried has taken a place of
     // `max_pages` for nothing: it gives it back, and pages that were skipped for want of one are put back by the
     // finisher. One that waits for a retry is counted with it no longer, under the nil worker: that does not come. Of a
     // host with a delay one page was reserved, so that its turn is free; when pages start, the claim says. Counters are
