@@ -18,7 +18,7 @@ const LINKS: [&str; 3] = ["http://shop.test/1", "http://shop.test/2", "http://sh
 
 /// Statements that damage execution `EXECUTION`, and the ids that tell of it. Each changes with a row whatever else must
 /// fit to it, so that it breaks one sentence and no other, wherever that is possible.
-const DAMAGES: [(&[&str], &str); 23] = [
+const DAMAGES: [(&[&str], &str); 26] = [
     (&["I1"], "UPDATE url_queue SET status = 'queued' WHERE id = (PAGE '/gone'); UPDATE page_counters SET failed = 0
         WHERE failed = 1 AND execution_id = EXECUTION; UPDATE workflow_executions SET stats = stats ||
         '{\"urls_failed\": 0}' WHERE id = EXECUTION"),
@@ -59,6 +59,12 @@ const DAMAGES: [(&[&str], &str); 23] = [
     (&["I10"], "INSERT INTO lost_attempts (page_id, epoch, attempt, fault, standing, error)
         SELECT (PAGE '/1'), n, n, 'worker', 'taken_back', '' FROM generate_series(1, 4) AS n"),
     (&["I10"], "UPDATE page_counters SET retried = retried + 1 WHERE execution_id = EXECUTION AND worker_id = (WORKER)"),
+    (&["I10"], "UPDATE page_counters SET retried = retried + 1 WHERE execution_id = EXECUTION AND worker_id = (WORKER);
+        UPDATE workflow_executions SET status = 'cancelled' WHERE id = EXECUTION"),
+    (&["I10"], "UPDATE url_queue SET error_class = 'poison', worker_faults = 2,
+        error = 'quarantined: 3 times its worker was lost' WHERE id = (PAGE '/gone')"),
+    (&["I10"], "UPDATE url_queue SET error_class = 'poison', worker_faults = 3,
+        error = 'quarantined: 2 times its worker was lost' WHERE id = (PAGE '/gone')"),
     (&["I11"], "UPDATE node_records SET attempt = 3 WHERE page_id = (PAGE '/1') AND attempt = 1"),
     (&["I11"], "UPDATE node_records SET worker = (SELECT number FROM workers WHERE id <> (WORKER))
         WHERE page_id = (PAGE '/2') AND definition_id = (NODE 1)"),

@@ -298,6 +298,9 @@ pub struct HostContact {
     pub answered_in: Option<Duration>,
     /// It wants to be left alone for at least this long: it answered with 429 or 503.
     pub back_off: Option<Duration>,
+    /// Whether it was asked through the execution's own proxy: that may have answered in its place, or be turned away
+    /// alone.
+    pub through_own_proxy: bool,
 }
 
 /// How a page was loaded.

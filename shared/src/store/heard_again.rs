@@ -85,7 +85,7 @@ impl Store {
                     (SELECT count(*) FROM lost_attempts AS earlier
                      WHERE earlier.page_id = given.page_id AND earlier.standing = 'taken_back') AS taken_back_before,
                     -- The retry that was counted with it has been taken back already, or there was none.
-                    page.status = 'failed' AND page.attempt = given.attempt AS was_the_last
+                    page.status IN ('failed', 'skipped', 'cancelled') AND page.attempt = given.attempt AS was_the_last
                 FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS given (page_id, epoch, attempt)
                     JOIN url_queue AS page ON page.id = given.page_id
             ), judged AS (

@@ -202,6 +202,7 @@ impl Store {
     async fn skip_beyond_limits(&self) -> Result<u64, StoreError> {
         // Reads url_queue_pending_idx in its order, so that the limit ends the scan; rows that a worker or dispatcher
         // holds wait for the next step. A limit that is raised at this moment puts the pages back later.
+        // Whatever was tried has its place, so that none of them waits for a retry.
         let skipped = sqlx::query!(
             "WITH over_limit AS (
                 SELECT page.id
@@ -228,8 +229,9 @@ impl Store {
     async fn cancel_leftover_pages(&self) -> Result<u64, StoreError> {
         // Reads workflow_executions_unswept_idx, and for each execution url_queue_pending_idx in its order and
         // url_queue_open_idx. Pages in hand are left to their workers, and swept once they are given back.
-        let cancelled = sqlx::query!(
-            "WITH cancelled AS (
+        // Counted under the nil worker.
+        let cancelled = sqlx::query_scalar!(
+            r#"WITH cancelled AS (
                 SELECT id FROM workflow_executions
                 WHERE status = 'cancelled' AND swept_at IS NULL
             ), waiting AS (
@@ -250,16 +252,27 @@ impl Store {
                     FOR UPDATE SKIP LOCKED
                 ) AS page
                 LIMIT $1
+            ), swept AS (
+                UPDATE url_queue
+                SET status = 'cancelled', error = 'the execution was cancelled', error_class = 'cancelled',
+                    processed_at = now()
+                WHERE id = ANY (ARRAY(SELECT id FROM waiting UNION ALL SELECT id FROM published))
+                RETURNING execution_id,
+                    charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults > 0
+                        AS is_retried
+            ), counted AS (
+                -- The retry that one waits for does not come.
+                INSERT INTO page_counters AS c (execution_id, worker_id, retried)
+                SELECT execution_id, '00000000-0000-0000-0000-000000000000', -count(*)
+                FROM swept WHERE is_retried GROUP BY execution_id ORDER BY execution_id
+                ON CONFLICT (execution_id, worker_id) DO UPDATE SET retried = c.retried + excluded.retried
             )
-            UPDATE url_queue
-            SET status = 'cancelled', error = 'the execution was cancelled', error_class = 'cancelled',
-                processed_at = now()
-            WHERE id = ANY (ARRAY(SELECT id FROM waiting UNION ALL SELECT id FROM published))",
+            SELECT count(*) AS "count!" FROM swept"#,
             SWEPT_AT_ONCE,
         )
-        .execute(&self.steady)
+        .fetch_one(&self.steady)
         .await?;
-        Ok(cancelled.rows_affected())
+        Ok(u64::try_from(cancelled).unwrap_or(0))
     }
 
     /// Puts pages back that a raised limit or a changed budget admits after all, those that a retry wants, and those for which places

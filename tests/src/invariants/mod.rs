@@ -164,5 +164,8 @@ mod tests {
              browser_faults > {POISON_AFTER} OR worker_faults > {POISON_AFTER} OR taken_back > {LOSSES_TAKEN_BACK}"
         );
         assert!(bound.query.contains(&bounds), "{}", bound.query);
+        let poison = invariants().find(|invariant| invariant.query.contains("'poison'")).unwrap();
+        let losses = format!("greatest(browser_faults, worker_faults + taken_back) < {POISON_AFTER}");
+        assert!(poison.query.contains(&losses), "{}", poison.query);
     }
 }

@@ -180,8 +180,18 @@ SELECT format('%s retries counted, of %s possible', c.retried, q.repeated)
 FROM workflow_executions e
     CROSS JOIN LATERAL (SELECT sum(retried) AS retried FROM page_counters WHERE execution_id = e.id) c
     CROSS JOIN LATERAL (SELECT sum(greatest(attempt - 1, 0)) AS repeated FROM url_queue WHERE execution_id = e.id) q
--- Attempts of pages that were cancelled or retried afresh have left no trace.
-WHERE e.id = $1 AND e.status IN ('completed', 'failed') AND e.retry_failed_before IS NULL AND c.retried > q.repeated;
+-- Attempts of pages that were retried afresh have left no trace.
+WHERE e.id = $1 AND e.status IN ('completed', 'failed', 'cancelled') AND e.retry_failed_before IS NULL AND c.retried > q.repeated;
+
+-- I10: a page is quarantined for three losses, none of which was taken back by then
+SELECT format('%s is poison after the loss of %s workers and %s browsers, and %s that was taken back: %s', url, worker_faults,
+    browser_faults, taken_back, error)
+FROM url_queue CROSS JOIN LATERAL (
+    -- Once its execution has ended, it stays failed where losses are taken back. How many there were by then it says itself.
+    SELECT count(*) AS taken_back FROM lost_attempts WHERE page_id = url_queue.id AND standing = 'taken_back') losses
+WHERE execution_id = $1 AND status = 'failed' AND error_class = 'poison'
+    AND (greatest(browser_faults, worker_faults + taken_back) < 3
+        OR COALESCE(substring(error FROM '^quarantined: ([0-9]+) ')::int, 0) < 3);
 
 -- I11: nobody writes for an attempt that is not the page's, and the last attempt is the one that was recorded
 SELECT format('%s is %s by attempt %s; records are of attempts %s to %s', q.url, q.status, q.attempt, n.first, n.last)

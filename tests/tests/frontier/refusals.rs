@@ -10,18 +10,19 @@ use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::hot::HotStore;
 use harness::crawl::{Crawl, NO_LIMITS, finished, small_table};
 
-const TIMES: &str = "SELECT refused::int8 FROM hosts WHERE host = 'busy.test'";
+pub(super) const TIMES: &str = "SELECT refused::int8 FROM hosts WHERE host = 'busy.test'";
 /// By how many steps its pace is slower.
-const LEVEL: &str = "SELECT pace_level::int8 FROM hosts WHERE host = 'busy.test'";
+pub(super) const LEVEL: &str = "SELECT pace_level::int8 FROM hosts WHERE host = 'busy.test'";
 /// The pace that holds for it, as the last dispatcher saw it.
 const DELAY: &str = "SELECT delay_ms::int8 FROM hosts WHERE host = 'busy.test'";
 /// Seconds of its pause, from when it was asked last: however long ago that is on a busy machine.
-const PAUSE: &str = "SELECT ceil(EXTRACT(EPOCH FROM greatest(backoff_until, asked_at) - asked_at))::int8
+pub(super) const PAUSE: &str =
+    "SELECT ceil(EXTRACT(EPOCH FROM greatest(backoff_until, asked_at) - asked_at))::int8
     FROM hosts WHERE host = 'busy.test'";
 /// When it is over, in microseconds.
 const UNTIL: &str =
     "SELECT (EXTRACT(EPOCH FROM backoff_until) * 1000000)::int8 FROM hosts WHERE host = 'busy.test'";
-const PAUSE_LASTS: &str = "UPDATE hosts SET backoff_until = backoff_until + interval '1 minute'";
+pub(super) const PAUSE_LASTS: &str = "UPDATE hosts SET backoff_until = backoff_until + interval '1 minute'";
 /// And its next turn has come.
 const PAUSE_IS_OVER: &str =
     "UPDATE hosts SET backoff_until = least(backoff_until, now()), next_start_at = '-infinity',
@@ -29,7 +30,7 @@ const PAUSE_IS_OVER: &str =
     UPDATE lanes SET due_at = now();
     UPDATE url_queue SET not_before = now() WHERE status = 'pending' AND site_faults + rate_limit_faults + unavailable_faults = 0";
 
-async fn start(limits: Limits, pages: usize) -> (Crawl, HotStore) {
+pub(super) async fn start(limits: Limits, pages: usize) -> (Crawl, HotStore) {
     let urls: Vec<_> = (0..pages).map(|number| format!("http://busy.test/{number}")).collect();
     let crawl = Crawl::start(limits, &urls.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let worker = crawl.worker().await;
@@ -37,7 +38,7 @@ async fn start(limits: Limits, pages: usize) -> (Crawl, HotStore) {
 }
 
 /// The page, answered with such a status and without a word of when to come back.
-fn refused(page: &ClaimedPage, status: u16) -> FinishedPage {
+pub(super) fn refused(page: &ClaimedPage, status: u16) -> FinishedPage {
     let failure = Failure::of_status(status);
     let mut outcome = PageOutcome::failed(failure.clone());
     outcome.contact.back_off = Some(Duration::ZERO);
@@ -54,7 +55,7 @@ fn released(page: &ClaimedPage) -> FinishedPage {
 }
 
 /// Claims what there is once the pause is over, and gives back all but one page.
-async fn claim_one(crawl: &Crawl, worker: &HotStore) -> ClaimedPage {
+pub(super) async fn claim_one(crawl: &Crawl, worker: &HotStore) -> ClaimedPage {
     crawl.change(PAUSE_IS_OVER).await;
     let mut pages = crawl.claim(worker).await;
     worker.record(&pages[1..].iter().map(released).collect::<Vec<_>>()).await.unwrap();

@@ -17,15 +17,22 @@ pub(super) struct Page {
     url: String,
     status: String,
     error_class: Option<String>,
+    error: Option<String>,
     epoch: i32,
-    /// How many workers were lost with the page in hand.
+    /// How many workers it is charged with.
+    worker_faults: i16,
+    /// How many workers were lost with the page in hand, and were not heard again since.
     workers_lost: i64,
+    /// How many of them were heard again.
+    taken_back: i64,
     titles: Vec<String>,
     nodes: Vec<String>,
 }
 
-const PAGES: &str = "SELECT q.url, q.status, q.error_class, q.epoch,
-        (SELECT count(*) FROM lost_attempts l WHERE l.page_id = q.id AND l.fault = 'worker') AS workers_lost,
+const PAGES: &str = "SELECT q.url, q.status, q.error_class, q.error, q.epoch, q.worker_faults,
+        (SELECT count(*) FROM lost_attempts l
+            WHERE l.page_id = q.id AND l.fault = 'worker' AND l.standing <> 'taken_back') AS workers_lost,
+        (SELECT count(*) FROM lost_attempts l WHERE l.page_id = q.id AND l.standing = 'taken_back') AS taken_back,
         ARRAY(SELECT i.data->>'title' FROM extracted_items i WHERE i.page_id = q.id) AS titles,
         ARRAY(SELECT n.status::text FROM node_executions n WHERE n.page_id = q.id AND n.attempt = q.attempt
             ORDER BY n.position) AS nodes
@@ -90,12 +97,22 @@ impl Page {
         };
         let titles = if is_completed { vec![Site::title(number)] } else { Vec::new() };
         let all_nodes_ran = self.nodes == ["completed", "completed"];
-        ended_well && self.titles == titles && (all_nodes_ran || !is_completed)
+        ended_well && self.is_charged_rightly() && self.titles == titles && (all_nodes_ran || !is_completed)
     }
 
-    /// Whether it lost so many workers that it may be to blame.
+    /// Whether it lost so many workers that it may be to blame: no browser is lost here. It stays failed where some of
+    /// them are heard again only after its execution has ended; how many were lost by then its error says.
     fn is_quarantined(&self) -> bool {
+        let lost_by_then = self.error.as_deref().and_then(|error| error.strip_prefix("quarantined: "));
+        let lost_by_then = lost_by_then.and_then(|error| error.split(' ').next()?.parse::<i64>().ok());
         self.error_class.as_deref() == Some(ErrorClass::Poison.as_str())
-            && self.workers_lost >= i64::from(POISON_AFTER)
+            && lost_by_then.is_some_and(|lost| lost >= i64::from(POISON_AFTER))
+            && i64::from(self.worker_faults) + self.taken_back >= i64::from(POISON_AFTER)
+    }
+
+    /// Whether it is charged with no more workers than were lost and not heard again. A retry forgets the charges, and
+    /// not the evidence.
+    fn is_charged_rightly(&self) -> bool {
+        i64::from(self.worker_faults) <= self.workers_lost
     }
 }

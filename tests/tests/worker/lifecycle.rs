@@ -6,6 +6,7 @@ use crawlify_shared::telemetry;
 use crawlify_worker::chrome::driver::TabError;
 use crawlify_worker::chrome::fake::{FakeDriver, FakePage};
 use harness::crawl::NO_LIMITS;
+use harness::held_port::HeldPort;
 use harness::wait::wait_for;
 use serde_json::json;
 
@@ -101,6 +102,24 @@ async fn a_dead_proxy_uses_up_none_of_a_pages_attempts() {
     .await;
     let faults = "SELECT concat_ws(' ', attempt, charged, site_faults, proxy_faults) FROM url_queue";
     assert_eq!(running.end().await.texts(faults).await, ["10 0 3 6"]);
+}
+
+#[tokio::test]
+async fn what_is_heard_through_an_executions_own_proxy_is_counted_against_no_host() {
+    for (is_proxied, expected) in [(false, "1 t"), (true, "0 t")] {
+        let driver = FakeDriver::new().with_page("http://shop.test/", [FakePage::with_status(503)]);
+        let closed = HeldPort::take().unwrap();
+        let mut config = shop();
+        if is_proxied {
+            let server = format!("http://127.0.0.1:{}", closed.number());
+            config["proxy_config"] = json!({"enabled": true, "server": server});
+        }
+        let running = Running::start(&config, driver, TIMES).await;
+        let refused = "SELECT count(*) FROM url_queue WHERE unavailable_faults > 0";
+        running.wait("the page was refused", refused).await;
+        let counted = "SELECT concat_ws(' ', refused, backoff_until > '-infinity') FROM hosts";
+        assert_eq!(running.stop().await.texts(counted).await, [expected], "it is left alone");
+    }
 }
 
 #[tokio::test]

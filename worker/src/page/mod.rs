@@ -216,6 +216,7 @@ async fn visit(
             execute(page, program, means, slot, limits).await
         }
     };
+    outcome.contact.through_own_proxy = workflow.proxy.is_some();
     if let Some(wanted) = outcome.contact.back_off {
         worker.host_turns.leave_alone(&page.host, wanted);
     }

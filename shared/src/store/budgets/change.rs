@@ -130,6 +130,7 @@ impl Store {
         // Reads url_queue_skipped_idx, and the primary key. Pages that were skipped by time or bytes leave the index; those that
         // stay skipped by a path are passed by. Nobody else locks such pages, so that none is waited for. One that finds no
         // place in `max_pages`, or is below a path that fills up meanwhile, is skipped once more for that.
+        // The retry that one has waited for comes after all, and is counted again, under the nil worker.
         let put_back = sqlx::query!(
             r#"WITH by_total AS (
                 SELECT id FROM url_queue
@@ -139,7 +140,14 @@ impl Store {
                 UPDATE url_queue
                 SET status = 'pending', error = NULL, error_class = NULL, processed_at = NULL
                 WHERE status IS NOT DISTINCT FROM 'skipped' AND id = ANY (ARRAY(SELECT id FROM by_total) || $6::uuid[])
-                RETURNING host
+                RETURNING host,
+                    charged + site_faults + rate_limit_faults + unavailable_faults + proxy_faults + browser_faults + worker_faults > 0
+                        AS is_retried
+            ), counted AS (
+                INSERT INTO page_counters AS c (execution_id, worker_id, retried)
+                SELECT $1, '00000000-0000-0000-0000-000000000000', count(*) FROM put_back WHERE is_retried
+                HAVING count(*) > 0
+                ON CONFLICT (execution_id, worker_id) DO UPDATE SET retried = c.retried + excluded.retried
             ), looked_at AS (
                 UPDATE workflow_executions
                 SET budget_pages_after = CASE WHEN $7::bool OR (SELECT count(*) FROM by_total) = $2 THEN $8::uuid END

@@ -3,9 +3,11 @@
 //! Pages below a path are counted exactly: each once, when it is first dispatched, under a lock on the execution's row.
 //! Time and bytes end the dispatching; pages in hand go on to their own end. Budgets that change meanwhile are in
 //! [`change`]: whoever skips pages holds a lock that such a change waits for, so that it finds all that were skipped before.
-//! Which failed pages a retry finds places for is in `places`, and who gets places that come free in `refill`.
+//! What waits when time or bytes are over is skipped by `over`; which failed pages a retry finds places for is in
+//! `places`, and who gets places that come free in `refill`.
 
 pub mod change;
+mod over;
 pub(super) mod places;
 pub(super) mod refill;
 
@@ -15,7 +17,6 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::dispatch::ReservedPage;
-use super::sweep::SWEPT_AT_ONCE;
 use super::{Store, StoreError};
 use crate::domain::id::{ExecutionId, PageId};
 use crate::domain::page_url::PageUrl;
@@ -151,56 +152,6 @@ impl Store {
         transaction.commit().await?;
         Ok(refused)
     }
-
-    /// Skips what waits in executions whose time is over or whose bytes were received; at most [`SWEPT_AT_ONCE`] pages.
-    /// Answers how many.
-    ///
-    /// # Errors
-    /// As every statement of the store.
-    pub async fn sweep_over_budget(&self) -> Result<u64, StoreError> {
-        // Reads workflow_executions_running_idx, execution_budgets_pkey, page_counters_pkey, and of what is over
-        // url_queue_pending_idx in its order, so that the limit ends the scan; rows that somebody holds wait for the
-        // next sweep. Lock: the budgets that are used up, so that whoever raises one comes after these pages were skipped.
-        let swept = sqlx::query!(
-            "WITH exceeded AS (
-                SELECT execution.id, budget.kind, budget.max
-                FROM workflow_executions AS execution
-                    JOIN execution_budgets AS budget ON budget.execution_id = execution.id
-                WHERE execution.status = 'running'
-                  AND CASE budget.kind
-                    WHEN 'time' THEN execution.started_at + budget.max * interval '1 second' <= now()
-                    WHEN 'bytes' THEN budget.max <= (
-                        SELECT sum(bytes) FROM page_counters WHERE execution_id = execution.id)
-                    ELSE false END
-                FOR SHARE OF budget SKIP LOCKED
-            ), spent AS (
-                SELECT DISTINCT ON (id) id, kind, max FROM exceeded ORDER BY id, kind
-            ), leftover AS (
-                SELECT page.id
-                FROM spent CROSS JOIN LATERAL (
-                    SELECT id FROM url_queue
-                    WHERE execution_id = spent.id AND status = 'pending'
-                    ORDER BY host, priority DESC, not_before, id LIMIT $1
-                    FOR UPDATE SKIP LOCKED
-                ) AS page
-                LIMIT $1
-            )
-            UPDATE url_queue
-            SET status = 'skipped', processed_at = now(),
-                error_class = CASE spent.kind WHEN 'time' THEN $2 ELSE $3 END,
-                error = CASE spent.kind
-                    WHEN 'time' THEN 'the execution''s time of ' || spent.max || ' s was over (`budgets.time`)'
-                    ELSE 'the execution had received ' || spent.max || ' bytes (`budgets.bytes`)' END
-            FROM spent
-            WHERE url_queue.id = ANY (ARRAY(SELECT id FROM leftover)) AND spent.id = url_queue.execution_id",
-            SWEPT_AT_ONCE,
-            SkipReason::TimeBudget.as_str(),
-            SkipReason::ByteBudget.as_str(),
-        )
-        .execute(&self.steady)
-        .await?;
-        Ok(swept.rows_affected())
-    }
 }
 
 /// The budgets of an execution, locked until the transaction ends: coordinators admit pages one after the other.
@@ -294,10 +245,11 @@ async fn refuse(
     let epochs: Vec<i32> = refused.iter().map(|(page, _)| page.epoch).collect();
     let reasons: Vec<String> = refused.iter().map(|(_, skip)| skip.reason.as_str().to_owned()).collect();
     let details: Vec<String> = refused.iter().map(|(_, skip)| skip.detail.clone()).collect();
-    // By primary keys, waiting for nobody but for the execution's row. A page that was never tried has taken a place of
+    // By primary keys, waiting only for the execution's row and its counters. A page that was never tried has taken a place of
     // `max_pages` for nothing: it gives it back, and pages that were skipped for want of one are put back by the
-    // finisher. Of a host with a delay one page was reserved, so that its turn is free; when pages start, the claim
-    // says.
+    // finisher. One that waits for a retry is counted with it no longer, under the nil worker: that does not come. Of a
+    // host with a delay one page was reserved, so that its turn is free; when pages start, the claim says. Counters are
+    // locked before hosts and lanes.
     sqlx::query!(
         "WITH held AS (
             SELECT page.id, skip.reason, skip.detail
@@ -310,13 +262,22 @@ async fn refuse(
             SET status = 'skipped', error = held.detail, error_class = held.reason, processed_at = now(),
                 queued_at = NULL, admitted = page.attempt > 0
             FROM held WHERE page.id = held.id
-            RETURNING page.attempt, page.host, page.host_delay_ms
+            RETURNING page.attempt, page.host, page.host_delay_ms,
+                page.charged + page.site_faults + page.rate_limit_faults + page.unavailable_faults + page.proxy_faults
+                    + page.browser_faults + page.worker_faults > 0 AS is_retried
+        ), counted AS (
+            INSERT INTO page_counters AS c (execution_id, worker_id, retried)
+            SELECT $1::uuid, '00000000-0000-0000-0000-000000000000', -count(*) FROM refused WHERE is_retried
+            HAVING count(*) > 0
+            ON CONFLICT (execution_id, worker_id) DO UPDATE SET retried = c.retried + excluded.retried
+            RETURNING execution_id
         ), given_back AS (
             UPDATE workflow_executions AS execution SET pages_admitted = execution.pages_admitted - places.count
             FROM (SELECT count(*) FROM refused WHERE attempt = 0) AS places
             WHERE execution.id = $1 AND places.count > 0
         ), turn AS (
-            SELECT host, max(host_delay_ms) AS delay_ms FROM refused GROUP BY host
+            SELECT host, max(host_delay_ms) AS delay_ms FROM refused
+            WHERE (SELECT count(*) FROM counted) >= 0 GROUP BY host
         ), free_host AS (
             SELECT hosts.host, turn.delay_ms FROM turn JOIN hosts USING (host)
             WHERE turn.delay_ms > 0 FOR UPDATE OF hosts SKIP LOCKED

@@ -10,6 +10,9 @@ use crate::domain::outcome::{ErrorClass, PageEnd, PageOutcome};
 use crate::domain::page::{FinishedPage, NextStatus};
 use crate::domain::page_url::HostUnit;
 
+/// How long a host is left alone at least, whoever has heard that it wants to be.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// One array a column. A row is a page that has something to say, or all that were claimed at the same time and have not.
 #[derive(Default)]
 pub(super) struct ContactColumns<'a> {
@@ -26,7 +29,7 @@ pub(super) struct ContactColumns<'a> {
     is_too_fast: Vec<bool>,
     /// How many pages the host did not refuse, whatever became of them.
     served: Vec<i32>,
-    /// Whether the page was not refused before.
+    /// Whether the page was not refused before, and whatever it heard counts among what the host says in a row.
     is_first: Vec<bool>,
     claimed_at: Vec<DateTime<Utc>>,
     /// Whether the host answered with 503 and not a word of its pace.
@@ -75,7 +78,6 @@ impl<'a> ContactColumns<'a> {
         self.host.push(&page.host);
         self.started_at.push(started_in.map(|after| page.claimed_at + after));
         self.delay_ms.push(few_milliseconds(page.host_delay));
-        self.back_off_ms.push(contact.back_off.map(milliseconds));
         self.answered_in_ms.push(contact.answered_in.map(few_milliseconds));
         self.was_found.push(found == Some(true));
         self.missing.push((found == Some(false)).then(|| page.url.as_url().origin().ascii_serialization()));
@@ -85,10 +87,15 @@ impl<'a> ContactColumns<'a> {
         let is_bare = contact.back_off.is_some() && !is_told;
         let refusals = page.faults.rate_limit.saturating_add(page.faults.unavailable);
         let is_first = refusals == 0 && page.faults.site == 0;
+        // What a proxy heard may be the proxy's own answer, or meant for its address alone: the host is left alone for
+        // it, which does not become longer in a row, and no page of anybody fails untried by it.
+        let is_of_a_proxy = is_first && contact.through_own_proxy;
+        let least = if is_of_a_proxy { LEAST_PAUSE } else { Duration::ZERO };
+        self.back_off_ms.push(contact.back_off.map(|wanted| milliseconds(wanted.max(least))));
         // One that was refused again and again is refused for itself.
         self.is_too_fast.push(is_told && refusals < 3);
         self.served.push(is_served.into());
-        self.is_first.push(is_first);
+        self.is_first.push(is_first && !is_of_a_proxy);
         self.claimed_at.push(page.claimed_at);
         self.is_bare.push(is_bare);
         self.refused_with.push(contact.back_off.and_then(|_| class(end)));
