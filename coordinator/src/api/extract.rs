@@ -77,8 +77,8 @@ impl<T: IdInPath, S: Send + Sync> FromRequestParts<S> for PathId<T> {
     }
 }
 
-/// A body that is a JSON document of any shape, of at most so many bytes, and what it has of the room for all bodies, which
-/// handlers keep until the request is answered.
+/// A body that is a JSON document of any shape, of at most so many bytes, and what it has of the room for all bodies,
+/// which handlers keep until the request is answered.
 pub(super) struct Document<const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(super) Value, pub(super) Held);
 
 impl<const MAX_BYTES: usize> FromRequest<ApiState> for Document<MAX_BYTES> {

@@ -22,8 +22,8 @@ const MIB: u64 = 1 << 20;
 /// Each document is sent so often.
 const TIMES: usize = 10;
 /// One request takes its body, at most 10 MiB, and the values that were read before they were too many; what is freed
-/// stays with the threads that serve requests. The five million values alone would take 360 MiB. For many bodies at once:
-/// the 64 MiB that are held together, and what their growth leaves behind.
+/// stays with the threads that serve requests. The five million values alone would take 360 MiB. For many bodies at
+/// once: the 64 MiB that are held together, and what their growth leaves behind.
 const MORE_MIB: u64 = 160;
 /// Two of the documents have too many values, and may be read at the same time.
 const MORE_TOGETHER_MIB: u64 = 2 * MORE_MIB;
@@ -60,7 +60,8 @@ fn client() -> Client {
 /// A document that is sent, by name, and how it is answered.
 type Sent = (&'static str, String, StatusCode);
 
-/// Sends a document. Whether it was answered: a server may hang up on a body that is larger than it may be, and on no other.
+/// Sends a document. Whether it was answered: a server may hang up on a body that is larger than it may be, and on no
+/// other.
 async fn is_answered(client: &Client, url: &str, (what, document, expected): &Sent) -> bool {
     let sent = client.post(url).header("content-type", "application/json").body(document.clone());
     match sent.send().await {
