@@ -179,6 +179,7 @@ pub async fn listen(
             keys,
             missing,
             broker_link: link_to(Arc::clone(&broker)),
+            bodies: api::Bodies::default(),
         };
         tasks.spawn(api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone()));
     }

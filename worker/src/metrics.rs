@@ -300,14 +300,7 @@ impl Metrics {
     }
 
     pub(crate) fn observe_page(&self, next: &NextStatus, rendered: Rendered, took: Duration) {
-        let outcome = match next {
-            NextStatus::Completed => "completed",
-            NextStatus::Retry(..) => "retry",
-            NextStatus::Failed(_) => "failed",
-            NextStatus::Skipped(_) => "skipped",
-            NextStatus::Released => "interrupted",
-        };
-        let labels = [outcome, rendered.as_str()];
+        let labels = [outcome_name(next), rendered.as_str()];
         self.pages.with_label_values(&labels).inc();
         self.page_duration.with_label_values(&labels).observe(took.as_secs_f64());
     }
@@ -347,6 +340,17 @@ impl Metrics {
         }
         self.record_rows.observe(rows as f64);
         self.last_page.set(chrono::Utc::now().timestamp());
+    }
+}
+
+/// What an attempt of a page came to, in metrics and logs.
+pub(crate) fn outcome_name(next: &NextStatus) -> &'static str {
+    match next {
+        NextStatus::Completed => "completed",
+        NextStatus::Retry(..) => "retry",
+        NextStatus::Failed(_) => "failed",
+        NextStatus::Skipped(_) => "skipped",
+        NextStatus::Released => "interrupted",
     }
 }
 

@@ -135,7 +135,7 @@ pub(super) async fn cancel(
     PathId(id): PathId<ExecutionId>,
     if_match: IfMatch,
     Query(wanted): Query<CancelParameters>,
-    OptionalDocument(document): OptionalDocument,
+    OptionalDocument(document, _held): OptionalDocument,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut fields = Fields::of(document.unwrap_or_else(|| Value::Object(Default::default())));
     let mode = fields.read("mode", MODES, |value| value.as_str().and_then(CancelMode::parse));
@@ -214,7 +214,7 @@ pub(super) async fn change(
     PathId(id): PathId<ExecutionId>,
     if_match: IfMatch,
     _: Query<()>,
-    Document(document): Document,
+    Document(document, _held): Document,
 ) -> Result<impl IntoResponse, ApiError> {
     let changes = limits(document)?;
     let act = state.store.change_limits(id, changes, if_match.expected()).await?;

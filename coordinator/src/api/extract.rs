@@ -1,18 +1,19 @@
 //! What handlers take from a request, parsed: ids out of paths and JSON documents out of bodies, within their limits.
 
-use std::error::Error;
 use std::time::Duration;
 
-use axum::body::{Bytes, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use crawlify_shared::domain::bounded::{ReadError, from_json};
 use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::ApiState;
+use super::bodies::{Bodies, Held};
 use super::problem::{ApiError, Mistake};
 
 /// The largest body of a request, in bytes.
@@ -76,33 +77,35 @@ impl<T: IdInPath, S: Send + Sync> FromRequestParts<S> for PathId<T> {
     }
 }
 
-/// A body that is a JSON document of any shape, of at most so many bytes.
-pub(super) struct Document<const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(super) Value);
+/// A body that is a JSON document of any shape, of at most so many bytes, and what it has of the room for all bodies,
+/// which handlers keep until the request is answered.
+pub(super) struct Document<const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(super) Value, pub(super) Held);
 
-impl<const MAX_BYTES: usize, S: Send + Sync> FromRequest<S> for Document<MAX_BYTES> {
+impl<const MAX_BYTES: usize> FromRequest<ApiState> for Document<MAX_BYTES> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(not_json());
         }
-        parse(&body(request, MAX_BYTES).await?).map(Self)
+        let (body, held) = body(request, MAX_BYTES, &state.bodies).await?;
+        Ok(Self(parse(&body)?, held))
     }
 }
 
 /// The same where a request may have no body.
-pub(super) struct OptionalDocument(pub(super) Option<Value>);
+pub(super) struct OptionalDocument(pub(super) Option<Value>, pub(super) Held);
 
-impl<S: Send + Sync> FromRequest<S> for OptionalDocument {
+impl FromRequest<ApiState> for OptionalDocument {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
-        let body = body(request, MAX_BODY_BYTES).await?;
+        let (body, held) = body(request, MAX_BODY_BYTES, &state.bodies).await?;
         if body.is_empty() {
-            Ok(Self(None))
+            Ok(Self(None, held))
         } else if is_json {
-            parse(&body).map(Some).map(Self)
+            Ok(Self(Some(parse(&body)?), held))
         } else {
             Err(not_json())
         }
@@ -110,28 +113,38 @@ impl<S: Send + Sync> FromRequest<S> for OptionalDocument {
 }
 
 /// Reads a body, but no further than its limits.
-async fn body(request: Request, max_bytes: usize) -> Result<Bytes, ApiError> {
+async fn body(request: Request, max_bytes: usize, bodies: &Bodies) -> Result<(Vec<u8>, Held), ApiError> {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > max_bytes) {
         return Err(too_large(max_bytes));
     }
-    match tokio::time::timeout(BODY_WITHIN, to_bytes(request.into_body(), max_bytes)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(too_large(max_bytes))
-        }
-        Ok(Err(_)) => Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "body_unreadable",
-            "the body ended before it was complete",
-        )),
-        Err(_) => Err(ApiError::new(
+    let read = tokio::time::timeout(BODY_WITHIN, read(request.into_body(), max_bytes, bodies.begin())).await;
+    read.unwrap_or_else(|_elapsed| {
+        Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_too_slow",
             format!("the body did not arrive within {} seconds", BODY_WITHIN.as_secs()),
-        )),
+        ))
+    })
+}
+
+async fn read(mut body: Body, max_bytes: usize, mut held: Held) -> Result<(Vec<u8>, Held), ApiError> {
+    let mut bytes: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            let message = "the body ended before it was complete";
+            ApiError::new(StatusCode::BAD_REQUEST, "body_unreadable", message)
+        })?;
+        // What is no data is a trailer, and says nothing here.
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > max_bytes {
+            return Err(too_large(max_bytes));
+        }
+        held.add(data.len())?;
+        bytes.extend_from_slice(&data);
     }
+    Ok((bytes, held))
 }
 
 fn too_large(max_bytes: usize) -> ApiError {

@@ -4,6 +4,7 @@
 //! dispatcher. Sends no CORS headers: scripts of other sites cannot read answers, and cannot change anything.
 
 mod access;
+mod bodies;
 mod budgets;
 mod control;
 mod executions;
@@ -35,6 +36,7 @@ use utoipa_axum::routes;
 use crate::broker_link::BrokerLink;
 use crate::keys::ApiKeys;
 use crate::missing::Missing;
+pub use bodies::Bodies;
 pub use extract::{MAX_BODY_BYTES, MAX_WORKFLOW_BYTES};
 use problem::ApiError;
 pub use serve::{HEAD_WITHIN, serve};
@@ -56,6 +58,8 @@ pub struct ApiState {
     pub missing: Missing,
     /// Asked by probes and scrapes.
     pub broker_link: BrokerLink,
+    /// What is held of the bodies of all requests.
+    pub bodies: Bodies,
 }
 
 /// Builds the router: every route, then what surrounds them all.

@@ -12,7 +12,7 @@ use crawlify_shared::store::StoreError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Seconds after which a client may ask again when the database is away.
+/// Seconds after which a client may ask again when the database is away, or there is no room for a body.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
 /// The body of every answer with a status of 400 or more.

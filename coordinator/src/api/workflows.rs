@@ -87,7 +87,7 @@ impl WorkflowBody {
 pub(super) async fn create(
     State(state): State<ApiState>,
     _: Query<()>,
-    Document(document): Document<MAX_WORKFLOW_BYTES>,
+    Document(document, _held): Document<MAX_WORKFLOW_BYTES>,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
     restore(&mut definition, &document, &Value::Null)?;
@@ -183,7 +183,7 @@ pub(super) async fn replace(
     State(state): State<ApiState>,
     PathId(id): PathId<WorkflowId>,
     _: Query<()>,
-    Document(document): Document<MAX_WORKFLOW_BYTES>,
+    Document(document, _held): Document<MAX_WORKFLOW_BYTES>,
 ) -> Result<Json<WorkflowBody>, ApiError> {
     let mut definition = parse_document(&document).map_err(ApiError::invalid_workflow)?;
     let stored = state.store.workflow(id).await?.ok_or_else(ApiError::no_workflow)?;
@@ -264,7 +264,7 @@ pub(super) async fn set_status(
     State(state): State<ApiState>,
     PathId(id): PathId<WorkflowId>,
     _: Query<()>,
-    Document(document): Document,
+    Document(document, _held): Document,
 ) -> Result<Json<StatusBody>, ApiError> {
     let wanted = document.get("status").and_then(Value::as_str).and_then(WorkflowStatus::parse);
     let Some(status) = wanted else {
@@ -308,7 +308,7 @@ pub(super) struct ValidationBody {
 )]
 pub(super) async fn validate(
     _: Query<()>,
-    Document(document): Document<MAX_WORKFLOW_BYTES>,
+    Document(document, _held): Document<MAX_WORKFLOW_BYTES>,
 ) -> Result<Json<ValidationBody>, ApiError> {
     Ok(Json(match parse_document(&document) {
         Ok(definition) => ValidationBody { valid: true, problems: Vec::new(), compat: compat(definition) },

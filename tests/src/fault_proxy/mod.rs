@@ -1,6 +1,8 @@
 //! A TCP proxy that does to connections what networks do: cuts them, swallows what they carry, makes them slow, cuts them
-//! at a certain byte, or loses the one answer that matters. Knows no protocol; Postgres and RabbitMQ can be put behind it.
+//! at a certain byte, or loses the one answer that matters. Keeps what they carry for whoever wants to look at it. Knows
+//! no protocol; Postgres and RabbitMQ can be put behind it.
 
+mod recording;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use recording::Recording;
 
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -63,6 +67,7 @@ struct Faults {
     abandonments: watch::Sender<u64>,
     /// Written by the test, taken by the connection that it happens to.
     trap: Mutex<Option<Trap>>,
+    recording: Recording,
 }
 
 /// What happens once.
@@ -128,6 +133,7 @@ impl FaultProxy {
             cuts: watch::Sender::new(0),
             abandonments: watch::Sender::new(0),
             trap: Mutex::new(None),
+            recording: Recording::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, Arc::clone(&faults)));
@@ -173,6 +179,16 @@ impl FaultProxy {
     /// Whether what was to happen once has happened, or has at least begun to.
     pub fn has_sprung(&self) -> bool {
         self.faults.trap().is_none()
+    }
+
+    /// Keeps all bytes that come from now on, from either side.
+    pub fn record(&self) {
+        self.faults.recording.begin();
+    }
+
+    /// What was kept: of each connection two texts, one for each direction.
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
+        self.faults.recording.streams()
     }
 
     /// Takes back what was to happen once; answers whether it had not happened.
@@ -295,11 +311,13 @@ async fn pump(
     let mut chunk = vec![0; CHUNK_BYTES];
     // What was sent, so that a text is found that came in two pieces.
     let mut sent: Vec<u8> = Vec::new();
+    let mut place = None;
     loop {
         let read = from.read(&mut chunk).await?;
         if read == 0 {
             return Ok(End::Closed);
         }
+        faults.recording.keep(&mut place, &chunk[..read]);
         if abandonments.has_changed().unwrap_or(false) {
             return std::future::pending().await;
         }

@@ -62,6 +62,21 @@ async fn what_passes_passes_unchanged() {
 }
 
 #[tokio::test]
+async fn what_connections_carry_is_kept_once_it_is_wanted_each_direction_by_itself() {
+    let (proxy, _server) = echo().await;
+    let mut stream = connect(&proxy).await;
+    assert_eq!(say(&mut stream, b"before").await, b"before");
+    proxy.record();
+    for piece in [b"hel", b"lo!"] {
+        assert_eq!(say(&mut stream, piece).await, piece);
+    }
+    assert!(passes(&proxy).await, "another connection");
+    let mut kept = proxy.recorded();
+    kept.sort();
+    assert_eq!(kept, [b"hello".to_vec(), b"hello".to_vec(), b"hello!".to_vec(), b"hello!".to_vec()]);
+}
+
+#[tokio::test]
 async fn a_cut_resets_what_is_open_and_leaves_what_comes() {
     let (proxy, _server) = echo().await;
     let mut stream = connect(&proxy).await;

@@ -16,7 +16,7 @@ mod workflows;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crawlify_coordinator::api::{ApiState, HEAD_WITHIN, router, serve};
+use crawlify_coordinator::api::{ApiState, Bodies, HEAD_WITHIN, router, serve};
 use crawlify_coordinator::broker_link::BrokerLink;
 use crawlify_coordinator::keys::ApiKeys;
 use crawlify_coordinator::missing::Missing;
@@ -69,6 +69,7 @@ impl Api {
             keys,
             missing: Missing::nothing(),
             broker_link: BrokerLink::asked_by(|| std::future::ready(true)),
+            bodies: Bodies::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -14,6 +14,7 @@ use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crawlify_coordinator::keys::{NewKey, Scope};
+use harness::fault_proxy::FaultProxy;
 use harness::invariants;
 use harness::postgres::TestDatabase;
 use harness::program::{Program, crawlify};
@@ -181,12 +182,15 @@ async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_no
     let site = Site::start(&control).await;
     let proxy = AskingProxy::start(USER, &canary.password()).await;
     let key = NewKey::generate(Scope::Admin).unwrap();
+    // It keeps all that goes to the broker and comes from it, from the start to the end.
+    let (broker, amqp_url) = FaultProxy::before_rabbitmq(&vhost.url()).await;
+    broker.record();
     let start = |arguments: &[&str]| {
         let mut command = crawlify(CRAWLIFY, &scratch);
         command.args(arguments).arg("-vvv");
         command.arg("--database-url").arg(database.url().expose());
         Program::start({
-            command.arg("--amqp-url").arg(vhost.url().expose());
+            command.arg("--amqp-url").arg(amqp_url.expose());
             command
         })
     };
@@ -218,6 +222,7 @@ async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_no
         WHERE id IN (SELECT id FROM url_queue WHERE proxy_faults BETWEEN 1 AND 13 AND status = 'pending' FOR UPDATE SKIP LOCKED)";
     for (_, execution) in &ids {
         wait_for("the execution ends", LONG, async || {
+            places::command_lines(&mut found, &worker);
             sqlx::query(last).execute(&pool).await.unwrap();
             let execution = admin.send(Method::GET, &format!("/api/v1/executions/{execution}"), None).await;
             !["pending", "running"].contains(&execution["status"].as_str().unwrap())
@@ -242,35 +247,15 @@ async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_no
     places::tables(&mut found, &pool).await;
     places::answers(&mut found, &admin, &ids).await;
     found.add("metrics of the worker", reqwest::get(&metrics).await.unwrap().text().await.unwrap());
-    for process in worker.children() {
-        let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-        found.add("command lines", String::from_utf8_lossy(&line).into_owned());
-    }
+    places::dead_messages(&mut found, &vhost.url()).await;
     for (name, program) in [("coordinator", coordinator), ("worker", worker)] {
         program.signal(Signal::TERM);
         let ended = program.end(Duration::from_secs(30)).await.with_code(0);
         found.add(&format!("log of the {name}"), ended.stderr + &ended.stdout);
     }
+    places::wire(&mut found, &broker);
 
-    // What is no secret is found in each of them.
-    for place in ["messages", "table url_queue", "table extracted_items", "GET /api/v1/executions/{id}/data"]
-    {
-        assert!(
-            found.places_of(&control).contains(&place.to_owned()),
-            "{place}: {:?}",
-            found.places_of(&control)
-        );
-    }
-    let execution = ids[0].1.to_string();
-    assert!(found.places_of(&execution).contains(&"log of the coordinator".to_owned()));
-    // The logs were as full as can be: of the two lines that each of these crates may trace, the test has brought one about, a request
-    // that is none and a connection that breaks off.
-    for (told, of) in
-        [("log of the coordinator", " crawlify_coordinator::"), ("log of the worker", " crawlify_worker::")]
-    {
-        let is_traced = |line: &str| line.contains(" TRACE ") && line.contains(of);
-        assert!(found.text(told).lines().any(is_traced), "{told} says nothing at trace level");
-    }
+    assert_was_looked_at(&found, &site, &control, &ids);
     // The definition as its author gave it is where a worker takes it from, and nowhere else.
     let definitions = ["definitions in workflow_versions".to_owned(), "definitions in workflows".to_owned()];
     for shape in canary.shapes() {
@@ -279,6 +264,39 @@ async fn a_secret_of_a_workflow_reaches_its_site_and_its_proxy_and_is_written_no
         assert_eq!(places, expected, "{shape}");
     }
     assert_eq!(found.places_of(&admin.key), [""; 0], "the API's key");
+}
+
+/// What is no secret is found where secrets are looked for: otherwise nothing was there to be searched.
+fn assert_was_looked_at(found: &Found, site: &Site, control: &str, ids: &[(Uuid, Uuid)]) {
+    let assert_found = |word: &str, places: &[&str]| {
+        let found_in = found.places_of(word);
+        for place in places {
+            assert!(found_in.iter().any(|other| other == place), "`{word}` is not in {place}: {found_in:?}");
+        }
+    };
+    let data = ["table url_queue", "table extracted_items", "GET /api/v1/executions/{id}/data"];
+    assert_found(control, &data);
+    assert_found(control, &["messages", "dead messages", "wire"]);
+    // Messages of pages that were discovered, and of later tries.
+    for path in ["/fails", "/without", "/gone"] {
+        assert_found(&format!("\"url\":\"{}{path}\"", site.url), &["wire"]);
+    }
+    assert_found("\"epoch\":1,", &["wire"]);
+    for (_, execution) in ids {
+        assert_found(&execution.to_string(), &["wire", "log of the coordinator", "log of the worker"]);
+    }
+    // The guard, of a browser that runs.
+    assert_found("--proxy-server=", &["command lines"]);
+    assert_found("crawlify_pages_total{outcome=\"completed\"", &["metrics of the worker"]);
+    assert_found("crawlify_http_request_duration_seconds_count", &["GET /metrics"]);
+    // The logs were as full as can be: of the two lines that each of these crates may trace, the test has brought one about, a request
+    // that is none and a connection that breaks off.
+    for (told, of) in
+        [("log of the coordinator", " crawlify_coordinator::"), ("log of the worker", " crawlify_worker::")]
+    {
+        let is_traced = |line: &str| line.contains(" TRACE ") && line.contains(of);
+        assert!(found.text(told).lines().any(is_traced), "{told} says nothing at trace level");
+    }
 }
 
 /// The pages ended in all the ways that they should have: otherwise no failure was written down.

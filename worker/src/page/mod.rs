@@ -29,7 +29,7 @@ use tokio::time::error::Elapsed;
 use crate::Shared;
 use crate::execute::{Limits, Means, execute};
 use crate::lanes::Slot;
-use crate::metrics::Step;
+use crate::metrics::{Step, outcome_name};
 use crate::program::Program;
 use crate::recorder::Recorded;
 use crate::robots::Robots;
@@ -70,6 +70,14 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     crash::reach(CrashPoint::AfterNodesBeforeRecord);
     // 6. Recorded: one fenced statement for this page and whichever else has ended.
     worker.metrics.observe_page(&next, outcome.rendered, begun.elapsed());
+    tracing::debug!(
+        execution.id = %page.execution_id,
+        page.id = %page.page_id,
+        attempt = page.attempt,
+        outcome = outcome_name(&next),
+        duration_ms = begun.elapsed().as_millis(),
+        "a page was executed"
+    );
     let begun = Instant::now();
     let (execution, has_completed) = (page.execution_id, next == NextStatus::Completed);
     let recorded = worker.recorder.record(FinishedPage { page, table, outcome, next }).await;

@@ -36,7 +36,7 @@ const TRIES: usize = 5;
 pub(super) async fn create(
     State(state): State<ApiState>,
     _: Query<()>,
-    Document(document): Document,
+    Document(document, _held): Document,
 ) -> Result<impl IntoResponse, ApiError> {
     let (workflow, wanted) = Wanted::new(document)?;
     let now = state.store.clock().await?;
@@ -139,7 +139,7 @@ pub(super) async fn change(
     PathId(id): PathId<ScheduleId>,
     if_match: IfMatch,
     _: Query<()>,
-    Document(document): Document,
+    Document(document, _held): Document,
 ) -> Result<impl IntoResponse, ApiError> {
     for _ in 0..TRIES {
         let row = state.store.schedule(id).await?.ok_or_else(ApiError::no_schedule)?;

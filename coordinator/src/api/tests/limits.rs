@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 
+use axum::body::Bytes;
 use crawlify_shared::domain::bounded::{MAX_DEPTH, MAX_VALUES};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
+use tokio::task::JoinSet;
 
 use super::*;
+use crate::api::bodies::{MAX_HELD_BYTES, UNCOUNTED_BYTES};
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_a_problem_and_one_at_the_limit_is_read() {
@@ -45,6 +48,40 @@ async fn a_body_that_stands_for_too_much_is_a_problem_that_names_the_limit() {
             assert!(body["detail"].as_str().unwrap().contains(&limit.to_string()), "{body}");
         }
     }
+}
+
+#[tokio::test]
+async fn large_bodies_that_stop_before_their_end_are_held_up_to_a_bound_together_and_small_ones_are_read() {
+    const SENT: usize = 20;
+    let path = "/api/v1/workflows/validate";
+    let router = router(state());
+    let nearly_all = Bytes::from(vec![b' '; MAX_WORKFLOW_BYTES - 1]);
+    let kept = MAX_HELD_BYTES / (nearly_all.len() - UNCOUNTED_BYTES);
+    let mut sent = JoinSet::new();
+    for _ in 0..SENT {
+        let begun = stream::iter([Ok::<_, Infallible>(nearly_all.clone())]).chain(stream::pending());
+        let stopped = request("POST", path).body(Body::from_stream(begun)).unwrap();
+        sent.spawn(send(router.clone(), stopped));
+    }
+    // Those for which there is no room are told so, and need not wait until the others are given up.
+    for _ in kept..SENT {
+        let (response, body) = sent.join_next().await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "too_many_bodies");
+    }
+    assert!(sent.try_join_next().is_none(), "the others are waited for");
+    let status = async |size: usize| {
+        let whole = format!("\"{}\"", "x".repeat(size - 2));
+        let whole = request("POST", path).body(Body::from(whole)).unwrap();
+        send(router.clone(), whole).await.0.status()
+    };
+    assert_eq!(status(UNCOUNTED_BYTES).await, StatusCode::OK);
+    assert_eq!(status(MAX_WORKFLOW_BYTES).await, StatusCode::SERVICE_UNAVAILABLE);
+    // Who breaks off gives the room back.
+    sent.shutdown().await;
+    assert_eq!(status(MAX_WORKFLOW_BYTES).await, StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ fn state() -> ApiState {
         keys: ApiKeys::default(),
         missing: Missing::nothing(),
         broker_link: BrokerLink::asked_by(|| std::future::ready(true)),
+        bodies: Bodies::default(),
     }
 }
 
