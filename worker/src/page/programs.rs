@@ -46,8 +46,8 @@ impl Programs {
     /// The program of an execution; waits for a while if the database cannot be read.
     ///
     /// # Errors
-    /// How the page ends without it: it goes back unharmed after the wait, and is left to others for a while if the workflow is one
-    /// that this version cannot run. If the execution is unknown, it fails.
+    /// How the page ends without it: it goes back unharmed after the wait, and is left to others for a while if the workflow is
+    /// one that this version cannot run. If the execution is unknown, it fails.
     pub(crate) async fn get(&self, execution: ExecutionId) -> Result<Arc<Program>, PageEnd> {
         if let Some(program) = self.find(execution) {
             return Ok(program);
