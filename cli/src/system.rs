@@ -225,8 +225,8 @@ impl System {
         self.worker.stopped_or_hurried(&self.hurry).await;
     }
 
-    /// Waits until it cannot go on, because a loop of the coordinator or the worker has broken, and says so. It is to be
-    /// stopped then.
+    /// Waits until it cannot go on, because a loop of the coordinator or the worker has broken, and says so. It is to
+    /// be stopped then.
     pub async fn broken(&self) -> Failure {
         let broken = tokio::select! {
             broken = self.coordinator.broken() => broken,

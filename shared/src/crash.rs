@@ -1,4 +1,5 @@
-//! Crash points: places between two durable effects where a test can have this process die, or freeze, or its code panic.
+//! Crash points: places between two durable effects where a test can have this process die, or freeze, or its code
+//! panic.
 //!
 //! `CRAWLIFY_CRASH_POINT=after_commit_before_ack:kill@3` kills the process when it comes there for the third time. Only a
 //! debug build looks at the variable: of a release build the points are no part, so that nothing can set them off.

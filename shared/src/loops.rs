@@ -1,6 +1,6 @@
-//! The loops that a process lives by. One that ends or panics before it may would leave a process that looks well and does
-//! not do its work; so it is said, and the process is told to end as if it had crashed: whoever runs it starts it again.
-//! Knows nothing of what the loops do, and ends no process by itself.
+//! The loops that a process lives by. One that ends or panics before it may would leave a process that looks well and
+//! does not do its work; so it is said, and the process is told to end as if it had crashed: whoever runs it starts it
+//! again. Knows nothing of what the loops do, and ends no process by itself.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

@@ -166,7 +166,8 @@ pub(crate) struct Shared {
 /// drain deadline, gives the others back uncharged, and then ends, at most 3 s after that deadline whatever is away. The caller
 /// closes driver and broker afterwards.
 ///
-/// Where one of its loops breaks, it cancels `stop` itself, and gives its pages back: [`Worker::check`] says so afterwards.
+/// Where one of its loops breaks, it cancels `stop` itself, and gives its pages back: [`Worker::check`] says so
+/// afterwards.
 ///
 /// # Errors
 /// The address is taken, the database's URL does not parse, the metrics are registered already, or TLS cannot be set up.
@@ -330,8 +331,8 @@ impl Worker {
         self.loops.broken().await
     }
 
-    /// Waits until the worker has ended, as well; on `hurry` the pages in hand go back at once, uncharged. It must have been
-    /// told to stop before.
+    /// Waits until the worker has ended, as well; on `hurry` the pages in hand go back at once, uncharged. It must have
+    /// been told to stop before.
     pub async fn stopped_or_hurried(&self, hurry: &CancellationToken) {
         tokio::select! {
             () = self.stopped() => {}

@@ -56,7 +56,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// over.
 ///
 /// # Errors
-/// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken. Or one of its loops broke.
+/// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken. Or one of its loops
+/// broke.
 pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     let slots = args.slots.number();
     let broker = AmqpBroker::open(&args.amqp_url, AmqpOptions::default()).with_context(|| {

@@ -46,8 +46,8 @@ impl Programs {
     /// The program of an execution; waits for a while if the database cannot be read.
     ///
     /// # Errors
-    /// How the page ends without it: it goes back unharmed after the wait, and is left to others for a while if the workflow is
-    /// one that this version cannot run. If the execution is unknown, it fails.
+    /// How the page ends without it: it goes back unharmed after the wait, and is left to others for a while if the
+    /// workflow is one that this version cannot run. If the execution is unknown, it fails.
     pub(crate) async fn get(&self, execution: ExecutionId) -> Result<Arc<Program>, PageEnd> {
         if let Some(program) = self.find(execution) {
             return Ok(program);
@@ -92,8 +92,8 @@ impl Programs {
         Ok(program)
     }
 
-    /// The page goes back uncharged, for as long as it has been known that this worker cannot run its workflow: in an upgrade
-    /// one that can has it soon, and where there is none it is looked at more and more rarely.
+    /// The page goes back uncharged, for as long as it has been known that this worker cannot run its workflow: in an
+    /// upgrade one that can has it soon, and where there is none it is looked at more and more rarely.
     fn refuse(&self, execution: ExecutionId, problems: &[Problem]) -> PageEnd {
         let (version, problem) = (env!("CARGO_PKG_VERSION"), problems.first());
         let problem =

@@ -90,8 +90,8 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     c.rate_limit_faults, c.unavailable_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
-/// By primary key, and in the order of claims. It takes back what the claim counted; the message that brought the page finds
-/// nothing any more. Its lane is not woken: there is time.
+/// By primary key, and in the order of claims. It takes back what the claim counted; the message that brought the page
+/// finds nothing any more. Its lane is not woken: there is time.
 const LEAVE_TO_OTHERS: &str = "
 WITH ours AS (
     SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
@@ -178,8 +178,8 @@ impl HotStore {
         Ok(pages)
     }
 
-    /// Gives claimed pages back, uncharged and for a while. An error would hold up the other pages: what cannot be given back is
-    /// left to its lease.
+    /// Gives claimed pages back, uncharged and for a while. An error would hold up the other pages: what cannot be
+    /// given back is left to its lease.
     async fn leave_to_others(&self, pages: &[ClaimRequest]) {
         let (ids, epochs): (Vec<_>, Vec<_>) = pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
         let rest_ms = i64::try_from(UNREADABLE_REST.as_millis()).unwrap_or(i64::MAX);
