@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crawlify_shared::broker::BrokerError;
 use crawlify_shared::domain::workflow::parse_text;
+use crawlify_shared::loops::BrokenLoop;
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::store::StoreError;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
@@ -74,8 +75,11 @@ async fn role<R: Future<Output = anyhow::Result<()>>>(
     }
 }
 
-/// Whether a server could not be reached, or something here is wrong.
+/// Whether a server could not be reached, or we, or something here, are wrong.
 fn role_code(error: &anyhow::Error) -> Code {
+    if error.is::<BrokenLoop>() {
+        return Code::Fault;
+    }
     let unreachable = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(StoreError::is_transient)
             || matches!(cause.downcast_ref(), Some(BrokerError::Disconnected | BrokerError::Timeout(_)))
@@ -123,4 +127,16 @@ async fn examine(args: DoctorArgs) -> Result<Code, Failure> {
     let report = doctor::run(&options).await;
     let _ = report.print(&mut std::io::stdout());
     Ok(if report.passed() { Code::Ok } else { Code::Configuration })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_that_cannot_go_on_ends_as_a_fault_of_ours_and_not_of_its_settings() {
+        let broken = BrokenLoop { name: "record", how: "panicked (no luck)".to_owned() };
+        assert_eq!(role_code(&anyhow::Error::new(broken)), Code::Fault);
+        assert_eq!(role_code(&anyhow::anyhow!("the port is taken")), Code::Configuration);
+    }
 }

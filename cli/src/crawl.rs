@@ -17,7 +17,7 @@ use crate::args::CrawlArgs;
 use crate::egress::{notes_on, open_egress, private_start_urls};
 use crate::exit::{Code, Failure};
 use crate::export::Export;
-use crate::finish::{Ended, at_once, finish};
+use crate::finish::{Ended, at_once, finish, unanswered};
 use crate::progress::{ProgressDisplay, ProgressSnapshot};
 use crate::system::{Foundation, System, default_data_dir};
 
@@ -64,8 +64,11 @@ pub(crate) async fn crawl(definition: &Definition, args: &CrawlArgs) -> Result<E
         }
     };
     let ending = tokio::select! {
-        watched = watch(&system, execution, &mut display) => watched.map(|()| false),
+        watched = watch(&system, execution, &mut display) => {
+            watched.map(|()| false).map_err(|error| unanswered(&error))
+        }
         () = signals.next() => Ok(true),
+        failure = system.broken() => Err(failure),
     };
     let hurry = system.hurry.clone();
     let is_over = matches!(ending, Ok(false));

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use crawlify_shared::loops::BrokenLoop;
+
 /// The exit codes, as documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
@@ -19,6 +21,8 @@ pub enum Code {
     NotFound = 4,
     /// The database or the broker cannot be reached.
     Unreachable = 69,
+    /// A fault in Crawlify itself.
+    Fault = BrokenLoop::EXIT_CODE as isize,
     /// Something on this machine is missing, taken or set wrongly.
     Configuration = 78,
     /// Stopped by Ctrl-C or SIGTERM.
@@ -44,6 +48,11 @@ impl Failure {
     /// Makes a failure with a message of its own.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// That the process cannot go on without one of its loops.
+    pub fn of_loop(broken: &BrokenLoop) -> Self {
+        Self::of(Code::Fault, broken)
     }
 
     /// Makes a failure of an error and all its causes.

@@ -41,7 +41,7 @@ type SummedUp = (Option<OutputFile>, Option<Summary>);
 pub(crate) async fn finish(
     system: System,
     execution: ExecutionId,
-    ending: Result<bool, StoreError>,
+    ending: Result<bool, Failure>,
     mut display: ProgressDisplay,
     export: Option<Export>,
     data_dir: Option<PathBuf>,
@@ -54,12 +54,13 @@ pub(crate) async fn finish(
             system.drain().await;
             sum_up(&system.foundation.store, execution, export).await
         }
-        Err(error) => Err(unanswered(&error)),
+        Err(failure) => Err(failure),
     };
     let look_further = look_further(&system.foundation, execution, data_dir.as_deref());
     display.finish();
-    system.stop().await;
+    let stopped = system.stop().await;
     let (output, summary) = outcome?;
+    stopped?;
     let summary = summary.ok_or_else(|| Failure::new(Code::Unreachable, "the execution is gone"))?;
     let code = code(&summary, interrupted);
     Ok(Ended { code, text: render(&run_summary(summary, interrupted, output, look_further)) })
@@ -96,7 +97,7 @@ pub(crate) fn at_once() -> Failure {
     Failure::new(Code::Interrupted, "stopped at once; nothing was summed up")
 }
 
-fn unanswered(error: &StoreError) -> Failure {
+pub(crate) fn unanswered(error: &StoreError) -> Failure {
     Failure::of(Code::Unreachable, error)
 }
 

@@ -225,8 +225,21 @@ impl System {
         self.worker.stopped_or_hurried(&self.hurry).await;
     }
 
+    /// Waits until it cannot go on, because a loop of the coordinator or the worker has broken, and says so. It is to
+    /// be stopped then.
+    pub async fn broken(&self) -> Failure {
+        let broken = tokio::select! {
+            broken = self.coordinator.broken() => broken,
+            broken = self.worker.broken() => broken,
+        };
+        Failure::of_loop(&broken)
+    }
+
     /// Lets the worker end its pages, then stops everything in the order in which one part needs another, each by the clock.
-    pub async fn stop(self) {
+    ///
+    /// # Errors
+    /// A loop of either has broken, now or before.
+    pub async fn stop(self) -> Result<(), Failure> {
         self.drain().await;
         let now = Instant::now();
         let stages = Stages::of(*self.told.get_or_init(|| now), now);
@@ -235,7 +248,9 @@ impl System {
             // The next coordinator looks for itself what is to be done.
             tracing::warn!("the coordinator's last steps do not end, and are given up");
         }
+        let unbroken = self.worker.check().and_then(|()| self.coordinator.check());
         self.foundation.clear_by(stages).await;
+        unbroken.map_err(|broken| Failure::of_loop(&broken))
     }
 }
 

@@ -1,4 +1,5 @@
-//! `crawlify up`: the whole system in one process until Ctrl-C. What was running goes on at the next start.
+//! `crawlify up`: the whole system in one process until Ctrl-C, or until it cannot go on. What was running goes on
+//! at the next start.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,14 +37,21 @@ pub(crate) async fn run(args: &UpArgs) -> Result<Code, Failure> {
     let system = start(foundation, args.port, &keys).await?;
     let mut stderr = std::io::stderr();
     announce(&system, args.port, &keys, &mut stderr).map_err(cannot)?;
-    signals.next().await;
-    let patience = DRAIN_DEADLINE.as_secs();
-    let _ =
-        writeln!(stderr, "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once");
+    tokio::select! {
+        () = signals.next() => {
+            let patience = DRAIN_DEADLINE.as_secs();
+            let _ = writeln!(
+                stderr,
+                "stopping: pages in hand may end, at most {patience} s; Ctrl-C again stops at once"
+            );
+        }
+        // What is wrong is said at the end.
+        _ = system.broken() => {}
+    }
     let hurry = system.hurry.clone();
     let mut stopped = pin!(system.stop());
     tokio::select! {
-        () = &mut stopped => return Ok(Code::Ok),
+        stopped = &mut stopped => return stopped.map(|()| Code::Ok),
         () = signals.next() => hurry.cancel(),
     }
     // What has not ended by then dies with its owner.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use crawlify_shared::broker::Broker;
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::loops::{BrokenLoop, Loops};
 use crawlify_shared::store::Store;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -40,7 +41,7 @@ use partitions::Partitions;
 use remover::Remover;
 use rescuer::Rescuer;
 use scheduler::Scheduler;
-use steps::repeat;
+use steps::{Step, repeat};
 
 /// How a coordinator runs.
 #[derive(Clone, Debug)]
@@ -93,6 +94,7 @@ pub struct Coordinator {
     pub address: Option<SocketAddr>,
     /// Tell it that rows of the frontier have come, so that the dispatcher looks at once.
     pub frontier_changed: Arc<Notify>,
+    loops: Loops,
     tasks: TaskTracker,
 }
 
@@ -131,10 +133,13 @@ pub struct Listening {
     metrics: Metrics,
     frontier_changed: Arc<Notify>,
     stop: CancellationToken,
+    loops: Loops,
     tasks: TaskTracker,
 }
 
 /// Starts a coordinator; it runs until `stop`. The database must be migrated.
+///
+/// Where one of its loops breaks, it cancels `stop` itself: [`Coordinator::check`] says so afterwards.
 ///
 /// # Errors
 /// The address is taken, or not a loopback one while there are no keys; or the metrics are registered already.
@@ -163,7 +168,7 @@ pub async fn listen(
 ) -> Result<Listening, StartError> {
     let metrics = Metrics::register(&registry)?;
     let frontier_changed = Arc::new(Notify::new());
-    let tasks = TaskTracker::new();
+    let (tasks, loops) = (TaskTracker::new(), Loops::new(vec![stop.clone()]));
     let mut address = None;
     if let Some(wanted) = wanted {
         wanted.check()?;
@@ -181,9 +186,10 @@ pub async fn listen(
             broker_link: link_to(Arc::clone(&broker)),
             bodies: api::Bodies::default(),
         };
-        tasks.spawn(api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone()));
+        let serving = api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone());
+        tasks.spawn(loops.clone().watch("api", stop.clone(), serving));
     }
-    Ok(Listening { address, store, broker, metrics, frontier_changed, stop, tasks })
+    Ok(Listening { address, store, broker, metrics, frontier_changed, stop, loops, tasks })
 }
 
 fn link_to(broker: Arc<dyn Broker>) -> BrokerLink {
@@ -196,7 +202,7 @@ fn link_to(broker: Arc<dyn Broker>) -> BrokerLink {
 impl Listening {
     /// Starts the loops. The servers must be there, and the database migrated.
     pub fn begin(self, config: &Config) -> Coordinator {
-        let Self { address, store, broker, metrics, frontier_changed, stop, tasks } = self;
+        let Self { address, store, broker, metrics, frontier_changed, stop, loops, tasks } = self;
         let drained = Arc::new(Notify::new());
         let dispatcher = Dispatcher::new(
             store.clone(),
@@ -211,22 +217,42 @@ impl Listening {
         let partitions = Partitions::new(store.clone());
         let remover = Remover::new(store.clone());
         let rescuer = Rescuer::new(store, config.lease, config.broker_forgets, metrics);
-        tasks.spawn(repeat("dispatch", dispatcher, stop.clone(), Arc::clone(&frontier_changed)));
-        tasks.spawn(repeat("finish", finisher, stop.clone(), drained));
+        let nobody = || Arc::new(Notify::new());
+        let watch = Watch { loops: &loops, stop: &stop, tasks: &tasks };
+        watch.repeat("dispatch", dispatcher, Arc::clone(&frontier_changed));
+        watch.repeat("finish", finisher, drained);
         if config.only.is_none() {
-            tasks.spawn(repeat("schedule", scheduler, stop.clone(), Arc::new(Notify::new())));
+            watch.repeat("schedule", scheduler, nobody());
         }
-        tasks.spawn(repeat("partition", partitions, stop.clone(), Arc::new(Notify::new())));
-        tasks.spawn(repeat("remove", remover, stop.clone(), Arc::new(Notify::new())));
-        tasks.spawn(repeat("rescue", rescuer, stop, Arc::new(Notify::new())));
+        watch.repeat("partition", partitions, nobody());
+        watch.repeat("remove", remover, nobody());
+        watch.repeat("rescue", rescuer, nobody());
         tasks.close();
-        Coordinator { address, frontier_changed, tasks }
+        Coordinator { address, frontier_changed, loops, tasks }
     }
 
     /// Waits until the REST API has ended, after the stop; the loops never run.
-    pub async fn stopped(self) {
+    ///
+    /// # Errors
+    /// It broke.
+    pub async fn stopped(self) -> Result<(), BrokenLoop> {
         self.tasks.close();
         self.tasks.wait().await;
+        self.loops.check()
+    }
+}
+
+/// What the loops have in common.
+struct Watch<'a> {
+    loops: &'a Loops,
+    stop: &'a CancellationToken,
+    tasks: &'a TaskTracker,
+}
+
+impl Watch<'_> {
+    fn repeat(&self, name: &'static str, step: impl Step + 'static, wake: Arc<Notify>) {
+        let work = repeat(name, step, self.stop.clone(), wake);
+        self.tasks.spawn(self.loops.clone().watch(name, self.stop.clone(), work));
     }
 }
 
@@ -234,5 +260,18 @@ impl Coordinator {
     /// Waits until every task has ended, after the stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+    }
+
+    /// Looks whether it ended as it was told to.
+    ///
+    /// # Errors
+    /// One of its loops broke: whoever runs the coordinator is to end as if it had crashed.
+    pub fn check(&self) -> Result<(), BrokenLoop> {
+        self.loops.check()
+    }
+
+    /// Waits until one of its loops breaks.
+    pub async fn broken(&self) -> BrokenLoop {
+        self.loops.broken().await
     }
 }

@@ -43,7 +43,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Waiting does not help: a server refuses us, the database cannot be used, the API keys are not as they should be, or the
-/// address is taken.
+/// address is taken. Or one of its loops broke.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     // Before anything is waited for: who forgot the keys is to hear it at once.
     let listen = Listen { address: SocketAddr::new(args.host, args.port), keys: args.keys.read()? };
@@ -51,7 +51,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let servers = Servers::open(&args)?;
     let config =
         Config { listen: Some(listen), lease: LeaseTimes::default(), only: None, broker_forgets: false };
-    // Also ends when a server refuses us.
+    // Also ends when a server refuses us, or a loop breaks.
     let stop = stop.child_token();
     let listening = crate::listen(
         config.listen.clone(),
@@ -89,12 +89,12 @@ async fn wait_and_work(
                 tracing::info!(%address, "the coordinator is ready");
             }
             coordinator.stopped().await;
-            Ok(())
+            Ok(coordinator.check()?)
         }
         refused_or_stopped => {
             stop.cancel();
-            listening.stopped().await;
-            refused_or_stopped.unwrap_or(Ok(()))
+            let stopped = listening.stopped().await;
+            refused_or_stopped.unwrap_or(Ok(())).and_then(|()| Ok(stopped?))
         }
     }
 }

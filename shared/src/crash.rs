@@ -1,4 +1,5 @@
-//! Crash points: places between two durable effects where a test can have this process die, or freeze.
+//! Crash points: places between two durable effects where a test can have this process die, or freeze, or its code
+//! panic.
 //!
 //! `CRAWLIFY_CRASH_POINT=after_commit_before_ack:kill@3` kills the process when it comes there for the third time. Only a
 //! debug build looks at the variable: of a release build the points are no part, so that nothing can set them off.
@@ -102,11 +103,20 @@ mod armed {
 
     const TAKES_EFFECT_WITHIN: Duration = Duration::from_millis(300);
 
+    /// What happens.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Action {
+        /// To the process.
+        Signal(Signal),
+        /// A fault of ours, in whatever has come there.
+        Panic,
+    }
+
     /// What a test wants to happen.
     #[derive(Debug, PartialEq, Eq)]
     pub(super) struct Plan {
         pub(super) point: CrashPoint,
-        pub(super) signal: Signal,
+        pub(super) action: Action,
         /// The which time it happens, from 1.
         pub(super) time: u32,
     }
@@ -122,7 +132,11 @@ mod armed {
         let Some(plan) = plan.as_ref().filter(|plan| plan.point == point) else { return };
         if REACHED.fetch_add(1, Ordering::SeqCst) + 1 == plan.time {
             tracing::warn!(point = point.as_str(), "the crash point is reached");
-            let _ = kill_process(getpid(), plan.signal);
+            let signal = match plan.action {
+                Action::Signal(signal) => signal,
+                Action::Panic => panic!("a test wants a panic here"),
+            };
+            let _ = kill_process(getpid(), signal);
             // Another thread may be the one that takes the signal: this one must not go on meanwhile.
             std::thread::sleep(TAKES_EFFECT_WITHIN);
         }
@@ -132,12 +146,13 @@ mod armed {
         let (point, action) = text.split_once(':')?;
         let point = CrashPoint::ALL.into_iter().find(|known| known.as_str() == point)?;
         let (action, time) = action.split_once('@').unwrap_or((action, "1"));
-        let signal = match action {
-            "kill" => Signal::KILL,
-            "freeze" => Signal::STOP,
+        let action = match action {
+            "kill" => Action::Signal(Signal::KILL),
+            "freeze" => Action::Signal(Signal::STOP),
+            "panic" => Action::Panic,
             _ => return None,
         };
-        Some(Plan { point, signal, time: time.parse().ok()? })
+        Some(Plan { point, action, time: time.parse().ok()? })
     }
 }
 
@@ -146,17 +161,20 @@ mod tests {
     use rustix::process::Signal;
 
     use super::CrashPoint;
-    use super::armed::{Plan, parse};
+    use super::armed::{Action, Plan, parse};
 
     #[test]
     fn a_plan_says_where_what_and_the_which_time() {
-        let plan = |point, signal, time| Some(Plan { point, signal, time });
+        let plan = |point, action, time| Some(Plan { point, action, time });
         assert_eq!(
             parse("after_commit_before_ack:kill@3"),
-            plan(CrashPoint::AfterCommitBeforeAck, Signal::KILL, 3)
+            plan(CrashPoint::AfterCommitBeforeAck, Action::Signal(Signal::KILL), 3)
         );
         let freeze = "after_reserve_before_publish:freeze";
-        assert_eq!(parse(freeze), plan(CrashPoint::AfterReserveBeforePublish, Signal::STOP, 1));
+        let stop = Action::Signal(Signal::STOP);
+        assert_eq!(parse(freeze), plan(CrashPoint::AfterReserveBeforePublish, stop, 1));
+        let panic = "after_definitions_before_record:panic@2";
+        assert_eq!(parse(panic), plan(CrashPoint::AfterDefinitionsBeforeRecord, Action::Panic, 2));
         for nonsense in ["", "after_commit_before_ack", "nowhere:kill", "after_commit_before_ack:sleep@1"] {
             assert_eq!(parse(nonsense), None, "{nonsense}");
         }

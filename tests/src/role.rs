@@ -104,6 +104,7 @@ async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken)
             tracing::info!("the coordinator is ready");
             coordinator.stopped().await;
             store.close().await;
+            coordinator.check()?;
         }
         Kind::Worker => {
             let config = crawlify_worker::Config {
@@ -132,6 +133,7 @@ async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken)
             .await?;
             tracing::info!(worker.id = %worker.id, "the worker is ready");
             worker.stopped_or_hurried(&hurry).await;
+            worker.check()?;
         }
     }
     broker.close().await;

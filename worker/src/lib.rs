@@ -32,12 +32,14 @@ mod traps;
 mod when_to_return;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crawlify_shared::broker::Broker;
 use crawlify_shared::config::{LeaseTimes, SecretUrl};
 use crawlify_shared::domain::id::WorkerId;
+use crawlify_shared::loops::{BrokenLoop, Loops};
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
 use prometheus::Registry;
@@ -102,6 +104,7 @@ pub struct Worker {
     abandon: CancellationToken,
     /// Until when the caller may close driver and broker. Written before the worker has ended.
     closes_by: Arc<OnceLock<Instant>>,
+    loops: Loops,
     finished: TaskTracker,
 }
 
@@ -126,6 +129,9 @@ pub enum StartError {
     #[error("cannot set up HTTP")]
     Http(#[from] reqwest::Error),
 }
+
+/// A task that goes on until the end of the worker.
+type Loop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What every task of a worker reads. Nothing here is written after the start.
 #[derive(Debug)]
@@ -160,6 +166,9 @@ pub(crate) struct Shared {
 /// drain deadline, gives the others back uncharged, and then ends, at most 3 s after that deadline whatever is away. The caller
 /// closes driver and broker afterwards.
 ///
+/// Where one of its loops breaks, it cancels `stop` itself, and gives its pages back: [`Worker::check`] says so
+/// afterwards.
+///
 /// # Errors
 /// The address is taken, the database's URL does not parse, the metrics are registered already, or TLS cannot be set up.
 pub async fn start(
@@ -184,6 +193,8 @@ pub async fn start(
     };
     let admin = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (end, abandon, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    // Without any of its loops a worker is not what others take it for.
+    let loops = Loops::new(vec![stop.clone(), abandon.clone()]);
     // Of a worker whose time is over no task goes on, whatever it waits for.
     let (last, until_cut) = (TaskTracker::new(), || cut.clone());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
@@ -200,12 +211,15 @@ pub async fn start(
         stop.clone(),
         end.clone(),
     );
-    last.spawn(until_cut().run_until_cancelled_owned(claiming));
-    last.spawn(until_cut().run_until_cancelled_owned(recording));
-    last.spawn(until_cut().run_until_cancelled_owned(beating));
+    let watch = |name, work: Loop| {
+        last.spawn(loops.clone().watch(name, end.clone(), until_cut().run_until_cancelled_owned(work)))
+    };
+    watch("claim", Box::pin(claiming));
+    watch("record", Box::pin(recording));
+    watch("heartbeat", Box::pin(beating));
     let renders = Arc::new(Renders::default());
     let deciding = write_decisions(store.clone(), Arc::clone(&renders), end.clone());
-    last.spawn(until_cut().run_until_cancelled_owned(deciding));
+    watch("decisions", Box::pin(deciding));
     let shared = Arc::new(Shared {
         lanes,
         company: Company::new(store.clone(), config.lease.page_deadline),
@@ -232,7 +246,7 @@ pub async fn start(
     if let Some(listener) = listener {
         let router = admin::router(Arc::clone(&shared));
         let (ended, end_of_serving) = (end.clone().cancelled_owned(), end.clone());
-        last.spawn(until_cut().run_until_cancelled_owned(async move {
+        let serving = async move {
             let long_ended = async {
                 end_of_serving.cancelled().await;
                 tokio::time::sleep(LAST_ANSWERS).await;
@@ -246,18 +260,21 @@ pub async fn start(
                 // Somebody may hold a connection for ever.
                 () = long_ended => {}
             }
-        }));
+        };
+        watch("admin", Box::pin(serving));
     }
     last.close();
     let (finished, closes_by) = (TaskTracker::new(), Arc::<OnceLock<Instant>>::default());
-    let set_closes_by = Arc::clone(&closes_by);
+    let (set_closes_by, consuming) = (Arc::clone(&closes_by), loops.clone());
     finished.spawn(async move {
         let pages = TaskTracker::new();
         let told_to_stop = async {
             shared.draining.cancelled().await;
             Instant::now()
         };
-        let ((), told) = tokio::join!(consumer::run(Arc::clone(&shared), pages.clone()), told_to_stop);
+        let consumer = consumer::run(Arc::clone(&shared), pages.clone());
+        let ((), told) =
+            tokio::join!(consuming.watch("consume", shared.draining.clone(), consumer), told_to_stop);
         pages.close();
         let stages = drain(&shared, &pages, Stages::after(told, config.drain_deadline)).await;
         let _ = set_closes_by.set(stages.closed);
@@ -271,7 +288,7 @@ pub async fn start(
         heart.close();
     });
     finished.close();
-    Ok(Worker { admin, id, abandon, closes_by, finished })
+    Ok(Worker { admin, id, abandon, closes_by, loops, finished })
 }
 
 /// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease. Answers by
@@ -301,7 +318,21 @@ impl Worker {
         self.finished.wait().await;
     }
 
-    /// The same; on `hurry` the pages in hand go back at once, uncharged. It must have been told to stop before.
+    /// Looks whether it ended as it was told to.
+    ///
+    /// # Errors
+    /// One of its loops broke: whoever runs the worker is to end as if it had crashed.
+    pub fn check(&self) -> Result<(), BrokenLoop> {
+        self.loops.check()
+    }
+
+    /// Waits until one of its loops breaks.
+    pub async fn broken(&self) -> BrokenLoop {
+        self.loops.broken().await
+    }
+
+    /// Waits until the worker has ended, as well; on `hurry` the pages in hand go back at once, uncharged. It must have
+    /// been told to stop before.
     pub async fn stopped_or_hurried(&self, hurry: &CancellationToken) {
         tokio::select! {
             () = self.stopped() => {}

@@ -16,7 +16,7 @@ const NODE_BUCKETS: [f64; 14] =
 const PAGE_BUCKETS: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 const RECORD_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const ROW_BUCKETS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0];
-const PAGE_OUTCOMES: [&str; 5] = ["completed", "retry", "failed", "skipped", "interrupted"];
+const PAGE_OUTCOMES: [&str; 6] = ["completed", "retry", "failed", "skipped", "interrupted", "put_off"];
 /// Seconds that a page waits in a slot for its host.
 const WAIT_BUCKETS: [f64; 14] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
@@ -351,6 +351,7 @@ pub(crate) fn outcome_name(next: &NextStatus) -> &'static str {
         NextStatus::Failed(_) => "failed",
         NextStatus::Skipped(_) => "skipped",
         NextStatus::Released => "interrupted",
+        NextStatus::PutOff(..) => "put_off",
     }
 }
 

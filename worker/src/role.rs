@@ -56,7 +56,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// over.
 ///
 /// # Errors
-/// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken.
+/// Waiting does not help: there is no browser, a server refuses us, or the admin address is taken. Or one of its loops
+/// broke.
 pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) -> anyhow::Result<()> {
     let slots = args.slots.number();
     let broker = AmqpBroker::open(&args.amqp_url, AmqpOptions::default()).with_context(|| {
@@ -83,7 +84,7 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
     let as_driver: Arc<dyn Driver> = driver.clone();
     let registry = telemetry::registry();
     egress.register(&registry)?;
-    // Also ends when a server refuses us.
+    // Also ends when a server refuses us, or a loop breaks.
     let stop = stop.child_token();
     let mut closes_by = Instant::now() + CLOSE;
     let ended = match start(config, broker.clone(), as_driver, registry, stop.clone()).await {
@@ -98,7 +99,7 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
             }
             worker.stopped_or_hurried(&hurry).await;
             closes_by = worker.closes_by();
-            reached.unwrap_or(Ok(()))
+            reached.unwrap_or(Ok(())).and_then(|()| Ok(worker.check()?))
         }
         Err(error @ StartError::Listen { .. }) => Err(anyhow::Error::new(error).context(
             "the admin port cannot be had: choose another with --admin-port, or 0 for any free one",

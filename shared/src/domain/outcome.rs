@@ -263,6 +263,9 @@ pub enum PageEnd {
     Skipped(Failure),
     /// The worker gives it back unharmed, because it is stopping: no attempt is charged.
     Released,
+    /// The same, because this worker cannot do what others may, as the failure says; not to be tried again before the
+    /// delay is over.
+    PutOff(Failure, Duration),
 }
 
 /// All that one attempt of a page produced.

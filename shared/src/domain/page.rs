@@ -81,6 +81,8 @@ pub enum NextStatus {
     Retry(Failure, Duration),
     /// Given back unharmed: the attempt is not charged.
     Released,
+    /// The same, not before the delay is over. Until then the row says why.
+    PutOff(Failure, Duration),
 }
 
 impl NextStatus {
@@ -90,7 +92,7 @@ impl NextStatus {
             // Of what a worker sees, only browsers make a page poison.
             Self::Failed(failure) if failure.class == ErrorClass::Poison => Some(FaultDomain::Browser),
             Self::Failed(failure) | Self::Retry(failure, _) => Some(failure.domain()),
-            Self::Completed | Self::Skipped(_) | Self::Released => None,
+            Self::Completed | Self::Skipped(_) | Self::Released | Self::PutOff(..) => None,
         }
     }
 }

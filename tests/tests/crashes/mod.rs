@@ -5,6 +5,7 @@
 
 mod coordinator;
 mod frozen;
+mod loops;
 mod poison;
 mod worker;
 
@@ -27,6 +28,11 @@ async fn fleet() -> Fleet {
 /// What happens where, the `time`th time.
 fn kill(point: CrashPoint, time: u32) -> String {
     format!("{}:kill@{time}", point.as_str())
+}
+
+/// The code that comes there the `time`th time panics.
+fn panics(point: CrashPoint, time: u32) -> String {
+    format!("{}:panic@{time}", point.as_str())
 }
 
 /// Every page that is completed: its attempt, and when it ended.

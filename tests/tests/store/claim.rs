@@ -116,3 +116,27 @@ async fn one_row_that_this_version_cannot_read_does_not_keep_the_others_from_bei
     let claimed = worker.claim(&requests, LEASE, false).await.unwrap();
     assert_eq!(claimed.iter().map(|page| page.url.as_str()).collect::<Vec<_>>(), ["http://shop.test/2"]);
 }
+
+#[tokio::test]
+async fn a_row_that_this_version_cannot_read_goes_back_uncharged_and_is_left_to_newer_workers_for_a_while() {
+    const STATE: &str =
+        "SELECT concat_ws(' ', status, attempt, epoch, worker_faults, locked_by, locked_until,
+        not_before > now() + interval '20 seconds', error_class) FROM url_queue";
+    let crawl = Crawl::start(NO_LIMITS, &PAGE).await;
+    let worker = crawl.worker().await;
+    let request = crawl.queue().await[0];
+    crawl.change("UPDATE url_queue SET url = 'gopher://shop.test/'").await;
+    for again in [false, true] {
+        // What is claimed stays claimed for the whole lease, and is charged to the page when that is over.
+        assert!(worker.claim(&[request], LEASE, again).await.unwrap().is_empty());
+        assert_eq!(crawl.texts(STATE).await, ["pending 0 1 0 t internal"]);
+    }
+    assert!(crawl.queue().await.is_empty(), "nobody is asked at once whether he can");
+    let told = crawl.store.summary(crawl.execution).await.unwrap().unwrap().page_errors;
+    assert!(told[0].message.starts_with("waiting for a newer worker"), "{told:?}");
+    // A newer worker reads it.
+    crawl.change("UPDATE url_queue SET url = 'http://shop.test/', not_before = now()").await;
+    let page = crawl.claim(&worker).await.remove(0);
+    assert_eq!((page.attempt, page.faults.charged, page.faults.worker), (1, 0, 0));
+    crawl.assert_counters_are_a_recount().await;
+}

@@ -18,6 +18,7 @@ mod storing;
 mod suspects;
 mod turns;
 mod unreachable;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -49,6 +49,7 @@ fn next_status(page: &ClaimedPage, outcome: &PageOutcome) -> NextStatus {
     match &outcome.end {
         PageEnd::Completed => NextStatus::Completed,
         PageEnd::Released => NextStatus::Released,
+        PageEnd::PutOff(failure, delay) => NextStatus::PutOff(failure.clone(), *delay),
         PageEnd::Failed(failure) => match page.faults.judge(failure) {
             Verdict::Retry(pause) => {
                 NextStatus::Retry(failure.clone(), pause.mul_f64(rand::random_range(0.5..1.5)))

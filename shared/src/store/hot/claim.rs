@@ -9,6 +9,9 @@ use crate::domain::page::ClaimedPage;
 use crate::domain::page_url::{HostUnit, PageUrl};
 use crate::store::StoreError;
 
+/// How long a page is left to others whose URL this version cannot read.
+const UNREADABLE_REST: Duration = Duration::from_secs(30);
+
 /// A page as a message names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimRequest {
@@ -87,12 +90,26 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     c.rate_limit_faults, c.unavailable_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
+/// By primary key, and in the order of claims. It takes back what the claim counted; the message that brought the page
+/// finds nothing any more. Its lane is not woken: there is time.
+const LEAVE_TO_OTHERS: &str = "
+WITH ours AS (
+    SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
+    WHERE q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
+    ORDER BY q.id FOR UPDATE OF q
+)
+UPDATE url_queue q
+SET status = 'pending', attempt = q.attempt - 1, epoch = q.epoch + 1, locked_at = NULL, locked_by = NULL, locked_until = NULL,
+    not_before = now() + $4::int8 * interval '1 millisecond', error_class = 'internal',
+    error = 'waiting for a newer worker: one of an older version cannot read the URL'
+FROM ours WHERE q.id = ours.id";
+
 impl HotStore {
     /// Claims pages for `lease`, which must cover the page's deadline and its recording. `again` also takes what an
     /// earlier, failed call for the same requests has claimed unseen.
     ///
     /// Answers the pages that are ours now; a request without an answer is nobody's business any more: its message
-    /// can be forgotten.
+    /// can be forgotten. That is so of one as well whose URL this version cannot read: it went back, uncharged.
     ///
     /// # Errors
     /// As every statement of the store; nothing is known then, and the same requests may be made again.
@@ -111,11 +128,18 @@ impl HotStore {
         let answered = Instant::now();
         let has_pace = rows.iter().any(|row| row.get::<_, i32>(10) > 0);
         let clock = if has_pace { Some(self.clock.read(&client).await?) } else { None };
+        drop(client);
+        let mut unreadable = Vec::new();
         let pages = rows.into_iter().filter_map(|row| {
             let page_id = PageId(row.get(0));
             let url = PageUrl::parse(row.get(2)).inspect_err(|error| {
-                // Another version wrote it. An error here would hold up the other pages; this one's lease runs out.
-                tracing::error!(page.id = %page_id, %error, "the page's URL cannot be read");
+                // Another version wrote it, which is no fault of the page.
+                tracing::error!(
+                    page.id = %page_id,
+                    %error,
+                    "the page's URL cannot be read by this version, and is left to others: upgrade this worker"
+                );
+                unreadable.push(ClaimRequest { page_id, epoch: row.get(17) });
             });
             Some(ClaimedPage {
                 page_id,
@@ -147,6 +171,26 @@ impl HotStore {
                 },
             })
         });
-        Ok(pages.collect())
+        let pages: Vec<_> = pages.collect();
+        if !unreadable.is_empty() {
+            self.leave_to_others(&unreadable).await;
+        }
+        Ok(pages)
+    }
+
+    /// Gives claimed pages back, uncharged and for a while. An error would hold up the other pages: what cannot be
+    /// given back is left to its lease.
+    async fn leave_to_others(&self, pages: &[ClaimRequest]) {
+        let (ids, epochs): (Vec<_>, Vec<_>) = pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
+        let rest_ms = i64::try_from(UNREADABLE_REST.as_millis()).unwrap_or(i64::MAX);
+        let leave = async {
+            let client = self.client().await?;
+            client.execute(LEAVE_TO_OTHERS, &[&self.worker.0, &ids, &epochs, &rest_ms]).await?;
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = leave.await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, pages = pages.len(), "pages that cannot be read are left to their leases");
+        }
     }
 }

@@ -143,6 +143,6 @@ fn found_the_host(next: &NextStatus) -> Option<bool> {
         NextStatus::Completed => Some(true),
         NextStatus::Failed(failure) | NextStatus::Retry(failure, _) if failure.is_elsewhere => Some(true),
         NextStatus::Failed(failure) | NextStatus::Retry(failure, _) => failure.class.found_the_host(),
-        NextStatus::Skipped(_) | NextStatus::Released => None,
+        NextStatus::Skipped(_) | NextStatus::Released | NextStatus::PutOff(..) => None,
     }
 }

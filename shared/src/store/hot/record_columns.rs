@@ -145,7 +145,7 @@ pub(super) fn gives(parent: &FinishedPage, found: &DiscoveredUrl) -> bool {
     match parent.next {
         NextStatus::Completed => true,
         NextStatus::Failed(_) | NextStatus::Skipped(_) => parent.page.is_sitemap || found.is_sitemap,
-        NextStatus::Retry(..) | NextStatus::Released => false,
+        NextStatus::Retry(..) | NextStatus::Released | NextStatus::PutOff(..) => false,
     }
 }
 
@@ -193,6 +193,7 @@ impl<'a> Columns<'a> {
                 ("pending", Some(failure), *delay)
             }
             NextStatus::Released => ("pending", None, Duration::ZERO),
+            NextStatus::PutOff(failure, delay) => ("pending", Some(failure), *delay),
         };
         // Of a page that goes back nothing is known yet, and one that is skipped was not loaded.
         let rendered = (!matches!(status, "pending" | "skipped")).then_some(outcome.rendered);
@@ -210,7 +211,7 @@ impl<'a> Columns<'a> {
         self.page_retry_in_ms.push(i64::try_from(retry_in.as_millis()).unwrap_or(i64::MAX));
         self.page_failed_nodes.push(i32::try_from(failed_nodes).unwrap_or(i32::MAX));
         self.page_final_url.push(outcome.final_url.as_deref());
-        self.page_released.push(*next == NextStatus::Released);
+        self.page_released.push(matches!(next, NextStatus::Released | NextStatus::PutOff(..)));
         self.page_rendered.push(rendered.map(Rendered::as_str));
         self.page_fault.push(next.fault().map_or("", FaultDomain::as_str));
         self.page_bytes.push(bytes(outcome.bytes));
