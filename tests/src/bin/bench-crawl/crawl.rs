@@ -60,8 +60,7 @@ pub(crate) async fn crawl(job: CrawlJob, mut line: Line) -> Result<()> {
     let outcome = outcome(&system, execution, &job).await?;
     line.say(&Message::Done(Box::new(outcome)))?;
     line.end().await;
-    system.stop().await;
-    Ok(())
+    system.stop().await.map_err(|failure| anyhow!("{failure}"))
 }
 
 /// The guard as in earnest, with the site as the exception; `CRAWLIFY_EGRESS_GUARD=off` measures without it.
