@@ -182,8 +182,8 @@ impl Group {
         alone.passed_over >= OTHERS_TAKEN && alone.since.elapsed() >= not_before
     }
 
-    /// The refused page without its data. One that is refused so as well is given up: it comes back at the end of its lease, and fails
-    /// after its last attempt.
+    /// The refused page without its data. One that is refused so as well is given up: it is taken from this worker with its lease, as
+    /// if it had been held for too long, and quarantined in the end.
     pub(super) fn strip(mut self, error: &StoreError) -> Option<Self> {
         if self.is_stripped {
             self.settle(&[]);
