@@ -41,6 +41,13 @@ fn slow() -> DomProgram {
     DomProgram::new(vec![read_all("h1"), read(slow, Read::Text, true, Vec::new())])
 }
 
+/// One tab of the static lane, whose page may take what memory it likes: the slow program leaves some behind, gigabytes within the
+/// time of a page on a fast machine, and is not to be ended for that.
+fn one_tab() -> ChromeOptions {
+    let unbounded = u64::MAX / 2;
+    ChromeOptions { static_tabs: 1, page_memory: unbounded, browser_memory: unbounded, ..options() }
+}
+
 async fn read_within(bench: &Bench, url: &PageUrl, program: &DomProgram, patience: Duration) -> Static {
     bench.driver.read_static(&bench.session, url, program, true, Instant::now() + patience).await
 }
@@ -96,7 +103,7 @@ async fn a_megabyte_of_noscript_takes_a_moment() {
 
 #[tokio::test]
 async fn a_page_that_hangs_uses_no_processor_once_its_time_is_over() {
-    let bench = Bench::with(ChromeOptions { static_tabs: 1, ..options() }).await;
+    let bench = Bench::with(one_tab()).await;
     let (huge, small) = (bench.url("/static/huge"), bench.url("/static/base"));
     let program = slow();
     let first = read_within(&bench, &small, &program, Duration::from_secs(20)).await;
@@ -122,7 +129,7 @@ async fn a_page_that_hangs_uses_no_processor_once_its_time_is_over() {
 
 #[tokio::test]
 async fn a_page_that_hangs_takes_its_neighbours_to_tabs_of_their_own_and_not_the_pages_after_them() {
-    let bench = Bench::with(ChromeOptions { static_tabs: 1, ..options() }).await;
+    let bench = Bench::with(one_tab()).await;
     let (huge, small) = (bench.url("/static/huge"), bench.url("/static/base"));
     let program = slow();
     let read = |url, patience| read_within(&bench, url, &program, patience);
@@ -146,7 +153,7 @@ async fn a_page_that_hangs_takes_its_neighbours_to_tabs_of_their_own_and_not_the
 
 #[tokio::test]
 async fn where_the_time_of_an_earlier_page_is_over_first_that_page_counts_instead_of_the_one_that_hangs() {
-    let bench = Bench::with(ChromeOptions { static_tabs: 1, ..options() }).await;
+    let bench = Bench::with(one_tab()).await;
     let (huge, small, silent) = (bench.url("/static/huge"), bench.url("/static/base"), bench.url("/silent"));
     let program = slow();
     let read = |url, patience| read_within(&bench, url, &program, patience);
