@@ -166,6 +166,7 @@ impl Foundation {
             database_url: self.database_url.clone(),
             admin: None,
             lease,
+            newer_within: crawlify_worker::NEWER_WITHIN,
             drain_deadline: DRAIN_DEADLINE,
             egress: Arc::clone(&self.egress),
             recorded: Arc::clone(&coordinator.frontier_changed),

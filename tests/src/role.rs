@@ -113,6 +113,7 @@ async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken)
                 database_url: options.database_url,
                 admin: None,
                 lease,
+                newer_within: crawlify_worker::NEWER_WITHIN,
                 drain_deadline: Duration::from_millis(options.drain),
                 egress: Egress::start(EgressOptions::off())?,
                 recorded: Arc::default(),

@@ -59,6 +59,7 @@ use page::claims::{Claims, InHand};
 use page::company::Company;
 use page::host_turns::HostTurns;
 use page::programs::Programs;
+use page::refusals::Refusals;
 use recorder::Recorder;
 use recorder::decisions::write_decisions;
 use render::Renders;
@@ -82,6 +83,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What leases are made of; the coordinators must use the same.
     pub lease: LeaseTimes,
+    /// How long the pages of a workflow that no living worker's version can run wait for one that can, before they fail.
+    pub newer_within: Duration,
     /// How long pages in hand may go on after the stop, before they are given back.
     pub drain_deadline: Duration,
     /// What the worker itself fetches goes through this, as its browser's requests do.
@@ -89,6 +92,9 @@ pub struct Config {
     /// Told when pages are recorded: a dispatcher in the same process then need not wait until it looks again.
     pub recorded: Arc<Notify>,
 }
+
+/// [`Config::newer_within`] as it is meant to be: the first worker of an upgrade is there long before.
+pub const NEWER_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// How long the admin port may go on answering after the worker's end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -198,7 +204,7 @@ pub async fn start(
     // Of a worker whose time is over no task goes on, whatever it waits for.
     let (last, until_cut) = (TaskTracker::new(), || cut.clone());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
-    let in_hand = InHand::default();
+    let (in_hand, refusals) = (InHand::default(), Refusals::default());
     let (claims, claiming) = Claims::new(store.clone(), lease, in_hand.clone(), end.clone());
     let lanes = Lanes::new(config.slots);
     let (recorder, recording) =
@@ -207,7 +213,12 @@ pub async fn start(
         heart.clone(),
         config.lease,
         config.name,
-        Pages { lanes: Arc::clone(&lanes), in_hand, unrecorded: recorder.unrecorded() },
+        Pages {
+            lanes: Arc::clone(&lanes),
+            in_hand,
+            unrecorded: recorder.unrecorded(),
+            refusals: refusals.clone(),
+        },
         stop.clone(),
         end.clone(),
     );
@@ -230,7 +241,7 @@ pub async fn start(
         http: Arc::clone(&http),
         claims,
         recorder,
-        programs: Programs::new(store.clone()),
+        programs: Programs::new(store.clone(), refusals, config.newer_within, config.lease.worker_lost_after),
         host_turns: HostTurns::new(store.clone(), lease, Arc::clone(&metrics)),
         robots: Robots::new(store.clone(), Arc::clone(&http), last.clone()),
         sitemaps: Sitemaps::new(http),

@@ -305,6 +305,11 @@ impl Metrics {
         self.page_duration.with_label_values(&labels).observe(took.as_secs_f64());
     }
 
+    /// A page that was left to others before it was claimed.
+    pub(crate) fn observe_put_off(&self) {
+        self.pages.with_label_values(&["put_off", Rendered::Full.as_str()]).inc();
+    }
+
     pub(crate) fn observe_record(&self, pages: &[FinishedPage], written: &[PageId], took: Duration) {
         self.record_duration.observe(took.as_secs_f64());
         let mut rows = 0;

@@ -20,7 +20,7 @@ use crate::chrome::{ChromeDriver, ChromeOptions};
 use crate::egress::EgressArgs;
 use crate::machine::Slots;
 use crate::stopping::CLOSE;
-use crate::{Config, StartError, Worker, start};
+use crate::{Config, NEWER_WITHIN, StartError, Worker, start};
 
 /// The command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,6 +77,7 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
         database_url: args.database_url.clone(),
         admin: Some(SocketAddr::new(args.admin_host, args.admin_port)),
         lease: LeaseTimes::default(),
+        newer_within: NEWER_WITHIN,
         drain_deadline: Duration::from_secs(args.drain_deadline),
         egress: egress.clone(),
         recorded: Arc::default(),

@@ -53,6 +53,7 @@ impl Fleet {
                 database_url: url.clone(),
                 admin: None,
                 lease: LeaseTimes::default(),
+                newer_within: crawlify_worker::NEWER_WITHIN,
                 drain_deadline: Duration::from_secs(5),
                 egress: Egress::start(EgressOptions::off()).unwrap(),
                 recorded: Arc::default(),

@@ -187,6 +187,7 @@ impl Running {
             database_url: crawl.database.url(),
             admin: None,
             lease,
+            newer_within: crawlify_worker::NEWER_WITHIN,
             drain_deadline: Duration::from_secs(2),
             egress: egress.clone(),
             recorded: Arc::clone(&coordinator.frontier_changed),

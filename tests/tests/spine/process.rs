@@ -87,6 +87,7 @@ impl Place {
             database_url: self.database,
             admin: None,
             lease: TIMES,
+            newer_within: crawlify_worker::NEWER_WITHIN,
             drain_deadline: Duration::from_secs(1),
             egress: Egress::start(EgressOptions::off()).unwrap(),
             recorded: Arc::default(),

@@ -193,17 +193,31 @@ async fn start_worker(
     stop: &CancellationToken,
     registry: &Registry,
 ) -> Worker {
-    let config = crawlify_worker::Config {
+    start_as(config(url, times), broker, driver, stop, registry).await
+}
+
+fn config(url: &SecretUrl, times: LeaseTimes) -> crawlify_worker::Config {
+    crawlify_worker::Config {
         name: "test".to_owned(),
         slots: 4,
         database_url: url.clone(),
         admin: None,
         lease: times,
+        newer_within: crawlify_worker::NEWER_WITHIN,
         drain_deadline: Duration::from_secs(2),
         // Two hosts, for sites that lead to each other.
         egress: Egress::start(EgressOptions::allowing(&["127.0.0.1", "127.0.0.3"]).unwrap()).unwrap(),
         recorded: Arc::default(),
-    };
+    }
+}
+
+async fn start_as(
+    config: crawlify_worker::Config,
+    broker: &InProcessBroker,
+    driver: &Arc<FakeDriver>,
+    stop: &CancellationToken,
+    registry: &Registry,
+) -> Worker {
     let driver = Arc::clone(driver);
     crawlify_worker::start(config, Arc::new(broker.clone()), driver, registry.clone(), stop.clone())
         .await

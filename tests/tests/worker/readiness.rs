@@ -35,6 +35,7 @@ async fn a_worker_says_what_it_lacks_lives_on_and_is_ready_again_when_it_is_back
         database_url,
         admin: Some("127.0.0.1:0".parse().unwrap()),
         lease: FENCED_SOON,
+        newer_within: crawlify_worker::NEWER_WITHIN,
         drain_deadline: Duration::from_secs(2),
         egress: Egress::start(EgressOptions::off()).unwrap(),
         recorded: Arc::default(),

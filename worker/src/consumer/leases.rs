@@ -2,7 +2,7 @@
 //!
 //! A worker that cannot renew fences itself: it stops its pages before others take them over. The heartbeat's answer
 //! also says of which executions pages in hand are to be given up. With the heartbeat the worker names the pages that the
-//! database does not let it record: their leases hold for longer.
+//! database does not let it record, whose leases hold for longer, and the executions whose workflows it cannot run.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::takeover::Takeover;
 use crate::lanes::Lanes;
 use crate::page::claims::InHand;
+use crate::page::refusals::Refusals;
 use crate::recorder::unrecorded::Unrecorded;
 
 /// The longest pause after a heartbeat that failed.
@@ -47,6 +48,7 @@ pub(crate) struct Pages {
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) in_hand: InHand,
     pub(crate) unrecorded: Unrecorded,
+    pub(crate) refusals: Refusals,
 }
 
 impl Leases {
@@ -55,7 +57,7 @@ impl Leases {
         store: HotStore,
         times: LeaseTimes,
         name: String,
-        Pages { lanes, in_hand, unrecorded }: Pages,
+        Pages { lanes, in_hand, unrecorded, refusals }: Pages,
         draining: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
@@ -126,6 +128,7 @@ impl Leases {
                     let more = async {
                         let deadline = begun + times.heartbeat_every;
                         name_unrecorded(&store, &waiting, deadline).await;
+                        name_refused(&store, &refusals.executions(), deadline).await;
                         takeover.settle(&store, &in_hand, deadline).await;
                     };
                     stop.run_until_cancelled(more).await;
@@ -209,6 +212,16 @@ async fn name_unrecorded(store: &HotStore, waiting: &[UnrecordedPage], deadline:
             pages = waiting.len(),
             "cannot say which pages wait to be recorded"
         );
+    }
+}
+
+/// Says whose workflows cannot be run here, where there are any, until the deadline. The next heartbeat says it again.
+async fn name_refused(store: &HotStore, refused: &[ExecutionId], deadline: Instant) {
+    if refused.is_empty() {
+        return;
+    }
+    if let Ok(Err(error)) = tokio::time::timeout_at(deadline, store.name_refused(refused)).await {
+        tracing::debug!(error = %chain(&error), "cannot say which workflows cannot be run here");
     }
 }
 

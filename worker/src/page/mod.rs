@@ -9,6 +9,7 @@ pub(crate) mod host_turns;
 pub(crate) mod overdue;
 pub(crate) mod programs;
 pub(crate) mod redirects;
+pub(crate) mod refusals;
 mod rests;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -22,6 +23,7 @@ use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::domain::workflow::Workflow;
+use crawlify_shared::telemetry::chain;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
@@ -37,10 +39,19 @@ use crate::sitemap::Turn;
 use claims::Claim;
 use company::Leave;
 use ending::Settled;
+use refusals::Rest;
+
+/// How long a message is held whose page is left to others, in which newer workers have the next ones: about as long as a page
+/// takes.
+const HELD_FROM_OTHERS: Duration = Duration::from_secs(1);
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
     crash::reach(CrashPoint::AfterDeliveryBeforeClaim);
+    if let Some(rest) = worker.programs.rest(delivery.message.execution_id).await {
+        drop(slot);
+        return leave_to_others(delivery, rest, &worker).await;
+    }
     // 4. Claimed: from here on the page is ours, and the attempt is counted.
     let begun = Instant::now();
     let Some(leave) = leave_to_begin(&worker).await else { return delivery.requeue().await };
@@ -92,6 +103,25 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
     match recorded {
         Recorded::Written | Recorded::NotWritten | Recorded::Settled => acknowledge(delivery).await,
         Recorded::Unknown => delivery.requeue().await,
+    }
+}
+
+/// Leaves a page whose workflow this worker's version cannot run to others, and holds its message for a while first: a worker
+/// that is done with pages at once would have most of those that newer ones could run.
+async fn leave_to_others(delivery: Delivery, rest: Rest, worker: &Shared) {
+    tokio::select! {
+        () = tokio::time::sleep(HELD_FROM_OTHERS) => {}
+        () = worker.draining.cancelled() => return delivery.requeue().await,
+    }
+    match worker.programs.leave_to_others(&delivery.message, &rest).await {
+        Ok(()) => {
+            worker.metrics.observe_put_off();
+            acknowledge(delivery).await;
+        }
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "cannot leave a page to others, will go on");
+            delivery.requeue().await;
+        }
     }
 }
 

@@ -4,15 +4,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crawlify_shared::broker::PageMessage;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd};
-use crawlify_shared::domain::workflow::{Problem, parse_config};
+use crawlify_shared::domain::workflow::parse_config;
 use crawlify_shared::store::StoreError;
-use crawlify_shared::store::hot::HotStore;
+use crawlify_shared::store::hot::{ClaimRequest, HotStore};
 use crawlify_shared::telemetry::chain;
 use serde_json::Value;
-use tokio::time::Instant;
 
+use super::refusals::{Refusal, Refusals, Rest};
 use crate::program::Program;
 
 /// How many are kept.
@@ -21,12 +22,6 @@ const KEPT: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How many executions are remembered that this version cannot run.
-const REFUSED: usize = 1_024;
-/// How long at least a page of such an execution is left to others.
-const LEAST_PUT_OFF: Duration = Duration::from_secs(1);
-/// How long at most. Where none can run it, so much time passes between two looks at it.
-const LONGEST_PUT_OFF: Duration = Duration::from_secs(30);
 
 /// A small cache; an execution's workflow version never changes.
 #[derive(Debug)]
@@ -34,23 +29,58 @@ pub(crate) struct Programs {
     store: HotStore,
     /// Newest last. Locked for moments only, never across a wait.
     kept: Mutex<Vec<(ExecutionId, Arc<Program>)>>,
-    /// Executions that this version cannot run, and since when that is known. Newest last; locked as the others.
-    refused: Mutex<Vec<(ExecutionId, Instant)>>,
+    refusals: Refusals,
+    /// So long the pages of an execution that this version cannot run wait for a worker that can.
+    newer_within: Duration,
+    /// Unheard of for so long, another worker is none.
+    lost_after: Duration,
 }
 
 impl Programs {
-    pub(crate) fn new(store: HotStore) -> Self {
-        Self { store, kept: Mutex::new(Vec::new()), refused: Mutex::new(Vec::new()) }
+    pub(crate) fn new(
+        store: HotStore,
+        refusals: Refusals,
+        newer_within: Duration,
+        lost_after: Duration,
+    ) -> Self {
+        Self { store, kept: Mutex::default(), refusals, newer_within, lost_after }
+    }
+
+    /// Whether pages of an execution are to be left to others before they are claimed, which would cost their host a turn.
+    pub(crate) async fn rest(&self, execution: ExecutionId) -> Option<Rest> {
+        if self.refusals.known_for(execution)? >= self.newer_within {
+            // One that cannot be asked about may be there.
+            let others =
+                tokio::time::timeout(PATIENCE, self.store.has_others_for(execution, self.lost_after));
+            let are_there = !matches!(others.await, Ok(Ok(false)));
+            self.refusals.note_others(execution, are_there);
+        }
+        match self.refusals.of(execution)? {
+            Refusal::Rest(rest) => Some(rest),
+            Refusal::End(_) => None,
+        }
+    }
+
+    /// Leaves the page of a message to others, unless somebody has it.
+    ///
+    /// # Errors
+    /// As the store; then the message must go back.
+    pub(crate) async fn leave_to_others(&self, message: &PageMessage, rest: &Rest) -> Result<(), StoreError> {
+        let page = ClaimRequest { page_id: message.page_id, epoch: message.epoch };
+        self.store.leave_to_others(&[page], rest.time, &rest.why).await
     }
 
     /// The program of an execution; waits for a while if the database cannot be read.
     ///
     /// # Errors
     /// How the page ends without it: it goes back unharmed after the wait, and is left to others for a while if the
-    /// workflow is one that this version cannot run. If the execution is unknown, it fails.
+    /// workflow is one that this version cannot run. If no worker can, or the execution is unknown, it fails.
     pub(crate) async fn get(&self, execution: ExecutionId) -> Result<Arc<Program>, PageEnd> {
         if let Some(program) = self.find(execution) {
             return Ok(program);
+        }
+        if let Some(refusal) = self.refusals.of(execution) {
+            return Err(refusal.into());
         }
         let config = tokio::time::timeout(PATIENCE, self.read(execution)).await;
         let config = config.map_err(|_elapsed| PageEnd::Released)?;
@@ -83,7 +113,7 @@ impl Programs {
     }
 
     fn compile(&self, execution: ExecutionId, config: &Value) -> Result<Arc<Program>, PageEnd> {
-        let workflow = parse_config(config).map_err(|problems| self.refuse(execution, &problems))?;
+        let workflow = parse_config(config).map_err(|problems| self.refusals.note(execution, &problems))?;
         let program = Arc::new(Program::compile(workflow));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push((execution, Arc::clone(&program)));
@@ -92,77 +122,8 @@ impl Programs {
         Ok(program)
     }
 
-    /// The page goes back uncharged, for as long as it has been known that this worker cannot run its workflow: in an
-    /// upgrade one that can has it soon, and where there is none it is looked at more and more rarely.
-    fn refuse(&self, execution: ExecutionId, problems: &[Problem]) -> PageEnd {
-        let (version, problem) = (env!("CARGO_PKG_VERSION"), problems.first());
-        let problem =
-            problem.map(|problem| format!("{}: {}", problem.pointer, problem.message)).unwrap_or_default();
-        let known_for = self.refused_for(execution);
-        if known_for.is_none() {
-            tracing::warn!(
-                execution.id = %execution,
-                version,
-                problem,
-                "this worker's version cannot run the workflow, and leaves its pages to others: upgrade this worker"
-            );
-        }
-        let message = format!(
-            "waiting for a newer worker: one of version {version} cannot run the workflow ({problem})"
-        );
-        PageEnd::PutOff(
-            Failure::new(ErrorClass::Internal, message),
-            known_for.unwrap_or_default().clamp(LEAST_PUT_OFF, LONGEST_PUT_OFF),
-        )
-    }
-
-    /// How long an execution has been known as one that this version cannot run; `None` if it was not until now.
-    fn refused_for(&self, execution: ExecutionId) -> Option<Duration> {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, since)) = refused.iter().rev().find(|(id, _)| *id == execution) {
-            return Some(since.elapsed());
-        }
-        refused.push((execution, Instant::now()));
-        let surplus = refused.len().saturating_sub(REFUSED);
-        refused.drain(..surplus);
-        None
-    }
-
     fn find(&self, execution: ExecutionId) -> Option<Arc<Program>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().rev().find(|(id, _)| *id == execution).map(|(_, program)| Arc::clone(program))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crawlify_shared::config::SecretUrl;
-    use crawlify_shared::domain::id::WorkerId;
-    use serde_json::json;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_workflow_of_a_newer_version_has_its_pages_put_off_uncharged_for_longer_and_longer() {
-        let nowhere = SecretUrl::new("postgres://nobody@127.0.0.1:1/nothing");
-        let programs = Programs::new(HotStore::connect(&nowhere, WorkerId::generate()).unwrap());
-        let newer = json!({
-            "start_urls": ["http://shop.test/"],
-            "url_discovery": [{"id": "a", "type": "of_a_newer_version", "params": {}}],
-            "data_extraction": [{"id": "b", "type": "wait", "params": {"duration": 1}}],
-        });
-        let (execution, other) = (ExecutionId::generate(), ExecutionId::generate());
-        let put_off = |execution| match programs.compile(execution, &newer) {
-            Err(PageEnd::PutOff(failure, delay)) => {
-                assert!(failure.message.contains("/url_discovery/0/type"), "{}", failure.message);
-                delay.as_secs()
-            }
-            other => panic!("{other:?}"),
-        };
-        assert_eq!([put_off(execution), put_off(execution)], [1, 1]);
-        tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!([put_off(execution), put_off(other)], [7, 1]);
-        tokio::time::advance(Duration::from_secs(3_600)).await;
-        assert_eq!([put_off(execution), put_off(other)], [30, 30]);
     }
 }

@@ -90,18 +90,20 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     c.rate_limit_faults, c.unavailable_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
-/// By primary key, and in the order of claims. It takes back what the claim counted; the message that brought the page
-/// finds nothing any more. Its lane is not woken: there is time.
+/// By primary key, and in the order of claims. It takes back what our claim has counted, if there was one; the message that
+/// brought the page finds nothing any more. Its lane is not woken: there is time.
 const LEAVE_TO_OTHERS: &str = "
 WITH ours AS (
-    SELECT q.id FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
-    WHERE q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1
+    SELECT q.id, (q.status = 'processing')::int AS counted
+    FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
+    WHERE q.status IN ('pending', 'queued') OR (q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1)
     ORDER BY q.id FOR UPDATE OF q
 )
 UPDATE url_queue q
-SET status = 'pending', attempt = q.attempt - 1, epoch = q.epoch + 1, locked_at = NULL, locked_by = NULL, locked_until = NULL,
-    not_before = now() + $4::int8 * interval '1 millisecond', error_class = 'internal',
-    error = 'waiting for a newer worker: one of an older version cannot read the URL'
+SET status = 'pending', attempt = q.attempt - ours.counted, epoch = q.epoch + 1, queued_at = NULL,
+    locked_at = NULL, locked_by = NULL, locked_until = NULL,
+    not_before = greatest(q.not_before, now() + $4::int8 * interval '1 millisecond'),
+    error_class = 'internal', error = 'waiting for a newer worker: ' || $5
 FROM ours WHERE q.id = ours.id";
 
 impl HotStore {
@@ -173,22 +175,33 @@ impl HotStore {
         });
         let pages: Vec<_> = pages.collect();
         if !unreadable.is_empty() {
-            self.leave_to_others(&unreadable).await;
+            self.give_back_unreadable(&unreadable).await;
         }
         Ok(pages)
     }
 
-    /// Gives claimed pages back, uncharged and for a while. An error would hold up the other pages: what cannot be
-    /// given back is left to its lease.
-    async fn leave_to_others(&self, pages: &[ClaimRequest]) {
+    /// Leaves pages to other workers for `rest`, uncharged, because this version cannot do with them what is to be done: those
+    /// that nobody has claimed, or that we have. `why` is said to people.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn leave_to_others(
+        &self,
+        pages: &[ClaimRequest],
+        rest: Duration,
+        why: &str,
+    ) -> Result<(), StoreError> {
         let (ids, epochs): (Vec<_>, Vec<_>) = pages.iter().map(|page| (page.page_id.0, page.epoch)).unzip();
-        let rest_ms = i64::try_from(UNREADABLE_REST.as_millis()).unwrap_or(i64::MAX);
-        let leave = async {
-            let client = self.client().await?;
-            client.execute(LEAVE_TO_OTHERS, &[&self.worker.0, &ids, &epochs, &rest_ms]).await?;
-            Ok::<_, StoreError>(())
-        };
-        if let Err(error) = leave.await {
+        let rest_ms = i64::try_from(rest.as_millis()).unwrap_or(i64::MAX);
+        let client = self.client().await?;
+        client.execute(LEAVE_TO_OTHERS, &[&self.worker.0, &ids, &epochs, &rest_ms, &why]).await?;
+        Ok(())
+    }
+
+    /// An error would hold up the other pages: what cannot be given back is left to its lease.
+    async fn give_back_unreadable(&self, pages: &[ClaimRequest]) {
+        let why = "one of an older version cannot read the URL";
+        if let Err(error) = self.leave_to_others(pages, UNREADABLE_REST, why).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, pages = pages.len(), "pages that cannot be read are left to their leases");
         }

@@ -1,6 +1,7 @@
 //! The lease: a worker's row, whose heartbeat keeps all of the worker's pages its own.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio_postgres::error::SqlState;
@@ -163,6 +164,34 @@ impl HotStore {
         let client = self.client().await?;
         client.execute("UPDATE workers SET unrecorded = $2 WHERE id = $1", &[&self.worker.0, &names]).await?;
         Ok(())
+    }
+
+    /// Says whose workflows this worker's version cannot run: all of them.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn name_refused(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        let names: Vec<_> = executions.iter().map(|execution| execution.0).collect();
+        let client = self.client().await?;
+        client.execute("UPDATE workers SET refuses = $2 WHERE id = $1", &[&self.worker.0, &names]).await?;
+        Ok(())
+    }
+
+    /// Whether there is a worker, heard within `lost_after`, that takes pages and has not said that it cannot run this
+    /// execution's workflow.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn has_others_for(
+        &self,
+        execution: ExecutionId,
+        lost_after: Duration,
+    ) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let question = "SELECT EXISTS (SELECT FROM workers
+            WHERE status = 'ready' AND heartbeat_at > now() - $2::float8 * interval '1 second'
+              AND NOT COALESCE($1 = ANY (refuses), false))";
+        Ok(client.query_one(question, &[&execution.0, &lost_after.as_secs_f64()]).await?.get(0))
     }
 
     /// Notes that from now on this page is the only one here: if the worker is lost, it is the page's doing. Its lease goes on for

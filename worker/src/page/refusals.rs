@@ -1,0 +1,167 @@
+//! The executions whose workflows this worker's version cannot run, as an older worker meets them in an upgrade. Their pages
+//! are left to others, uncharged; and where no living worker can run them for long, that is what ends them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crawlify_shared::domain::id::ExecutionId;
+use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd};
+use crawlify_shared::domain::workflow::Problem;
+use tokio::time::Instant;
+
+/// How many are remembered.
+const REMEMBERED: usize = 1_024;
+/// How long at least a page of such an execution rests.
+const LEAST_REST: Duration = Duration::from_secs(1);
+/// How long at most. Where none can run it, so much time passes between two looks at it.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// What this worker cannot run. Written by whoever reads workflows, read by pages and by the heartbeat, which tells the fleet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusals(Arc<Mutex<Vec<Refused>>>);
+
+#[derive(Debug)]
+struct Refused {
+    execution: ExecutionId,
+    since: Instant,
+    /// What its workflow has that this version does not know.
+    why: String,
+    /// No living worker can run it, as far as was asked last.
+    by_all: bool,
+}
+
+/// What becomes of the pages of such an execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// They are left to others.
+    Rest(Rest),
+    /// Nobody can run them.
+    End(Failure),
+}
+
+/// How a page is left to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// For how long.
+    pub(crate) time: Duration,
+    /// What is said to people.
+    pub(crate) why: String,
+}
+
+impl Refusals {
+    /// Notes one, for the first problem of its workflow. Answers what becomes of the page that showed it.
+    pub(crate) fn note(&self, execution: ExecutionId, problems: &[Problem]) -> Refusal {
+        let mut refused = self.lock();
+        if let Some(known) = refused.iter().find(|known| known.execution == execution) {
+            return known.refusal();
+        }
+        let problem = problems.first();
+        let problem =
+            problem.map(|problem| format!("{}: {}", problem.pointer, problem.message)).unwrap_or_default();
+        tracing::warn!(
+            execution.id = %execution,
+            version = env!("CARGO_PKG_VERSION"),
+            problem,
+            "this worker's version cannot run the workflow, and leaves its pages to others: upgrade this worker"
+        );
+        let why = format!("one of version {} cannot run the workflow ({problem})", env!("CARGO_PKG_VERSION"));
+        let new = Refused { execution, since: Instant::now(), why, by_all: false };
+        let refusal = new.refusal();
+        refused.push(new);
+        let surplus = refused.len().saturating_sub(REMEMBERED);
+        refused.drain(..surplus);
+        refusal
+    }
+
+    /// What becomes of an execution's pages; `None`: nothing speaks against it here.
+    pub(crate) fn of(&self, execution: ExecutionId) -> Option<Refusal> {
+        self.lock().iter().find(|known| known.execution == execution).map(Refused::refusal)
+    }
+
+    /// How long that has been known of an execution.
+    pub(crate) fn known_for(&self, execution: ExecutionId) -> Option<Duration> {
+        self.lock().iter().find(|known| known.execution == execution).map(|known| known.since.elapsed())
+    }
+
+    /// Notes whether there are others that may run it.
+    pub(crate) fn note_others(&self, execution: ExecutionId, are_there: bool) {
+        if let Some(known) = self.lock().iter_mut().find(|known| known.execution == execution) {
+            known.by_all = !are_there;
+        }
+    }
+
+    /// All of them, in no particular order.
+    pub(crate) fn executions(&self) -> Vec<ExecutionId> {
+        self.lock().iter().map(|known| known.execution).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Refused>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Refused {
+    /// In an upgrade, a worker that can run it has its pages soon; and where there is none, they are looked at more and more
+    /// rarely.
+    fn refusal(&self) -> Refusal {
+        if self.by_all {
+            let message = format!("no living worker can run the workflow: {}", self.why);
+            return Refusal::End(Failure::new(ErrorClass::Internal, message));
+        }
+        let time = self.since.elapsed().clamp(LEAST_REST, LONGEST_REST);
+        Refusal::Rest(Rest { time, why: self.why.clone() })
+    }
+}
+
+impl From<Refusal> for PageEnd {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Rest(Rest { time, why }) => {
+                let message = format!("waiting for a newer worker: {why}");
+                Self::PutOff(Failure::new(ErrorClass::Internal, message), time)
+            }
+            Refusal::End(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crawlify_shared::domain::workflow::parse_config;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workflow_of_a_newer_version_has_its_pages_put_off_uncharged_for_longer_and_longer() {
+        let newer = json!({
+            "start_urls": ["http://shop.test/"],
+            "url_discovery": [{"id": "a", "type": "of_a_newer_version", "params": {}}],
+            "data_extraction": [{"id": "b", "type": "wait", "params": {"duration": 1}}],
+        });
+        let problems = parse_config(&newer).unwrap_err();
+        let (refusals, execution, other) =
+            (Refusals::default(), ExecutionId::generate(), ExecutionId::generate());
+        let put_off = |execution| match PageEnd::from(refusals.note(execution, &problems)) {
+            PageEnd::PutOff(failure, delay) => {
+                assert!(failure.message.contains("/url_discovery/0/type"), "{}", failure.message);
+                delay.as_secs()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refusals.of(execution), None);
+        assert_eq!([put_off(execution), put_off(execution)], [1, 1]);
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!([put_off(execution), put_off(other)], [7, 1]);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!([put_off(execution), put_off(other)], [30, 30]);
+        assert_eq!(refusals.executions(), [execution, other]);
+
+        refusals.note_others(execution, false);
+        let ended = refusals.of(execution).map(PageEnd::from);
+        let Some(PageEnd::Failed(failure)) = ended else { panic!("{ended:?}") };
+        assert!(failure.message.contains("/url_discovery/0/type"), "{}", failure.message);
+        refusals.note_others(execution, true);
+        assert_eq!([put_off(execution), put_off(other)], [30, 30], "a newer one has come");
+    }
+}
