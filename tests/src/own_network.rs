@@ -77,6 +77,14 @@ impl OwnNetwork {
         ip(&["route", "add", "default", "dev", CABLE]);
     }
 
+    /// From now on nothing leads out any more: the cable is gone, with its count and with what was to leave by it.
+    ///
+    /// # Panics
+    /// There is no cable.
+    pub fn lead_nowhere(&self) {
+        ip(&["link", "del", CABLE]);
+    }
+
     /// Packets that left by the cable so far, of whatever kind.
     ///
     /// # Panics

@@ -6,6 +6,7 @@ mod own_addresses;
 mod own_names;
 mod packets;
 mod program;
+mod trying;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use axum::response::{Html, IntoResponse};
 use crawlify_shared::domain::outcome::ErrorClass;
+use crawlify_worker::chrome::driver::Driver;
 use crawlify_worker::egress::EgressOptions;
 use crawlify_worker::egress::resolve::Resolver;
-use harness::answering_site::{AnsweringSite, text};
 use harness::hostile::{Alias, Canary, NameServer};
 use harness::wait::wait_for;
 
+use super::trying::{hold, since_asked_for, site_of, tried};
 use super::{Browser, Kind};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ const LOOKED_UP: [(&str, &str); 5] = [
     ("socket", "<script>new WebSocket('ws://socket.planted.test/')</script>"),
     (
         "turn",
-        "<script>connect({ urls: 'turn:turn.planted.test:3478?transport=tcp', username: 'x', credential: 'x' })</script>",
+        "<script>again('turn', () => offer({ urls: 'turn:turn.planted.test:3478?transport=tcp', username: 'x', credential: 'x' }))</script>",
     ),
 ];
 /// By which it may: what a browser does with them is its own affair, and is printed, and not held to anything.
@@ -37,17 +37,10 @@ const MAY_BE_LOOKED_UP: [(&str, &str); 4] = [
     ("prefetch", "<link rel=dns-prefetch href='http://prefetch.planted.test/'>"),
     ("preconnect", "<link rel=preconnect href='http://preconnect.planted.test/'>"),
     ("link", "<a href='http://link.planted.test/'>x</a>"),
-    ("stun", "<script>connect({ urls: 'stun:stun.planted.test:3478' })</script>"),
+    ("stun", "<script>again('stun', () => offer({ urls: 'stun:stun.planted.test:3478' }))</script>"),
 ];
-/// Connects by way of a server of WebRTC, again and again, as some connections never come to look for it.
-const CONNECT: &str = "<script>function connect(server) { setInterval(async () => {\
-    const peer = new RTCPeerConnection({ iceServers: [server] });\
-    peer.createDataChannel('x');\
-    await peer.setLocalDescription(await peer.createOffer());\
-    setTimeout(() => peer.close(), 2000);\
-    }, 500); }</script>";
-/// When the page says that it is done, and who is asked then.
-const DONE: &str = "<script>setTimeout(() => fetch('/done'), 2500)</script>";
+/// Those of them that the page reports. Of the others it is not told what the browser did.
+const REPORTED: [&str; 2] = ["turn", "stun"];
 
 const ALIAS: Alias =
     Alias { name: "alias.planted.test", target: "inside.planted.test", address: Ipv4Addr::new(127, 0, 0, 2) };
@@ -69,25 +62,24 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// Visits a page that plants every name, until it says that it is done and those names have been asked for that must be.
-async fn visit_planted(browser: &Browser, asked: impl Fn() -> Vec<String>) {
+/// Visits a page that plants every name, until those have been asked for that must be, and holds it, given how long
+/// that took without the guard. Answers how long it took.
+async fn visit_planted(browser: &Browser, slowest: Duration, asked: impl Fn() -> Vec<String>) -> Duration {
     let elements: String = LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP).map(|(_, element)| *element).collect();
-    let page = format!("<!doctype html><link rel=icon href='data:,'>{CONNECT}{DONE}{elements}");
-    let site = AnsweringSite::start(move |_, path| match path {
-        "/" => Html(page.clone()).into_response(),
-        _ => text(""),
-    })
-    .await;
-    let url = site.url("/");
+    let site = site_of(&elements).await;
+    let (url, mut took) = (site.url("/"), Duration::ZERO);
     let visited = browser.visit(&url, async || {
-        wait_for("the page is done", PATIENCE, async || site.asked_for("/done") > 0).await;
         wait_for("its names are asked for", PATIENCE, async || {
             let asked = asked();
             LOOKED_UP.iter().all(|(way, _)| has_asked(&asked, way))
         })
         .await;
+        took = since_asked_for(&site);
+        tried(&site, &REPORTED).await;
+        hold(&site, slowest).await;
     });
     visited.await.unwrap();
+    took
 }
 
 fn has_asked(names: &[String], way: &str) -> bool {
@@ -100,24 +92,27 @@ fn plant_names(test: &str, kind: Kind) {
     let Some(_network) = NameServer::enter(&format!("egress::own_names::{test}")) else { return };
     run(async {
         let server = NameServer::start(&[]).await;
+        let free = Browser::of(kind, None).await;
+        let took = visit_planted(&free, Duration::ZERO, || server.asked()).await;
+        free.driver.close().await;
+        let asked = server.asked();
+        for (way, _) in LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP) {
+            eprintln!("{} {way}", if has_asked(&asked, way) { "live" } else { "dead" });
+        }
+
+        // Behind the guard the same page has the same server asked for nothing.
         let resolver = Arc::new(KnowsNone::default());
         let options = EgressOptions {
             resolver: Arc::clone(&resolver) as Arc<dyn Resolver>,
             ..EgressOptions::allowing(&["127.0.0.1"]).unwrap()
         };
         let guarded = Browser::of(kind, Some(options)).await;
-        visit_planted(&guarded, || resolver.0.lock().unwrap().clone()).await;
+        let before = server.asked().len();
+        visit_planted(&guarded, took, || resolver.0.lock().unwrap().clone()).await;
         drop(guarded);
-        let leaked: Vec<_> = server.asked().into_iter().filter(|name| name.contains(PLANTED)).collect();
+        let asked = server.asked().into_iter().skip(before);
+        let leaked: Vec<_> = asked.filter(|name| name.contains(PLANTED)).collect();
         assert!(leaked.is_empty(), "these were asked for past the guard: {leaked:?}");
-
-        // Without the guard the same page has the same server asked.
-        let free = Browser::of(kind, None).await;
-        visit_planted(&free, || server.asked()).await;
-        let asked = server.asked();
-        for (way, _) in LOOKED_UP.iter().chain(&MAY_BE_LOOKED_UP) {
-            eprintln!("{} {way}", if has_asked(&asked, way) { "live" } else { "dead" });
-        }
     });
 }
 

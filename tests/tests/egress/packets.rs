@@ -7,48 +7,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use axum::response::{Html, IntoResponse};
+use crawlify_worker::chrome::driver::Driver;
 use crawlify_worker::egress::EgressOptions;
 use crawlify_worker::egress::resolve::Resolver;
-use harness::answering_site::{AnsweringSite, text};
 use harness::own_network::OwnNetwork;
 use harness::wait::wait_for;
 
+use super::trying::{hold, since_asked_for, site_of, tried};
 use super::{Browser, Kind};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A host of the network, for an address that this machine has beside loopback's.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 
-/// By what a page has packets sent, without the guard.
+/// By what a page has packets sent, without the guard: the name of each way, and how it is tried.
 const WAYS: [(&str, &str); 5] = [
-    ("a STUN server", "connect({ urls: 'stun:203.0.113.9:3478' })"),
-    ("a TURN server", "connect({ urls: 'turn:203.0.113.9:3478', username: 'x', credential: 'x' })"),
+    ("stun", "offer({ urls: 'stun:203.0.113.9:3478' })"),
+    ("turn", "offer({ urls: 'turn:203.0.113.9:3478', username: 'x', credential: 'x' })"),
     (
-        "a TURN server among the neighbours",
-        "connect({ urls: 'turn:planted.local:3478?transport=tcp', username: 'x', credential: 'x' })",
+        "turn_among_the_neighbours",
+        "offer({ urls: 'turn:planted.local:3478?transport=tcp', username: 'x', credential: 'x' })",
     ),
-    ("a peer among the neighbours", "meet('1b2c3d4e-0000-4000-8000-123456789abc.local')"),
-    ("WebTransport", "setInterval(() => new WebTransport('https://203.0.113.9/'), 500)"),
+    ("peer_among_the_neighbours", "meet('1b2c3d4e-0000-4000-8000-123456789abc.local')"),
+    // It fails everywhere: what counts is that the browser has said so.
+    ("web_transport", "new WebTransport('https://203.0.113.9/').ready.catch(() => {})"),
 ];
-/// Again and again, as some connections never come to send anything.
-const SCRIPT: &str = "async function offer(servers) {
-        const peer = new RTCPeerConnection({ iceServers: servers });
-        peer.createDataChannel('x');
-        await peer.setLocalDescription(await peer.createOffer());
-        setTimeout(() => peer.close(), 2000);
-        return peer;
-    }
-    const connect = (server) => setInterval(() => offer([server]), 500);
-    const meet = (name) => setInterval(async () => {
-        const [mine, other] = [await offer([]), new RTCPeerConnection()];
+const MEET: &str = "async function meet(name) {
+        const [mine, other] = [await offer(), new RTCPeerConnection()];
         await other.setRemoteDescription(mine.localDescription);
         await other.setLocalDescription(await other.createAnswer());
         await mine.setRemoteDescription(other.localDescription);
         await mine.addIceCandidate({ candidate: `candidate:1 1 udp 2113937151 ${name} 50000 typ host`, sdpMid: '0' });
         setTimeout(() => other.close(), 2000);
-    }, 500);
-    setTimeout(() => fetch('/done'), 3000);";
+    }";
 
 /// Knows no name.
 #[derive(Debug)]
@@ -65,40 +56,50 @@ fn guard() -> EgressOptions {
     EgressOptions { resolver: Arc::new(KnowsNone), ..EgressOptions::allowing(&["127.0.0.1"]).unwrap() }
 }
 
-/// A site whose page does all that.
-async fn site_of(acts: &str) -> AnsweringSite {
-    let page = format!("<!doctype html><link rel=icon href='data:,'><script>{SCRIPT}; {acts}</script>");
-    AnsweringSite::start(move |_, path| match path {
-        "/" => Html(page.clone()).into_response(),
-        _ => text(""),
-    })
-    .await
+/// What a page has in it that tries these ways.
+fn trying_by(ways: &[(&str, &str)]) -> String {
+    let acts: String = ways.iter().map(|(way, act)| format!("again('{way}', () => {act});")).collect();
+    format!("<script>{MEET} {acts}</script>")
 }
 
 async fn try_all(network: &OwnNetwork, kind: Kind) {
+    let mut slowest = Duration::ZERO;
+    for way in WAYS {
+        slowest = slowest.max(sent_without_the_guard(network, kind, way).await);
+    }
+
     network.lead_out();
-    let acts: Vec<_> = WAYS.iter().map(|(_, act)| *act).collect();
-    let site = site_of(&acts.join(";")).await;
+    let site = site_of(&trying_by(&WAYS)).await;
     let before = network.packets_sent();
     let guarded = Browser::of(kind, Some(guard())).await;
-    let is_done = async || {
-        wait_for("the page is done", PATIENCE, async || site.asked_for("/done") > 0).await;
-    };
-    guarded.visit(&site.url("/"), is_done).await.unwrap();
+    let url = site.url("/");
+    let visited = guarded.visit(&url, async || {
+        tried(&site, &WAYS.map(|(way, _)| way)).await;
+        hold(&site, slowest).await;
+    });
+    visited.await.unwrap();
     drop(guarded);
     assert_eq!(network.packets_sent() - before, 0, "packets that left the machine behind the guard");
+}
 
-    for (way, act) in WAYS {
-        let site = site_of(act).await;
-        // One of its own, so that nothing comes late.
-        let free = Browser::of(kind, None).await;
-        let before = network.packets_sent();
-        let sends = async || {
-            let what = format!("{way} has packets sent without the guard");
-            wait_for(&what, PATIENCE, async || network.packets_sent() > before).await;
-        };
-        free.visit(&site.url("/"), sends).await.unwrap();
-    }
+/// Tries one way without the guard. Answers how long it took from the request for the page to the first packet.
+async fn sent_without_the_guard(network: &OwnNetwork, kind: Kind, (way, act): (&str, &str)) -> Duration {
+    // A cable and a browser of its own, which is gone in the end, so that nothing comes late.
+    network.lead_out();
+    let site = site_of(&trying_by(&[(way, act)])).await;
+    let free = Browser::of(kind, None).await;
+    let before = network.packets_sent();
+    let (url, mut took) = (site.url("/"), Duration::ZERO);
+    let visited = free.visit(&url, async || {
+        let what = format!("`{way}` has packets sent without the guard");
+        wait_for(&what, PATIENCE, async || network.packets_sent() > before).await;
+        took = since_asked_for(&site);
+        tried(&site, &[way]).await;
+    });
+    visited.await.unwrap();
+    free.driver.close().await;
+    network.lead_nowhere();
+    took
 }
 
 /// In the test of this name.
