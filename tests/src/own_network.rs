@@ -12,6 +12,8 @@ const WITHIN: &str = "CRAWLIFY_TEST_OWN_NETWORK";
 
 /// The interface into which packets vanish.
 const CABLE: &str = "cable";
+/// The one for packets to [`OwnNetwork::FAR`].
+const FAR_CABLE: &str = "far";
 
 /// Its place in the kernel's table of interfaces, after the name.
 const PACKETS_SENT: usize = 9;
@@ -23,6 +25,9 @@ pub struct OwnNetwork {
 }
 
 impl OwnNetwork {
+    /// Addresses of nobody's (TEST-NET-3), whose packets are counted by themselves as well.
+    pub const FAR: &str = "203.0.113.0/24";
+
     /// Runs the test of this name, which calls this, once more within a network with these hosts; it gets the network there.
     /// Answers `None` outside, when the test has passed within.
     ///
@@ -60,7 +65,7 @@ impl OwnNetwork {
     /// # Panics
     /// It was away already.
     pub fn fall_silent(&self) {
-        self.lay_cable();
+        self.lay_cable(CABLE);
         for host in &self.hosts {
             ip(&["route", "add", &format!("{host}/32"), "dev", CABLE]);
         }
@@ -73,43 +78,39 @@ impl OwnNetwork {
     /// # Panics
     /// It does already.
     pub fn lead_out(&self) {
-        self.lay_cable();
+        self.lay_cable(CABLE);
         ip(&["route", "add", "default", "dev", CABLE]);
+        self.lay_cable(FAR_CABLE);
+        ip(&["route", "add", Self::FAR, "dev", FAR_CABLE]);
     }
 
-    /// From now on nothing leads out any more: the cable is gone, with its count and with what was to leave by it.
+    /// Packets that left so far, of whatever kind.
     ///
     /// # Panics
-    /// There is no cable.
-    pub fn lead_nowhere(&self) {
-        ip(&["link", "del", CABLE]);
-    }
-
-    /// Packets that left by the cable so far, of whatever kind.
-    ///
-    /// # Panics
-    /// There is no cable.
+    /// Nothing leads out.
     pub fn packets_sent(&self) -> u64 {
-        let table = std::fs::read_to_string("/proc/self/net/dev").expect("Linux has it");
-        let of_cable = table.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{CABLE}:")));
-        let numbers = of_cable.expect("the cable is there");
-        numbers
-            .split_whitespace()
-            .nth(PACKETS_SENT)
-            .and_then(|number| number.parse().ok())
-            .expect("they are numbers")
+        packets_sent_by(CABLE) + packets_sent_by(FAR_CABLE)
+    }
+
+    /// Those of them that left by the cable for [`OwnNetwork::FAR`].
+    ///
+    /// # Panics
+    /// Nothing leads out.
+    pub fn packets_sent_far(&self) -> u64 {
+        packets_sent_by(FAR_CABLE)
     }
 
     /// What goes into it comes out in front of nobody. It asks for no hardware addresses, as that is answered for.
-    fn lay_cable(&self) {
-        ip(&["link", "add", CABLE, "type", "veth", "peer", "name", "cable-end"]);
+    fn lay_cable(&self, cable: &str) {
+        let end = &format!("{cable}-end");
+        ip(&["link", "add", cable, "type", "veth", "peer", "name", end]);
         // IPv6 would look for neighbours by itself.
         root(&format!(
-            "for end in {CABLE} cable-end; do echo 1 > /proc/sys/net/ipv6/conf/$end/disable_ipv6; done"
+            "for end in {cable} {end}; do echo 1 > /proc/sys/net/ipv6/conf/$end/disable_ipv6; done"
         ));
-        ip(&["link", "set", CABLE, "arp", "off", "up"]);
-        ip(&["link", "set", "cable-end", "up"]);
-        ip(&["address", "add", "10.255.255.1/32", "dev", CABLE]);
+        ip(&["link", "set", cable, "arp", "off", "up"]);
+        ip(&["link", "set", end, "up"]);
+        ip(&["address", "add", "10.255.255.1/32", "dev", cable]);
     }
 
     /// Its hosts answer again.
@@ -161,6 +162,17 @@ impl OwnNetwork {
 fn root(line: &str) {
     let ended = privileged("sh").args(["-c", line]).output().expect("sh is a program");
     assert!(ended.status.success(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+fn packets_sent_by(cable: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/self/net/dev").expect("Linux has it");
+    let of_cable = table.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{cable}:")));
+    let numbers = of_cable.expect("the cable is there");
+    numbers
+        .split_whitespace()
+        .nth(PACKETS_SENT)
+        .and_then(|number| number.parse().ok())
+        .expect("they are numbers")
 }
 
 fn ip(arguments: &[&str]) {

@@ -13,24 +13,27 @@ use crawlify_worker::egress::resolve::Resolver;
 use harness::own_network::OwnNetwork;
 use harness::wait::wait_for;
 
-use super::trying::{hold, since_asked_for, site_of, tried};
+use super::trying::{LEAST, hold, since_asked_for, site_of, tried};
 use super::{Browser, Kind};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A host of the network, for an address that this machine has beside loopback's.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 
-/// By what a page has packets sent, without the guard: the name of each way, and how it is tried.
-const WAYS: [(&str, &str); 5] = [
+/// By what a page has packets sent, without the guard: the name of each way, and how it is tried. First those to far addresses.
+const FAR_WAYS: [(&str, &str); 3] = [
     ("stun", "offer({ urls: 'stun:203.0.113.9:3478' })"),
     ("turn", "offer({ urls: 'turn:203.0.113.9:3478', username: 'x', credential: 'x' })"),
+    // It fails everywhere: what counts is that the browser has said so.
+    ("web_transport", "new WebTransport('https://203.0.113.9/').ready.catch(() => {})"),
+];
+/// Then those that ask for neighbours.
+const NEAR_WAYS: [(&str, &str); 2] = [
     (
         "turn_among_the_neighbours",
         "offer({ urls: 'turn:planted.local:3478?transport=tcp', username: 'x', credential: 'x' })",
     ),
     ("peer_among_the_neighbours", "meet('1b2c3d4e-0000-4000-8000-123456789abc.local')"),
-    // It fails everywhere: what counts is that the browser has said so.
-    ("web_transport", "new WebTransport('https://203.0.113.9/').ready.catch(() => {})"),
 ];
 const MEET: &str = "async function meet(name) {
         const [mine, other] = [await offer(), new RTCPeerConnection()];
@@ -63,42 +66,64 @@ fn trying_by(ways: &[(&str, &str)]) -> String {
 }
 
 async fn try_all(network: &OwnNetwork, kind: Kind) {
+    // One cable for all: a browser that comes to another one of the same name sends none of what it would, guard or not.
+    network.lead_out();
     let mut slowest = Duration::ZERO;
-    for way in WAYS {
-        slowest = slowest.max(sent_without_the_guard(network, kind, way).await);
+    for way in FAR_WAYS {
+        let sent = || network.packets_sent_far();
+        slowest = slowest.max(sent_without_the_guard(kind, way, sent).await);
+    }
+    // Unguarded, a full browser sends packets whatever its page does, so that these two would show nothing.
+    if matches!(kind, Kind::Usual) {
+        assert_idle_sends_nothing(network, kind).await;
+        for way in NEAR_WAYS {
+            slowest = slowest.max(sent_without_the_guard(kind, way, || network.packets_sent()).await);
+        }
     }
 
-    network.lead_out();
-    let site = site_of(&trying_by(&WAYS)).await;
+    let ways = [&FAR_WAYS[..], &NEAR_WAYS].concat();
+    let site = site_of(&trying_by(&ways)).await;
     let before = network.packets_sent();
     let guarded = Browser::of(kind, Some(guard())).await;
     let url = site.url("/");
     let visited = guarded.visit(&url, async || {
-        tried(&site, &WAYS.map(|(way, _)| way)).await;
+        tried(&site, &ways.iter().map(|(way, _)| *way).collect::<Vec<_>>()).await;
         hold(&site, slowest).await;
     });
     visited.await.unwrap();
-    drop(guarded);
+    guarded.driver.close().await;
     assert_eq!(network.packets_sent() - before, 0, "packets that left the machine behind the guard");
 }
 
-/// Tries one way without the guard. Answers how long it took from the request for the page to the first packet.
-async fn sent_without_the_guard(network: &OwnNetwork, kind: Kind, (way, act): (&str, &str)) -> Duration {
-    // A cable and a browser of its own, which is gone in the end, so that nothing comes late.
-    network.lead_out();
-    let site = site_of(&trying_by(&[(way, act)])).await;
+/// A page that tries nothing has nothing sent without the guard either.
+async fn assert_idle_sends_nothing(network: &OwnNetwork, kind: Kind) {
+    let site = site_of("").await;
+    let (url, before) = (site.url("/"), network.packets_sent());
     let free = Browser::of(kind, None).await;
-    let before = network.packets_sent();
+    free.visit(&url, async || tokio::time::sleep(LEAST).await).await.unwrap();
+    free.driver.close().await;
+    assert_eq!(network.packets_sent() - before, 0, "packets that nobody had sent");
+}
+
+/// Tries one way without the guard. Answers how long it took from the request for the page to the first packet.
+async fn sent_without_the_guard(
+    kind: Kind,
+    (way, act): (&str, &str),
+    packets_sent: impl Fn() -> u64,
+) -> Duration {
+    let site = site_of(&trying_by(&[(way, act)])).await;
+    // A browser of its own, which is gone in the end, so that nothing comes late.
+    let free = Browser::of(kind, None).await;
+    let before = packets_sent();
     let (url, mut took) = (site.url("/"), Duration::ZERO);
     let visited = free.visit(&url, async || {
         let what = format!("`{way}` has packets sent without the guard");
-        wait_for(&what, PATIENCE, async || network.packets_sent() > before).await;
+        wait_for(&what, PATIENCE, async || packets_sent() > before).await;
         took = since_asked_for(&site);
         tried(&site, &[way]).await;
     });
     visited.await.unwrap();
     free.driver.close().await;
-    network.lead_nowhere();
     took
 }
 

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How many times as long a page is held behind the guard as the slowest way takes without it.
 const TIMES: u32 = 3;
 /// However fast that is.
-const LEAST: Duration = Duration::from_secs(5);
+pub(super) const LEAST: Duration = Duration::from_secs(5);
 /// However slow that is.
 const MOST: Duration = Duration::from_secs(30);
 
