@@ -1,5 +1,6 @@
 //! The end of a crawl in this process: the pages in hand end, the items are written, the summary is made, and the system stops.
-//! One that is to stop waits for no database that has fallen silent.
+//! One that cannot go on is summed up as it is. Neither that one nor one that is to stop waits for a database that has
+//! fallen silent.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,12 +31,12 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Code,
-    /// The summary, for people.
+    /// The summary, for people, and behind it what broke.
     pub(crate) text: String,
 }
 
 /// What is written and said of a crawl.
-type SummedUp = (Option<OutputFile>, Option<Summary>);
+type SummedUp = (Option<OutputFile>, Summary);
 
 /// Ends a crawl that is over (`false`), is to stop (`true`), or cannot go on, and then the system.
 pub(crate) async fn finish(
@@ -47,23 +48,44 @@ pub(crate) async fn finish(
     data_dir: Option<PathBuf>,
 ) -> Result<Ended, Failure> {
     let interrupted = matches!(ending, Ok(true));
-    let outcome = match ending {
-        Ok(true) => interrupt(&system, execution, &mut display, export).await,
+    let cut_short = cut_short(&ending);
+    let (summed_up, broken) = match ending {
+        Ok(true) => (interrupt(&system, execution, &mut display, export).await, None),
         Ok(false) => {
             // Whatever the worker still has to say about its pages is in the store then.
             system.drain().await;
-            sum_up(&system.foundation.store, execution, export).await
+            (sum_up(&system.foundation.store, execution, export).await, None)
         }
-        Err(failure) => Err(failure),
+        Err(failure) => (salvage(&system, execution, &mut display, export).await, Some(failure)),
     };
     let look_further = look_further(&system.foundation, execution, data_dir.as_deref());
+    let open_pages = open_pages(&system.foundation, data_dir.as_deref());
     display.finish();
     let stopped = system.stop().await;
-    let (output, summary) = outcome?;
-    stopped?;
-    let summary = summary.ok_or_else(|| Failure::new(Code::Unreachable, "the execution is gone"))?;
-    let code = code(&summary, interrupted);
-    Ok(Ended { code, text: render(&run_summary(summary, interrupted, output, look_further)) })
+    let failure = broken.or(stopped.err());
+    let (output, summary) = match (summed_up, &failure) {
+        (Ok(summed_up), _) => summed_up,
+        // A broken loop comes first: the other may come of it.
+        (Err(other), Some(first)) => return Err(Failure::new(first.code, format!("{first}\n{other}"))),
+        (Err(only), None) => return Err(only),
+    };
+    let (has_ended, code) = (summary.status.has_ended(), code(&summary, interrupted));
+    let summary = render(&run_summary(summary, cut_short, output, look_further));
+    Ok(match failure {
+        None => Ended { code, text: summary },
+        Some(failure) if has_ended => Ended { code: failure.code, text: format!("{summary}\n{failure}") },
+        Some(failure) => Ended { code: failure.code, text: format!("{summary}\n{failure}\n{open_pages}") },
+    })
+}
+
+/// Why a crawl ends before its pages have.
+fn cut_short(ending: &Result<bool, Failure>) -> Option<&'static str> {
+    match ending {
+        Ok(true) => Some("interrupted"),
+        Ok(false) => None,
+        Err(failure) if failure.code == Code::Fault => Some("a part of Crawlify broke"),
+        Err(_) => Some("it could not go on"),
+    }
 }
 
 /// Cancels the execution while the worker ends its pages, and sums up.
@@ -90,6 +112,24 @@ async fn interrupt(
         sum_up(store, execution, export).await
     };
     unless_silent(store, rest).await
+}
+
+/// Sums up what there is of a crawl that cannot go on. Nobody may be left who would settle it: it stays as it is.
+async fn salvage(
+    system: &System,
+    execution: ExecutionId,
+    display: &mut ProgressDisplay,
+    export: Option<Export>,
+) -> Result<SummedUp, Failure> {
+    let (store, patience) = (&system.foundation.store, DRAIN_DEADLINE.as_secs());
+    display.note(&format!(
+        "the crawl cannot go on: pages in hand may end, at most {patience} s; Ctrl-C stops at once"
+    ));
+    system.drain().await;
+    if system.hurry.is_cancelled() {
+        return Err(at_once());
+    }
+    unless_silent(store, sum_up(store, execution, export)).await
 }
 
 /// What is said of an end at once.
@@ -145,6 +185,7 @@ async fn sum_up(store: &Store, execution: ExecutionId, export: Option<Export>) -
         None => None,
     };
     let summary = store.summary(execution).await.map_err(|error| unanswered(&error))?;
+    let summary = summary.ok_or_else(|| Failure::new(Code::Unreachable, "the execution is gone"))?;
     Ok((output, summary))
 }
 
@@ -163,10 +204,8 @@ fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Optio
     match (&foundation.postgres, data_dir) {
         (None, _) => vec![format!("psql \"{}\" -c \"{query}\"", foundation.database_url)],
         (Some(postgres), Some(folder)) => {
-            let is_usual = default_data_dir().is_ok_and(|usual| usual == folder);
-            let folder = if is_usual { String::new() } else { format!(" --data-dir {}", folder.display()) };
             vec![
-                format!("crawlify up{folder}      # starts the kept database again, with the REST API"),
+                format!("{}      # starts the kept database again, with the REST API", up(folder)),
                 format!("psql \"{}\" -c \"{query}\"      # while it runs", postgres.url()),
             ]
         }
@@ -176,17 +215,36 @@ fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Optio
     }
 }
 
+/// What becomes of the pages that a crawl leaves open which could not go on.
+fn open_pages(foundation: &Foundation, data_dir: Option<&Path>) -> String {
+    match (&foundation.postgres, data_dir) {
+        (None, _) => "its open pages stay in the database: `crawlify up`, or a coordinator and a worker, go \
+                      on with them there"
+            .to_owned(),
+        (Some(_), Some(folder)) => format!("its open pages were kept: `{}` goes on with them", up(folder)),
+        (Some(_), None) => "its open pages are gone with the private database; with --keep they stay, and \
+                            `crawlify up` goes on with them"
+            .to_owned(),
+    }
+}
+
+/// The command that starts a kept database again.
+fn up(folder: &Path) -> String {
+    let is_usual = default_data_dir().is_ok_and(|usual| usual == folder);
+    let folder = if is_usual { String::new() } else { format!(" --data-dir {}", folder.display()) };
+    format!("crawlify up{folder}")
+}
+
 fn run_summary(
     summary: Summary,
-    interrupted: bool,
+    cut_short: Option<&str>,
     output: Option<OutputFile>,
     look_further: Vec<String>,
 ) -> RunSummary {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     let pages = &summary.pages;
     let skipped_for = |reason: SkipReason| summary.skips.iter().any(|skip| skip.reason == reason.as_str());
-    let finish_reason = match summary.status {
-        _ if interrupted => "interrupted".to_owned(),
+    let reason = match summary.status {
         ExecutionStatus::Completed if skipped_for(SkipReason::TimeBudget) => "its time was over".to_owned(),
         ExecutionStatus::Completed if skipped_for(SkipReason::ByteBudget) => {
             "its bytes were used up".to_owned()
@@ -200,7 +258,7 @@ fn run_summary(
     };
     RunSummary {
         status: summary.status.as_str().to_owned(),
-        finish_reason,
+        finish_reason: cut_short.map_or(reason, str::to_owned),
         duration: (summary.completed_at.unwrap_or_else(chrono::Utc::now) - summary.started_at)
             .to_std()
             .unwrap_or_default(),

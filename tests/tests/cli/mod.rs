@@ -1,5 +1,6 @@
 //! The command line as a person meets it when something is wrong: messages, exit codes, and nothing left behind.
 
+mod broken_loops;
 mod explain;
 mod keys;
 mod memory;
