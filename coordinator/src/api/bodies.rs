@@ -1,9 +1,12 @@
 //! How much of request bodies is held at once, of all requests together: each body has its own limit, and a thousand
-//! connections may bring one each. Knows nothing of what is in them.
+//! connections may bring one each. What is read from a body may be many times as large as its text, so that bytes and
+//! values have bounds of their own. Knows nothing of what is in them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
+use crawlify_shared::domain::bounded::MAX_VALUES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::ApiError;
@@ -14,24 +17,43 @@ pub(super) const MAX_HELD_BYTES: usize = 64 << 20;
 /// The first bytes of each body count for nothing, so that large bodies never keep small ones from being read. All
 /// connections that are served at once, 1024, have 64 MiB of them.
 pub(super) const UNCOUNTED_BYTES: usize = 64 << 10;
+/// Values that are held at once: those of the largest document, which always finds room when the others have gone.
+pub(super) const MAX_HELD_VALUES: usize = MAX_VALUES;
+/// The first values of each document count for nothing either, so that small ones never wait for large ones. All
+/// connections together have about as many of them as the largest document.
+pub(super) const UNCOUNTED_VALUES: usize = 500;
+/// How long a body that has come waits for the room of its values: with the time that it may be on its way, no longer
+/// than a request may take.
+const ROOM_WITHIN: Duration = Duration::from_secs(10);
 
 /// The bodies of all requests.
 #[derive(Clone, Debug)]
 pub struct Bodies {
     /// A permit for each byte that may still be held.
     free: Arc<Semaphore>,
+    /// A permit for each value that may still be held.
+    free_values: Arc<Semaphore>,
 }
 
 impl Default for Bodies {
     fn default() -> Self {
-        Self { free: Arc::new(Semaphore::new(MAX_HELD_BYTES)) }
+        Self {
+            free: Arc::new(Semaphore::new(MAX_HELD_BYTES)),
+            free_values: Arc::new(Semaphore::new(MAX_HELD_VALUES)),
+        }
     }
 }
 
 impl Bodies {
     /// Begins a body, of which nothing is held yet.
     pub(super) fn begin(&self) -> Held {
-        Held { free: Arc::clone(&self.free), bytes: 0, counted: None }
+        Held {
+            free: Arc::clone(&self.free),
+            bytes: 0,
+            counted: None,
+            free_values: Arc::clone(&self.free_values),
+            values: None,
+        }
     }
 }
 
@@ -41,6 +63,8 @@ pub(super) struct Held {
     free: Arc<Semaphore>,
     bytes: usize,
     counted: Option<OwnedSemaphorePermit>,
+    free_values: Arc<Semaphore>,
+    values: Option<OwnedSemaphorePermit>,
 }
 
 impl Held {
@@ -60,6 +84,22 @@ impl Held {
         }
         Ok(())
     }
+
+    /// Waits for the room of all values that are read from the body, at most so many, and holds it. Asked once, before
+    /// any is read: who waits has no value yet, and those who have them wait for nobody here.
+    pub(super) async fn hold_values(&mut self, at_most: usize) -> Result<(), ApiError> {
+        // No document is read beyond that.
+        let counted = at_most.saturating_sub(UNCOUNTED_VALUES).min(MAX_HELD_VALUES);
+        if counted == 0 {
+            return Ok(());
+        }
+        let refusal = || no_room_for_values(at_most);
+        let counted = u32::try_from(counted).map_err(|_| refusal())?;
+        let room = Arc::clone(&self.free_values).acquire_many_owned(counted);
+        let room = tokio::time::timeout(ROOM_WITHIN, room).await.map_err(|_| refusal())?;
+        self.values = Some(room.map_err(|_| refusal())?);
+        Ok(())
+    }
 }
 
 fn no_room() -> ApiError {
@@ -70,8 +110,23 @@ fn no_room() -> ApiError {
     )
 }
 
+fn no_room_for_values(at_most: usize) -> ApiError {
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too_many_bodies",
+        format!(
+            "other requests have so many values in their bodies that for {} seconds there was no room for those of this one: \
+             it may have {} of the {MAX_HELD_VALUES} that all have together; try again in a few seconds, or send fewer",
+            ROOM_WITHIN.as_secs(),
+            at_most.min(MAX_HELD_VALUES),
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     fn free(bodies: &Bodies) -> usize {
@@ -103,5 +158,45 @@ mod tests {
         assert!(other.add(1).is_err());
         drop(all);
         other.add(1).unwrap();
+    }
+
+    fn free_values(bodies: &Bodies) -> usize {
+        bodies.free_values.available_permits()
+    }
+
+    #[tokio::test]
+    async fn what_a_document_has_beyond_its_first_values_is_held_until_it_is_dropped() {
+        let bodies = Bodies::default();
+        let (mut small, mut held) = (bodies.begin(), bodies.begin());
+        small.hold_values(UNCOUNTED_VALUES).await.unwrap();
+        assert_eq!(free_values(&bodies), MAX_HELD_VALUES, "the first values count for nothing");
+        held.hold_values(UNCOUNTED_VALUES + 10).await.unwrap();
+        assert_eq!(free_values(&bodies), MAX_HELD_VALUES - 10);
+        drop(held);
+        assert_eq!(free_values(&bodies), MAX_HELD_VALUES);
+        let mut all = bodies.begin();
+        all.hold_values(usize::MAX).await.unwrap();
+        assert_eq!(free_values(&bodies), 0, "one that tells of more than there may be has all of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_is_no_room_for_values_large_documents_wait_for_a_time_and_small_ones_do_not() {
+        let bodies = Bodies::default();
+        let (mut all, mut small) = (bodies.begin(), bodies.begin());
+        all.hold_values(usize::MAX).await.unwrap();
+        small.hold_values(UNCOUNTED_VALUES).await.unwrap();
+        let begun = Instant::now();
+        let mut refused = bodies.begin();
+        assert!(refused.hold_values(UNCOUNTED_VALUES + 1).await.is_err());
+        assert_eq!(begun.elapsed().as_secs(), ROOM_WITHIN.as_secs());
+        let mut waiting = bodies.begin();
+        let waits = waiting.hold_values(UNCOUNTED_VALUES + 1);
+        let ends = async {
+            tokio::task::yield_now().await;
+            drop(all);
+        };
+        let (has_room, ()) = tokio::join!(waits, ends);
+        has_room.unwrap();
+        assert_eq!(free_values(&bodies), MAX_HELD_VALUES - 1);
     }
 }

@@ -6,10 +6,12 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use crawlify_shared::domain::bounded::{ReadError, from_json};
+use crawlify_shared::domain::bounded::{MAX_VALUES, ReadError, from_json, most_values};
 use crawlify_shared::domain::id::{ExecutionId, ScheduleId, WorkflowId};
 use http_body_util::BodyExt;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::ApiState;
@@ -88,8 +90,9 @@ impl<const MAX_BYTES: usize> FromRequest<ApiState> for Document<MAX_BYTES> {
         if !is_json(request.headers()) {
             return Err(not_json());
         }
-        let (body, held) = body(request, MAX_BYTES, &state.bodies).await?;
-        Ok(Self(parse(&body)?, held))
+        let (body, mut held) = body(request, MAX_BYTES, &state.bodies).await?;
+        let document = parse(&body, &mut held).await?;
+        Ok(Self(document, held))
     }
 }
 
@@ -101,11 +104,12 @@ impl FromRequest<ApiState> for OptionalDocument {
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
-        let (body, held) = body(request, MAX_BODY_BYTES, &state.bodies).await?;
+        let (body, mut held) = body(request, MAX_BODY_BYTES, &state.bodies).await?;
         if body.is_empty() {
             Ok(Self(None, held))
         } else if is_json {
-            Ok(Self(Some(parse(&body)?), held))
+            let document = parse(&body, &mut held).await?;
+            Ok(Self(Some(document), held))
         } else {
             Err(not_json())
         }
@@ -155,13 +159,47 @@ fn too_large(max_bytes: usize) -> ApiError {
     )
 }
 
-fn parse(body: &[u8]) -> Result<Value, ApiError> {
+/// Reads a document when there is room for its values.
+async fn parse(body: &[u8], held: &mut Held) -> Result<Value, ApiError> {
+    held.hold_values(values_of(body)).await?;
     from_json(body).map_err(|error| match error {
         ReadError::Syntax(error) => syntax_problem(&error),
         ReadError::Excess(excess) => {
             ApiError::new(StatusCode::BAD_REQUEST, excess.code(), excess.to_string())
         }
     })
+}
+
+/// The member of a workflow that may be text, which is read as a document of its own.
+#[derive(Deserialize)]
+struct MayHoldText<'a> {
+    #[serde(borrow)]
+    config: Option<&'a RawValue>,
+}
+
+/// How many values a body becomes at most, told before any is made: its own, and those of the text within it.
+fn values_of(body: &[u8]) -> usize {
+    let within = match serde_json::from_slice::<MayHoldText<'_>>(body) {
+        Ok(document) => document.config.map_or(0, |config| values_of_text(config.get())),
+        // It has two of them, or is no object: nobody sends that who means well, and it may be as much as any.
+        Err(error) if error.is_data() => MAX_VALUES,
+        // Nothing of it gets as far as to be read as text.
+        Err(_) => 0,
+    };
+    most_values(body).saturating_add(within)
+}
+
+/// How many values the text within a JSON string becomes at most. No value of YAML is written with less than a byte; but
+/// an alias stands for any number.
+fn values_of_text(config: &str) -> usize {
+    let may_have = |spellings: &[&str]| spellings.iter().any(|spelling| config.contains(spelling));
+    if !config.starts_with('"') {
+        0
+    } else if may_have(&["&", "\\u0026"]) && may_have(&["*", "\\u002a", "\\u002A"]) {
+        MAX_VALUES
+    } else {
+        config.len()
+    }
 }
 
 fn not_json() -> ApiError {
@@ -213,6 +251,26 @@ mod tests {
         assert!(is_json(&with_type("application/merge-patch+json")));
         assert!(!is_json(&with_type("application/x-www-form-urlencoded")));
         assert!(!is_json(&with_type("text/plain")));
+    }
+
+    #[test]
+    fn the_values_of_a_body_are_those_of_its_text_too() {
+        assert_eq!(values_of(br#"{"config": {"max_pages": 1}}"#), 3);
+        assert_eq!(values_of(br#"{"config": null, "name": "a: &a [0]\nb: *a"}"#), 3);
+        assert_eq!(values_of(br#"{"config": "a: [0]"}"#), 2 + "\"a: [0]\"".len());
+        assert_eq!(values_of(b"[0,0"), 3, "what ends too early is read up to there");
+    }
+
+    #[test]
+    fn a_text_that_may_have_aliases_or_be_read_twice_counts_for_the_largest() {
+        for body in [
+            r#"{"config": "a: &a [0]\nb: [*a,*a]"}"#,
+            r#"{"config": "a: \u0026a [0]\nb: [\u002aa,\u002Aa]"}"#,
+            r#"{"config": {}, "config": "a: [0]"}"#,
+            r#"{"config": {}, "conf\u0069g": "a: [0]"}"#,
+        ] {
+            assert!(values_of(body.as_bytes()) >= MAX_VALUES, "{body}");
+        }
     }
 
     #[test]

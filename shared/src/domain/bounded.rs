@@ -77,6 +77,22 @@ pub fn from_yaml(text: &str) -> Result<Value, ReadError<serde_yaml_ng::Error>> {
     meter.judge(read)
 }
 
+/// How many values a JSON text becomes at most, told by its punctuation without reading it: every value but the first
+/// comes after a bracket, a brace or a comma. Of a text that is no JSON: how many are read before that is found.
+pub fn most_values(json: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' | b',' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// What was read so far.
 #[derive(Default)]
 struct Meter {
@@ -248,6 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn punctuation_tells_how_many_values_there_are_and_strings_have_none() {
+        for (json, most) in [
+            ("0", 1),
+            ("[0,0,[0]]", 5),
+            (r#"{"a":{"b":1},"c":[2]}"#, 5),
+            // One more than there are, as nothing comes after the bracket.
+            ("[]", 2),
+            (r#"["[{,","\"[,",",\\",0]"#, 5),
+        ] {
+            assert_eq!(most_values(json.as_bytes()), most, "{json}");
+        }
+    }
+
+    #[test]
     fn an_alias_counts_each_time_that_it_is_used() {
         let zeros = vec!["0"; 1000].join(",");
         let uses = vec!["*a"; 1000].join(",");
@@ -288,7 +318,21 @@ mod tests {
         })
     }
 
+    /// The value, and all within it.
+    fn count(value: &Value) -> usize {
+        1 + match value {
+            Value::Array(elements) => elements.iter().map(count).sum(),
+            Value::Object(members) => members.values().map(count).sum(),
+            _ => 0,
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_text_has_more_values_than_its_punctuation_tells(value in anything()) {
+            prop_assert!(count(&value) <= most_values(value.to_string().as_bytes()));
+        }
+
         #[test]
         fn what_is_within_bounds_is_read_as_serde_json_reads_it(value in anything()) {
             let text = value.to_string();

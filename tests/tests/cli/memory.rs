@@ -1,5 +1,5 @@
 //! A coordinator that is sent documents which stand for much more than they are, and more of them at once than it may
-//! hold: its memory does not follow.
+//! hold, large ones and small ones: its memory does not follow.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use harness::rabbitmq::TestVhost;
 use harness::scratch::Scratch;
 use reqwest::{Client, StatusCode};
 use serde_json::json;
+use sqlx::PgPool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -31,6 +32,14 @@ const MORE_TOGETHER_MIB: u64 = 2 * MORE_MIB;
 const STOPPED: usize = 32;
 /// At most so many of them are held; the others are refused.
 const HELD: usize = 6;
+/// So many bodies of less than 64 KiB are sent at once, of values that would take some 600 MiB together.
+const DENSE: usize = 300;
+/// Each value of them is two bytes long, and takes 64 or more.
+const DENSE_VALUES: usize = 32_000;
+/// More than the coordinator has connections to the database: so many may go on waiting for it.
+const WAITING: usize = 20;
+/// Beside those bodies and what is read from them: what each connection has read, and what their growth leaves behind.
+const MORE_DENSE_MIB: u64 = 2 * MORE_MIB;
 /// The largest bodies are those of this path.
 const PATH: &str = "/api/v1/workflows/validate";
 
@@ -151,4 +160,44 @@ async fn large_bodies_that_stop_before_their_end_take_a_bounded_memory_and_small
     let peak = peak_mib(coordinator.pid());
     eprintln!("peak memory: {before} MiB before, {peak} MiB with {STOPPED} bodies at once");
     assert!(peak <= before + MORE_MIB, "{before} MiB before, {peak} MiB with {STOPPED} bodies at once");
+}
+
+#[tokio::test]
+async fn many_small_bodies_of_very_many_values_wait_for_each_other_and_take_a_bounded_memory() {
+    let (scratch, database, vhost) =
+        (Scratch::create(), TestDatabase::create().await, TestVhost::create().await);
+    let (coordinator, address) = start(&scratch, &database, &vhost).await;
+    // Who has read a body waits here, with all its values.
+    let pool = PgPool::connect(database.url().expose()).await.unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE workflows IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+
+    let before = peak_mib(coordinator.pid());
+    let url = format!("http://{address}/api/v1/workflows/01890a5d-ac96-774b-bcce-b302099a8057/status");
+    let body = format!("{{\"status\":\"active\",\"more\":[{}1]}}", "1,".repeat(DENSE_VALUES - 1));
+    let (client, mut sent) = (client(), JoinSet::new());
+    for _ in 0..DENSE {
+        let request = client.patch(&url).header("content-type", "application/json").body(body.clone());
+        sent.spawn(async move {
+            let answer = request.send().await.unwrap();
+            (answer.status(), answer.text().await.unwrap())
+        });
+    }
+    let mut refused = 0;
+    for _ in WAITING..DENSE {
+        let answer = tokio::time::timeout(SHORT, sent.join_next()).await.expect("it is answered");
+        let (status, text) = answer.unwrap().unwrap();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{text}");
+        refused += usize::from(text.contains("too_many_bodies"));
+    }
+    let peak = peak_mib(coordinator.pid());
+    eprintln!("peak memory: {before} MiB before, {peak} MiB with {DENSE} bodies at once, {refused} refused");
+    assert!(peak <= before + MORE_DENSE_MIB, "{before} MiB before, {peak} MiB with {DENSE} bodies at once");
+    // The others had room, some of them that of others who had given up, and the database did not answer them.
+    assert!(refused >= DENSE / 2, "{refused} of {DENSE} were refused");
+
+    lock.rollback().await.unwrap();
+    sent.shutdown().await;
+    let many = ("one of many values", body, StatusCode::OK);
+    assert!(is_answered(&client, &format!("http://{address}{PATH}"), &many).await, "there is room again");
 }

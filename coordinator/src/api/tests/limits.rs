@@ -1,14 +1,17 @@
 //! Requests that are too large, too deep, too long or too slow.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use crawlify_shared::domain::bounded::{MAX_DEPTH, MAX_VALUES};
 use futures_util::{StreamExt, stream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::*;
-use crate::api::bodies::{MAX_HELD_BYTES, UNCOUNTED_BYTES};
+use crate::api::bodies::{MAX_HELD_BYTES, MAX_HELD_VALUES, UNCOUNTED_BYTES, UNCOUNTED_VALUES};
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_a_problem_and_one_at_the_limit_is_read() {
@@ -82,6 +85,57 @@ async fn large_bodies_that_stop_before_their_end_are_held_up_to_a_bound_together
     // Who breaks off gives the room back.
     sent.shutdown().await;
     assert_eq!(status(MAX_WORKFLOW_BYTES).await, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_body_of_very_many_values_waits_until_there_is_room_for_them_and_others_are_read() {
+    let state = state();
+    let (bodies, router) = (state.bodies.clone(), router(state));
+    let mut all = bodies.begin();
+    all.hold_values(MAX_HELD_VALUES + UNCOUNTED_VALUES).await.unwrap();
+    let answer = async |text: &str| {
+        let sent = request("POST", "/api/v1/workflows/validate").body(Body::from(text.to_owned())).unwrap();
+        send(router.clone(), sent).await
+    };
+    let dense = format!("{{\"name\":[{}1]}}", "1,".repeat(UNCOUNTED_VALUES));
+    // What its aliases stand for is not seen before it is read.
+    let text = r#"{"name": "x", "config": "a: &a [0]\nb: [*a,*a]\n"}"#;
+    for sent in [dense.as_str(), text] {
+        let (response, body) = answer(sent).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{sent}");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "too_many_bodies");
+        assert!(body["detail"].as_str().unwrap().contains(&MAX_HELD_VALUES.to_string()), "{body}");
+    }
+    let small = format!("{{\"name\":[{}1]}}", "1,".repeat(UNCOUNTED_VALUES - 10));
+    assert_eq!(answer(&small).await.0.status(), StatusCode::OK);
+    drop(all);
+    for sent in [dense.as_str(), text] {
+        assert_eq!(answer(sent).await.0.status(), StatusCode::OK, "{sent}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_holds_its_values_as_long_as_it_is_worked_on() {
+    // Whoever listens there says nothing, and is waited for until the store gives up.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = SecretUrl::new(format!("postgres://nobody:sesame@{}/none", silent.local_addr().unwrap()));
+    let router = router(ApiState { store: Store::connect(&url, 1).unwrap(), ..state() });
+    let begun = Instant::now();
+    let send = async |method: &str, path: &str, values: usize| {
+        let text = format!("{{\"status\":\"active\",\"more\":[{}1]}}", "1,".repeat(values));
+        let sent = request(method, path).body(Body::from(text)).unwrap();
+        (send(router.clone(), sent).await.0.status(), begun.elapsed())
+    };
+    let path = format!("/api/v1/workflows/{ID}/status");
+    let nearly_all = send("PATCH", &path, MAX_HELD_VALUES - 1000);
+    let next = send("POST", "/api/v1/workflows/validate", 10 * UNCOUNTED_VALUES);
+    let ((first, first_within), (second, second_within)) = tokio::join!(nearly_all, next);
+    assert_eq!((first, second), (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK));
+    // The second needs no database.
+    assert!(first_within >= Duration::from_secs(1), "{first_within:?}");
+    assert!(second_within >= first_within, "{second_within:?}, the first one {first_within:?}");
 }
 
 #[tokio::test(start_paused = true)]
