@@ -14,6 +14,7 @@ mod remover;
 pub mod rescuer;
 pub mod role;
 pub mod scheduler;
+mod server_clock;
 mod shares;
 mod steps;
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crawlify_shared::config::LeaseTimes;
 use crawlify_shared::store::heard_again::TakenBack;
-use crawlify_shared::store::rescue::{Patience, Rescued};
-use crawlify_shared::store::server_time::ServerTime;
+use crawlify_shared::store::rescue::{MeantServer, Patience, Rescued};
 use crawlify_shared::store::{Store, StoreError};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::server_clock::{Course, Look};
 use crate::steps::Step;
 
 /// How often it looks.
@@ -29,8 +29,8 @@ pub struct Rescuer {
     message_lost_after: Duration,
     /// When a step ended well for the last time.
     looked_at: Option<Instant>,
-    /// The server that was asked last, its time, and ours then.
-    server: Option<(ServerTime, Instant)>,
+    /// The last look at the server's clock. Kept only once all is done that follows from it.
+    last_look: Option<Look>,
     /// Until then nobody is lost: we have only just begun to look, or could not look for a while, and others may not have been
     /// heard either; or the server is another one, a standby that has taken over and that the last heartbeats have not reached;
     /// or its clock has leapt, as it does where the machine has slept.
@@ -42,13 +42,16 @@ impl Step for Rescuer {
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
         let worker_lost_after = self.lease.worker_lost_after;
-        let comes_late = self.looked_at.is_some_and(|looked| looked.elapsed() > worker_lost_after / 2);
-        let (server, is_as_before) = self.look_at_clock().await?;
-        if comes_late || !is_as_before {
+        let comes_late = self.looked_at.is_some_and(|looked| looked.elapsed() > self.tolerated());
+        let (look, course) = self.look_at_clock().await?;
+        if comes_late || course != Course::AsOurs {
             self.lenient_until = Instant::now() + worker_lost_after;
         }
-        let patience =
-            Patience { worker_lost_after, after_start: worker_lost_after, server: Some(server.started_at) };
+        let server = MeantServer {
+            started_at: look.server.started_at,
+            not_after: look.server.now + look.asked_at.elapsed() + self.tolerated(),
+        };
+        let patience = Patience { worker_lost_after, after_start: worker_lost_after, server: Some(server) };
         let patience = (self.lenient_until < Instant::now()).then_some(patience);
         self.step(patience, self.message_lost_after).await?;
         self.message_lost_after = MESSAGE_LOST_AFTER;
@@ -68,7 +71,7 @@ impl Rescuer {
             metrics,
             message_lost_after,
             looked_at: None,
-            server: None,
+            last_look: None,
             lenient_until: Instant::now(),
         }
     }
@@ -97,24 +100,51 @@ impl Rescuer {
         Ok(rescued)
     }
 
-    /// Whether the server is the one that it was, and its clock went on as ours did. Ours stands still while the machine sleeps, and so
-    /// do the deadlines of pages; the server's, by which their leases end, does not.
-    async fn look_at_clock(&mut self) -> Result<(ServerTime, bool), StoreError> {
-        let (server, ours) = (self.store.server_time().await?, Instant::now());
-        let Some((before, then)) = self.server else {
-            self.server = Some((server, ours));
-            return Ok((server, false));
-        };
-        let went_on = (server.now - before.now).to_std().unwrap_or_default();
-        let leap = went_on.saturating_sub(ours - then);
-        let has_leapt = leap > self.lease.worker_lost_after / 2;
-        if has_leapt {
-            let pages = self.store.renew_leases(self.lease.page_deadline + self.lease.deadline_slack).await?;
-            let seconds = leap.as_secs();
-            tracing::warn!(seconds, pages, "the database's clock has leapt: leases of pages begin anew");
+    /// Looks whether the server is the one that it was, and its clock went on as ours did. Where it may be later than it should
+    /// be, leases of pages begin anew: they end by it, and the deadlines of pages by the workers' own clocks, which stand still
+    /// while a machine sleeps.
+    async fn look_at_clock(&mut self) -> Result<(Look, Course), StoreError> {
+        let asked_at = Instant::now();
+        let server = self.store.server_time().await?;
+        let look = Look { server, asked_at, answered_at: Instant::now() };
+        let course = look.after(self.last_look.as_ref(), self.tolerated());
+        match course {
+            Course::AsOurs => {}
+            Course::Unseen | Course::OfAnother => {
+                let pages = self.renew_leases().await?;
+                if pages > 0 {
+                    tracing::info!(
+                        pages,
+                        "the database's clock may have leapt unseen: leases of pages begin anew"
+                    );
+                }
+            }
+            Course::LeaptAhead(by) => {
+                let (seconds, pages) = (by.as_secs(), self.renew_leases().await?);
+                tracing::warn!(seconds, pages, "the database's clock has leapt: leases of pages begin anew");
+            }
+            Course::LeaptBack(by) => {
+                let (seconds, workers) = (by.as_secs(), self.store.bring_heartbeats_back().await?);
+                tracing::warn!(
+                    seconds,
+                    workers,
+                    "the database's clock has leapt back: pages held too long, lost messages and pages that are to be \
+                     tried again later wait for as much longer"
+                );
+            }
         }
-        self.server = Some((server, ours));
-        Ok((server, !has_leapt && server.started_at == before.started_at))
+        self.last_look = Some(look);
+        Ok((look, course))
+    }
+
+    async fn renew_leases(&self) -> Result<u64, StoreError> {
+        self.store.renew_leases(self.lease.page_deadline + self.lease.deadline_slack).await
+    }
+
+    /// How long may pass without a look, and how far the clock may leap unseen: with the time between two heartbeats that is
+    /// less than a worker may be silent.
+    fn tolerated(&self) -> Duration {
+        self.lease.worker_lost_after / 2
     }
 
     async fn take_back(&self) -> Result<(), StoreError> {

@@ -16,9 +16,18 @@ pub struct Patience {
     pub worker_lost_after: Duration,
     /// So long after the database's start, nobody is.
     pub after_start: Duration,
-    /// The server that may say so, by its start ([`Store::server_time`]): where another one answers, nobody is lost. `None` is
-    /// whichever answers.
-    pub server: Option<DateTime<Utc>>,
+    /// The server that may say so: where another one answers, or this one too late, nobody is lost. `None` is whichever
+    /// answers, at any time.
+    pub server: Option<MeantServer>,
+}
+
+/// A server that was looked at ([`Store::server_time`]).
+#[derive(Clone, Copy, Debug)]
+pub struct MeantServer {
+    /// Its start.
+    pub started_at: DateTime<Utc>,
+    /// Until then by its clock: one that shows a later time has leapt since it was looked at.
+    pub not_after: DateTime<Utc>,
 }
 
 /// What a step of the rescuer returned to the frontier.
@@ -69,16 +78,20 @@ impl Store {
     }
 
     async fn rescue_from_workers(&self, patience: Patience) -> Result<(u64, u64, u64), StoreError> {
+        let started_at = patience.server.map(|server| server.started_at);
+        let not_after = patience.server.map(|server| server.not_after);
         // A database that was away has heard of nobody, and held up every record: for as long as it takes to be heard,
         // nobody is lost.
         let workers = sqlx::query!(
             "UPDATE workers SET status = 'lost'
              WHERE status IN ('ready', 'draining') AND heartbeat_at < now() - $1::float8 * interval '1 second'
                AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'
-               AND ($3::timestamptz IS NULL OR pg_postmaster_start_time() = $3)",
+               AND ($3::timestamptz IS NULL OR pg_postmaster_start_time() = $3)
+               AND ($4::timestamptz IS NULL OR now() <= $4)",
             patience.worker_lost_after.as_secs_f64(),
             patience.after_start.as_secs_f64(),
-            patience.server,
+            started_at,
+            not_after,
         )
         .execute(&self.pool)
         .await?;
@@ -95,6 +108,7 @@ impl Store {
                         AND q.locked_until >= now() - interval '1 day', false) AS waits
                 ) recording
                 WHERE q.status = 'processing' AND ($4::timestamptz IS NULL OR pg_postmaster_start_time() = $4)
+                  AND ($5::timestamptz IS NULL OR now() <= $5)
                   AND (w.id IS NULL OR w.status IN ('lost', 'stopped')
                       OR (q.locked_until < now() AND NOT recording.waits AND pg_postmaster_start_time() < now() - $2::float8 * interval '1 second'))
             ), orphan AS (
@@ -159,7 +173,8 @@ impl Store {
             i32::from(POISON_AFTER),
             patience.after_start.as_secs_f64(),
             SUSPECT_AFTER,
-            patience.server,
+            started_at,
+            not_after,
         )
         .fetch_one(&self.pool)
         .await?;

@@ -30,8 +30,8 @@ impl Store {
         Ok(time)
     }
 
-    /// Lets no page be overdue for as long as a lease takes that begins now, of which the clock has leapt. Several coordinators may
-    /// do so for the same leap. Answers how many pages that concerned.
+    /// Lets no page be overdue for as long as a lease takes that begins now: the clock has leapt ahead, or may have. Several
+    /// coordinators may do so for the same leap. Answers how many pages that concerned.
     ///
     /// # Errors
     /// As every statement of the store.
@@ -48,5 +48,24 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(renewed.rows_affected())
+    }
+
+    /// Lets nobody have been heard later than now: the clock has leapt back, and a worker that has died would be lost only when
+    /// it has come there again. Answers how many workers that concerned.
+    ///
+    /// # Errors
+    /// As every statement of the store.
+    pub async fn bring_heartbeats_back(&self) -> Result<u64, StoreError> {
+        // Lock: the workers, skipping those that are being heard.
+        let brought_back = sqlx::query!(
+            "UPDATE workers w SET heartbeat_at = now()
+             FROM (SELECT id FROM workers
+                   WHERE status IN ('ready', 'draining') AND heartbeat_at > now()
+                   FOR UPDATE SKIP LOCKED) early
+             WHERE w.id = early.id",
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(brought_back.rows_affected())
     }
 }

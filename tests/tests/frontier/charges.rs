@@ -9,7 +9,7 @@ use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageOutcome};
 use crawlify_shared::domain::page::{FinishedPage, NextStatus};
 use crawlify_shared::store::heard_again::TakenBack;
 use crawlify_shared::store::hot::{HotStore, Standing, UnrecordedPage};
-use crawlify_shared::store::rescue::{Patience, Rescued};
+use crawlify_shared::store::rescue::{MeantServer, Patience, Rescued};
 use harness::crawl::{Crawl, NO_LIMITS, VITALS, finished, small_table};
 use harness::invariants::assert_ended_are_sound;
 
@@ -110,14 +110,33 @@ async fn nobody_is_lost_where_another_server_answers_than_the_one_that_is_meant(
     crawl.claim(&worker).await;
     crawl.change(SILENCE).await;
     crawl.change(OVERDUE).await;
-    let server = crawl.store.server_time().await.unwrap().started_at;
-    let another = Patience { server: Some(server - TimeDelta::seconds(1)), ..PATIENCE };
+    let time = crawl.store.server_time().await.unwrap();
+    let not_after = time.now + TimeDelta::minutes(1);
+    let started = |started_at| Patience { server: Some(MeantServer { started_at, not_after }), ..PATIENCE };
+    let another = started(time.started_at - TimeDelta::seconds(1));
     assert_eq!(rescue(&crawl, another).await, Rescued::default());
     // Nor are pages of a worker that another server has given up.
     crawl.change("UPDATE workers SET status = 'lost'").await;
     assert_eq!(rescue(&crawl, another).await, Rescued::default());
-    let this = Patience { server: Some(server), ..PATIENCE };
-    assert_eq!(rescue(&crawl, this).await.pages_returned, 2);
+    assert_eq!(rescue(&crawl, started(time.started_at)).await.pages_returned, 2);
+}
+
+#[tokio::test]
+async fn nobody_is_lost_where_the_clock_has_leapt_since_it_was_looked_at() {
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    crawl.change(SILENCE).await;
+    crawl.change(OVERDUE).await;
+    let time = crawl.store.server_time().await.unwrap();
+    let started_at = time.started_at;
+    let until = |not_after| Patience { server: Some(MeantServer { started_at, not_after }), ..PATIENCE };
+    let before = until(time.now - TimeDelta::seconds(1));
+    assert_eq!(rescue(&crawl, before).await, Rescued::default());
+    // Nor are pages of a worker that was given up before the leap.
+    crawl.change("UPDATE workers SET status = 'lost'").await;
+    assert_eq!(rescue(&crawl, before).await, Rescued::default());
+    assert_eq!(rescue(&crawl, until(time.now + TimeDelta::minutes(1))).await.pages_returned, 2);
 }
 
 #[tokio::test]

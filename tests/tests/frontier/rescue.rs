@@ -153,6 +153,22 @@ async fn nobody_is_lost_while_a_database_that_has_just_started_may_not_have_hear
 }
 
 #[tokio::test]
+async fn a_worker_that_died_before_the_clock_leapt_back_is_lost_as_soon_as_another_one() {
+    const LATER: &str = "UPDATE workers SET heartbeat_at = heartbeat_at - interval '16 seconds'";
+    let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
+    let worker = crawl.worker().await;
+    crawl.claim(&worker).await;
+    crawl.change("UPDATE workers SET heartbeat_at = now() + interval '1 hour'").await;
+    crawl.change(LATER).await;
+    assert_eq!(rescue(&crawl).await, Rescued::default());
+    assert_eq!(crawl.store.bring_heartbeats_back().await.unwrap(), 1);
+    assert_eq!(rescue(&crawl).await, Rescued::default(), "it may be alive");
+    crawl.change(LATER).await;
+    assert_eq!(crawl.store.bring_heartbeats_back().await.unwrap(), 0);
+    assert_eq!(rescue(&crawl).await, Rescued { workers_lost: 1, pages_returned: 2, ..Rescued::default() });
+}
+
+#[tokio::test]
 async fn the_pages_of_healthy_and_draining_workers_are_left_alone() {
     let crawl = Crawl::start(NO_LIMITS, &PAGES).await;
     let (healthy, lost) = (crawl.worker().await, crawl.worker().await);
