@@ -140,7 +140,8 @@ pub struct Listening {
 
 /// Starts a coordinator; it runs until `stop`. The database must be migrated.
 ///
-/// Where one of its loops breaks, it cancels `stop` itself: [`Coordinator::check`] says so afterwards.
+/// Where one of its loops breaks, or one of the broker's, it cancels `stop` itself: [`Coordinator::check`] says so
+/// afterwards.
 ///
 /// # Errors
 /// The address is taken, or not a loopback one while there are no keys; or the metrics are registered already.
@@ -190,6 +191,9 @@ pub async fn listen(
         let serving = api::serve(listener, api::router(state), api::HEAD_WITHIN, stop.clone());
         tasks.spawn(loops.clone().watch("api", stop.clone(), serving));
     }
+    // Without the broker's links nothing is dispatched either.
+    let of_broker = Arc::clone(&broker);
+    tasks.spawn(loops.clone().pass_on(stop.clone(), async move { of_broker.broken().await }));
     Ok(Listening { address, store, broker, metrics, frontier_changed, stop, loops, tasks })
 }
 
@@ -235,7 +239,7 @@ impl Listening {
     /// Waits until the REST API has ended, after the stop; the loops never run.
     ///
     /// # Errors
-    /// It broke.
+    /// It broke, or a link of the broker.
     pub async fn stopped(self) -> Result<(), BrokenLoop> {
         self.tasks.close();
         self.tasks.wait().await;
@@ -266,7 +270,7 @@ impl Coordinator {
     /// Looks whether it ended as it was told to.
     ///
     /// # Errors
-    /// One of its loops broke: whoever runs the coordinator is to end as if it had crashed.
+    /// One of its loops broke, or of the broker's: whoever runs the coordinator is to end as if it had crashed.
     pub fn check(&self) -> Result<(), BrokenLoop> {
         self.loops.check()
     }

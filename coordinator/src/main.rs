@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use crawlify_coordinator::role::{self, Args};
-use crawlify_shared::loops::BrokenLoop;
 use crawlify_shared::process;
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,
         Ok(Some(Err(error))) => {
             tracing::error!(error = format!("{error:#}"), "the coordinator ends");
-            ExitCode::from(if error.is::<BrokenLoop>() { BrokenLoop::EXIT_CODE } else { 78 })
+            process::exit_code(error.as_ref()).into()
         }
         Ok(None) | Err(_) => ExitCode::from(130),
     }

@@ -93,8 +93,9 @@ async fn wait_and_work(
         }
         refused_or_stopped => {
             stop.cancel();
-            let stopped = listening.stopped().await;
-            refused_or_stopped.unwrap_or(Ok(())).and_then(|()| Ok(stopped?))
+            // A broker of which a link broke cannot be reached either.
+            listening.stopped().await?;
+            refused_or_stopped.unwrap_or(Ok(()))
         }
     }
 }

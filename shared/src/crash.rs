@@ -1,10 +1,10 @@
-//! Crash points: places between two durable effects where a test can have this process die, or freeze, or its code
-//! panic.
+//! Crash points: places between two durable effects, and in loops that a process lives by, where a test can have this
+//! process die, or freeze, or its code panic.
 //!
 //! `CRAWLIFY_CRASH_POINT=after_commit_before_ack:kill@3` kills the process when it comes there for the third time. Only a
 //! debug build looks at the variable: of a release build the points are no part, so that nothing can set them off.
 
-/// A place between two durable effects.
+/// A place where a test can have that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashPoint {
     /// Dispatcher: pages are `queued`, and not published.
@@ -35,13 +35,19 @@ pub enum CrashPoint {
     AfterDefinitionsBeforeRecord,
     /// Worker: the page is recorded, and its message not acknowledged.
     AfterCommitBeforeAck,
+    /// Worker: it was told to stop, and its pages have no deadline yet.
+    AfterStopBeforeDrain,
     /// Worker: everything has ended, and the lease was not given back.
     AfterDrainBeforeRetire,
+    /// Egress guard: a connection was accepted, and nothing read from it.
+    AfterAcceptBeforeServe,
+    /// Browser's supervisor: a browser was lost, and no other one is launched.
+    AfterBrowserLossBeforeLaunch,
 }
 
 impl CrashPoint {
     /// Every place.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::AfterReserveBeforePublish,
         Self::AfterPublishBeforeConfirm,
         Self::AfterConfirmBeforeReturn,
@@ -56,7 +62,10 @@ impl CrashPoint {
         Self::AfterNodesBeforeRecord,
         Self::AfterDefinitionsBeforeRecord,
         Self::AfterCommitBeforeAck,
+        Self::AfterStopBeforeDrain,
         Self::AfterDrainBeforeRetire,
+        Self::AfterAcceptBeforeServe,
+        Self::AfterBrowserLossBeforeLaunch,
     ];
 
     /// The name in the variable.
@@ -76,7 +85,10 @@ impl CrashPoint {
             Self::AfterNodesBeforeRecord => "after_nodes_before_record",
             Self::AfterDefinitionsBeforeRecord => "after_definitions_before_record",
             Self::AfterCommitBeforeAck => "after_commit_before_ack",
+            Self::AfterStopBeforeDrain => "after_stop_before_drain",
             Self::AfterDrainBeforeRetire => "after_drain_before_retire",
+            Self::AfterAcceptBeforeServe => "after_accept_before_serve",
+            Self::AfterBrowserLossBeforeLaunch => "after_browser_loss_before_launch",
         }
     }
 }

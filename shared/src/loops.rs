@@ -53,6 +53,23 @@ impl Loops {
             how = broken.how,
             "a loop that this process lives by is broken: the process ends"
         );
+        self.note(broken);
+    }
+
+    /// Waits for a loop that breaks elsewhere, in what these stand on, and takes it for one of these; until `may_end`.
+    /// For a task of its own, as [`Loops::watch`].
+    pub async fn pass_on(
+        self,
+        may_end: CancellationToken,
+        broken_elsewhere: impl Future<Output = BrokenLoop>,
+    ) {
+        // Who watches it has said so.
+        if let Some(broken) = may_end.run_until_cancelled(broken_elsewhere).await {
+            self.note(broken);
+        }
+    }
+
+    fn note(&self, broken: BrokenLoop) {
         self.broken.send_if_modified(|first| {
             let is_first = first.is_none();
             if is_first {
@@ -145,5 +162,23 @@ mod tests {
         }
         assert_eq!(loops.broken().await.name, "first");
         assert_eq!(loops.check().unwrap_err().name, "first");
+    }
+
+    #[tokio::test]
+    async fn what_breaks_in_something_that_others_stand_on_breaks_them_until_they_may_end() {
+        let (stop, may_end) = (CancellationToken::new(), CancellationToken::new());
+        let (below, above) = (Loops::new(Vec::new()), Loops::new(vec![stop.clone()]));
+        let breaks = below.clone().watch("below", CancellationToken::new(), async {});
+        let passes_on = above.clone().pass_on(may_end.clone(), below.broken());
+        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(passes_on, breaks) })
+            .await
+            .expect("it is passed on");
+        assert_eq!(above.check(), below.check());
+        assert!(stop.is_cancelled() && above.check().is_err());
+
+        let (unbroken, above) = (Loops::new(Vec::new()), Loops::new(Vec::new()));
+        may_end.cancel();
+        above.clone().pass_on(may_end, unbroken.broken()).await;
+        assert_eq!(above.check(), Ok(()));
     }
 }

@@ -1,12 +1,18 @@
-//! A program's runtime, and its end: nobody waits for what cannot be stopped.
+//! A program's runtime, and its end: nobody waits for what cannot be stopped, and its exit code says what is wrong.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+use crate::loops::BrokenLoop;
+
 /// How long what a program has left behind may go on after its end. Most of it takes no time. But a look-up of a name whose
 /// servers are away cannot be stopped, and may take a minute.
 pub const ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The exit code where something is missing, taken or set wrongly: "configuration error" in `sysexits.h`.
+const CONFIGURATION: u8 = 78;
 
 /// Runs a program, and answers what it answered.
 ///
@@ -17,6 +23,13 @@ pub fn run<T>(program: impl Future<Output = T>) -> std::io::Result<T> {
     let answer = runtime.block_on(program);
     runtime.shutdown_timeout(ENDS_WITHIN);
     Ok(answer)
+}
+
+/// The exit code of a role that ended with this error: a fault of ours, after which it may be started again, or one
+/// that has to be mended first.
+pub fn exit_code(error: &(dyn Error + 'static)) -> u8 {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    if causes.any(|cause| cause.is::<BrokenLoop>()) { BrokenLoop::EXIT_CODE } else { CONFIGURATION }
 }
 
 #[cfg(test)]
@@ -37,4 +50,16 @@ mod tests {
         assert_eq!(answer.unwrap(), 7);
         assert!(begun.elapsed() < 5 * ENDS_WITHIN);
     }
+
+    #[test]
+    fn a_role_of_which_a_loop_broke_ends_with_another_code_than_one_that_is_set_wrongly() {
+        let broken = || BrokenLoop { name: "record", how: "panicked (no luck)".to_owned() };
+        assert_eq!(exit_code(&broken()), 70);
+        assert_eq!(exit_code(&Around(broken())), 70, "whatever is said around it");
+        assert_eq!(exit_code(&std::io::Error::other("the port is taken")), 78);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the worker ended")]
+    struct Around(#[source] BrokenLoop);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use crawlify_shared::broker::{Broker, BrokerError, Consumer, PageMessage};
+use crawlify_shared::loops::BrokenLoop;
 
 /// Publishes everything twice, and does everything else as the one within.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ impl Broker for Doubling {
 
     fn rejected_messages(&self) -> u64 {
         self.0.rejected_messages()
+    }
+
+    async fn broken(&self) -> BrokenLoop {
+        self.0.broken().await
     }
 
     async fn close(&self) {

@@ -1,6 +1,7 @@
 //! One process of a fleet without browsers: a coordinator as it is, or a worker whose pages no browser executes. The
 //! program `bench-fleet role` is this; benchmarks and tests start it.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use anyhow::Result;
 use crawlify_shared::broker::Broker;
 use crawlify_shared::broker::amqp::{AmqpBroker, AmqpOptions};
 use crawlify_shared::config::{LeaseTimes, SecretUrl};
+use crawlify_shared::process;
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::store::{POOL_SIZE, Store};
 use crawlify_shared::telemetry;
@@ -63,14 +65,21 @@ enum Kind {
     Worker,
 }
 
-/// Runs until SIGTERM.
+/// Runs until SIGTERM, and ends with the exit code of the role's own program.
 ///
 /// # Errors
-/// It does not start.
-pub async fn run(options: Options) -> Result<()> {
+/// The signals cannot be listened to.
+pub async fn run(options: Options) -> Result<ExitCode> {
     telemetry::init_logging("info,sqlx=warn,lapin=off", telemetry::LogFormat::Json);
     let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
-    until_stopped(stop.clone(), hurry.clone(), be(options, stop, hurry)).await?.unwrap_or(Ok(()))
+    let ended = until_stopped(stop.clone(), hurry.clone(), be(options, stop, hurry)).await?;
+    Ok(match ended.unwrap_or(Ok(())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the role ends");
+            process::exit_code(error.as_ref()).into()
+        }
+    })
 }
 
 async fn be(options: Options, stop: CancellationToken, hurry: CancellationToken) -> Result<()> {

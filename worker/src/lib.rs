@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use crawlify_shared::broker::Broker;
 use crawlify_shared::config::{LeaseTimes, SecretUrl};
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::id::WorkerId;
 use crawlify_shared::loops::{BrokenLoop, Loops};
 use crawlify_shared::store::StoreError;
@@ -172,8 +173,8 @@ pub(crate) struct Shared {
 /// drain deadline, gives the others back uncharged, and then ends, at most 3 s after that deadline whatever is away. The caller
 /// closes driver and broker afterwards.
 ///
-/// Where one of its loops breaks, it cancels `stop` itself, and gives its pages back: [`Worker::check`] says so
-/// afterwards.
+/// Where one of its loops breaks, or one of its broker, driver or egress guard, it cancels `stop` itself, and gives its
+/// pages back: [`Worker::check`] says so afterwards.
 ///
 /// # Errors
 /// The address is taken, the database's URL does not parse, the metrics are registered already, or TLS cannot be set up.
@@ -188,7 +189,7 @@ pub async fn start(
     let store = HotStore::connect(&config.database_url, id)?;
     // Of its own: pages that wait for locks must not keep the worker from saying that it lives.
     let heart = HotStore::connect(&config.database_url, id)?;
-    let http = Arc::new(Http::new(config.egress)?);
+    let http = Arc::new(Http::new(Arc::clone(&config.egress))?);
     let metrics = Arc::new(Metrics::register(&registry, config.slots)?);
     let listener = match config.admin {
         Some(address) => {
@@ -231,6 +232,15 @@ pub async fn start(
     let renders = Arc::new(Renders::default());
     let deciding = write_decisions(store.clone(), Arc::clone(&renders), end.clone());
     watch("decisions", Box::pin(deciding));
+    let (of_broker, of_driver, egress) = (Arc::clone(&broker), Arc::clone(&driver), config.egress);
+    let below = async move {
+        tokio::select! {
+            broken = of_broker.broken() => broken,
+            broken = of_driver.broken() => broken,
+            broken = egress.broken() => broken,
+        }
+    };
+    last.spawn(loops.clone().pass_on(end.clone(), below));
     let shared = Arc::new(Shared {
         lanes,
         company: Company::new(store.clone(), config.lease.page_deadline),
@@ -276,8 +286,10 @@ pub async fn start(
     }
     last.close();
     let (finished, closes_by) = (TaskTracker::new(), Arc::<OnceLock<Instant>>::default());
-    let (set_closes_by, consuming) = (Arc::clone(&closes_by), loops.clone());
-    finished.spawn(async move {
+    let (set_closes_by, consuming, ends) = (Arc::clone(&closes_by), loops.clone(), end.clone());
+    let ending = async move {
+        // Also where this panics, nothing of the worker goes on after it.
+        let _over = [end.clone().drop_guard(), shared.cut.clone().drop_guard()];
         let pages = TaskTracker::new();
         let told_to_stop = async {
             shared.draining.cancelled().await;
@@ -297,7 +309,8 @@ pub async fn start(
         }
         store.close();
         heart.close();
-    });
+    };
+    finished.spawn(loops.clone().watch("drain", ends, ending));
     finished.close();
     Ok(Worker { admin, id, abandon, closes_by, loops, finished })
 }
@@ -305,6 +318,7 @@ pub async fn start(
 /// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease. Answers by
 /// when the rest of the end is to be done.
 async fn drain(shared: &Shared, pages: &TaskTracker, mut stages: Stages) -> Stages {
+    crash::reach(CrashPoint::AfterStopBeforeDrain);
     let over = tokio::select! {
         () = pages.wait() => None,
         () = tokio::time::sleep_until(stages.drained) => Some("the drain deadline has passed"),
@@ -332,7 +346,7 @@ impl Worker {
     /// Looks whether it ended as it was told to.
     ///
     /// # Errors
-    /// One of its loops broke: whoever runs the worker is to end as if it had crashed.
+    /// One of its loops broke, or of what it stands on: whoever runs the worker is to end as if it had crashed.
     pub fn check(&self) -> Result<(), BrokenLoop> {
         self.loops.check()
     }

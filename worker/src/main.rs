@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use crawlify_shared::loops::BrokenLoop;
 use crawlify_shared::process;
 use crawlify_shared::signals::until_stopped;
 use crawlify_shared::telemetry::{LogFormat, init_logging};
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
         Ok(Some(Ok(()))) => ExitCode::SUCCESS,
         Ok(Some(Err(error))) => {
             tracing::error!(error = format!("{error:#}"), "the worker ends");
-            ExitCode::from(if error.is::<BrokenLoop>() { BrokenLoop::EXIT_CODE } else { 78 })
+            process::exit_code(error.as_ref()).into()
         }
         Ok(None) | Err(_) => ExitCode::from(130),
     }

@@ -100,7 +100,8 @@ pub async fn run(args: Args, stop: CancellationToken, hurry: CancellationToken) 
             }
             worker.stopped_or_hurried(&hurry).await;
             closes_by = worker.closes_by();
-            reached.unwrap_or(Ok(())).and_then(|()| Ok(worker.check()?))
+            // A broker of which a link broke cannot be reached either.
+            worker.check().map_err(anyhow::Error::from).and_then(|()| reached.unwrap_or(Ok(())))
         }
         Err(error @ StartError::Listen { .. }) => Err(anyhow::Error::new(error).context(
             "the admin port cannot be had: choose another with --admin-port, or 0 for any free one",

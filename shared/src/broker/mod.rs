@@ -18,6 +18,8 @@ pub use consumer::{Consumer, Delivery};
 pub use in_process::InProcessBroker;
 pub use message::{MAX_MESSAGE_BYTES, MESSAGE_VERSION, PageMessage};
 
+use crate::loops::BrokenLoop;
+
 /// How often one message may be delivered before it goes to the dead queue. This is the last fuse only: the attempts
 /// that are counted in the page's row end a page that cannot be crawled, long before. What goes back unclaimed, as from a worker in
 /// which a page is alone for long, counts here and not there; a page whose message ends so is published again like one that was lost.
@@ -69,6 +71,12 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// How many messages this process has put aside since it started, because they were no page's message (or, in
     /// process, because they were given back too often). Whoever watches it should look into the dead queue.
     fn rejected_messages(&self) -> u64;
+
+    /// Waits until one of its own loops breaks, without which it never publishes or delivers again. For ever where it
+    /// has none.
+    async fn broken(&self) -> BrokenLoop {
+        std::future::pending().await
+    }
 
     /// Ends every connection and task, and waits for them. Consumers end; what was not acknowledged will be delivered
     /// again, to others.

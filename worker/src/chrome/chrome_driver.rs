@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crawlify_shared::config;
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::page_url::PageUrl;
+use crawlify_shared::loops::{BrokenLoop, Loops};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -83,11 +84,12 @@ pub enum LaunchError {
 /// The driver of the real browser. Dropping it kills the browser; [`Driver::close`] also waits for that.
 #[derive(Debug)]
 pub struct ChromeDriver {
-    /// Written by the supervisor.
+    /// Written by the supervisor, and by whoever clears up after one that panicked.
     current: Arc<Current>,
     description: String,
     egress: Option<Arc<Egress>>,
     stop: CancellationToken,
+    loops: Loops,
     /// The supervisor's task.
     tasks: TaskTracker,
 }
@@ -168,10 +170,10 @@ impl ChromeDriver {
             tracing::warn!("chrome runs without its sandbox: it did not start with it on this machine");
         }
         current.send_replace(Some(first.clone()));
-        let tasks = TaskTracker::new();
-        tasks.spawn(supervisor.run(first));
+        let (tasks, loops) = (TaskTracker::new(), Loops::new(Vec::new()));
+        tasks.spawn(watched(supervisor, first, loops.clone()));
         tasks.close();
-        Ok(Arc::new(Self { current, description, egress: options.egress, stop, tasks }))
+        Ok(Arc::new(Self { current, description, egress: options.egress, stop, loops, tasks }))
     }
 
     /// What runs, for people: `Chromium 156.0.8078.79 headless shell, sandbox on (as nobody)`.
@@ -236,6 +238,10 @@ impl Driver for ChromeDriver {
         }
     }
 
+    async fn broken(&self) -> BrokenLoop {
+        self.loops.broken().await
+    }
+
     async fn close(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
@@ -245,6 +251,18 @@ impl Driver for ChromeDriver {
 impl Drop for ChromeDriver {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Keeps a browser alive until the stop. Where the supervisor panics, no more tabs are opened: nobody would look after
+/// them.
+async fn watched(supervisor: Supervisor, first: Arc<Browser>, loops: Loops) {
+    let (current, stop) = (Arc::clone(&supervisor.current), supervisor.stop.clone());
+    loops.watch("browser", stop.clone(), supervisor.run(first)).await;
+    if let Some(browser) = current.send_replace(None) {
+        // Until then its pages are given back.
+        stop.cancelled().await;
+        browser.launched.close().await;
     }
 }
 

@@ -12,6 +12,7 @@ use crawlify_shared::domain::page_url::PageUrl;
 use crawlify_shared::domain::workflow::{
     Block, Field, Headers, Isolation, Proxy, Read, ScrollTo, Selector, Target, WaitFor, WaitUntil,
 };
+use crawlify_shared::loops::BrokenLoop;
 use serde_json::Value;
 use url::Url;
 
@@ -47,6 +48,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// Waits until [`Driver::is_ready`].
     async fn ready(&self);
+
+    /// Waits until one of its own loops breaks, without which there is never a browser again. For ever where it has
+    /// none.
+    async fn broken(&self) -> BrokenLoop {
+        std::future::pending().await
+    }
 
     /// Closes the browser, removes its profile, and waits for both.
     async fn close(&self);

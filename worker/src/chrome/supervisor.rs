@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::crash::{self, CrashPoint};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -94,6 +95,7 @@ impl Supervisor {
                     }
                     watched.launched.kill();
                     retired.spawn(close(watched.clone()));
+                    crash::reach(CrashPoint::AfterBrowserLossBeforeLaunch);
                     browser = self.relaunch(&mut pause).await;
                     if let Some(next) = &browser {
                         next.tabs.inherit_parked(&watched.tabs);

@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::workflow::Proxy;
+use crawlify_shared::loops::Loops;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -75,12 +77,13 @@ pub(super) struct Core {
 }
 
 impl Gate {
-    /// Opens a gate; its tasks are the tracker's.
+    /// Opens a gate; its tasks are the tracker's, and that it takes connections is one of the loops.
     pub(super) fn open(
         shared: Arc<Shared>,
         way: Way,
         patience: Duration,
         tasks: &TaskTracker,
+        loops: &Loops,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -97,7 +100,8 @@ impl Gate {
             cuts: watch::Sender::new(0),
         });
         let open = stop.child_token();
-        tasks.spawn(accept(listener, Arc::clone(&core), tasks.clone(), open.clone()));
+        let accepting = accept(listener, Arc::clone(&core), tasks.clone(), open.clone());
+        tasks.spawn(loops.clone().watch("egress", open.clone(), accepting));
         Ok(Self { address, core, _open: open.drop_guard() })
     }
 
@@ -185,6 +189,7 @@ async fn accept(listener: TcpListener, core: Arc<Core>, tasks: TaskTracker, open
     while let Some(accepted) = open.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((client, _)) => {
+                crash::reach(CrashPoint::AfterAcceptBeforeServe);
                 let (core, open) = (Arc::clone(&core), open.clone());
                 tasks.spawn(async move {
                     let _ = client.set_nodelay(true);

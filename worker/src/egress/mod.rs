@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use crawlify_shared::domain::id::ExecutionId;
 use crawlify_shared::domain::workflow::Proxy;
+use crawlify_shared::loops::{BrokenLoop, Loops};
 use prometheus::Registry;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -93,6 +94,7 @@ pub struct Egress {
     closed: Gate,
     /// For what the worker itself fetches.
     own: Arc<Gate>,
+    loops: Loops,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stopped: DropGuard,
@@ -160,8 +162,9 @@ impl Egress {
             patience: options.patience,
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let closed = Gate::open(Arc::clone(&shared), Way::Closed, shared.patience, &tasks, &stop)?;
-        let own = Gate::open(Arc::clone(&shared), Way::Open, OWN_PATIENCE, &tasks, &stop)?;
+        let loops = Loops::new(Vec::new());
+        let closed = Gate::open(Arc::clone(&shared), Way::Closed, shared.patience, &tasks, &loops, &stop)?;
+        let own = Gate::open(Arc::clone(&shared), Way::Open, OWN_PATIENCE, &tasks, &loops, &stop)?;
         let stopped = stop.clone().drop_guard();
         Ok(Arc::new(Self {
             guard,
@@ -169,6 +172,7 @@ impl Egress {
             gates: Mutex::default(),
             closed,
             own: Arc::new(own),
+            loops,
             tasks,
             stop,
             _stopped: stopped,
@@ -200,6 +204,11 @@ impl Egress {
         Some(gates.get(&execution)?.upgrade()?.take_received())
     }
 
+    /// Waits until a gate breaks, so that it takes no connection any more.
+    pub async fn broken(&self) -> BrokenLoop {
+        self.loops.broken().await
+    }
+
     /// Closes every gate, and waits until the connections through them have ended.
     pub async fn close(&self) {
         self.stop.cancel();
@@ -229,7 +238,7 @@ impl Egress {
         gates.retain(|_, gate| gate.strong_count() > 0);
         let way = proxy.map_or(Way::Open, |proxy| Way::Through(proxy.clone()));
         let (shared, patience) = (Arc::clone(&self.shared), self.shared.patience);
-        let gate = Arc::new(Gate::open(shared, way, patience, &self.tasks, &self.stop)?);
+        let gate = Arc::new(Gate::open(shared, way, patience, &self.tasks, &self.loops, &self.stop)?);
         gates.insert(execution, Arc::downgrade(&gate));
         Ok(Some(gate))
     }

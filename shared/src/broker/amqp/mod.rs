@@ -3,12 +3,15 @@
 //! There is one connection for publishing, and one for each consumer: a broker that is short of memory blocks a
 //! connection that has published, acknowledgements included. Each is a *link*: a task of its own, which opens
 //! connection after connection for ever (`supervisor`), and on each declares the queues (`topology`) and does its work
-//! (`publisher`, `consumer`).
+//! (`publisher`, `consumer`). One that panics does not come back: the broker is not connected any more then, and
+//! says so (`Broker::broken`).
 
 mod connection;
 mod consumer;
 mod publisher;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +31,7 @@ use self::topology::Queues;
 use super::consumer::{Consumer, Inbox};
 use super::{Broker, BrokerError, PageMessage};
 use crate::config::SecretUrl;
+use crate::loops::{BrokenLoop, Loops};
 
 /// Batches that wait for the one before them.
 const WAITING_BATCHES: usize = 16;
@@ -65,13 +69,15 @@ impl Default for AmqpOptions {
 /// RabbitMQ, 3.10 or newer. Dropping it ends its tasks without waiting for them; prefer [`Broker::close`].
 #[derive(Debug)]
 pub struct AmqpBroker {
+    // The first to be dropped: the publisher's link ends without batches, and may by then.
+    _close_on_drop: DropGuard,
     shared: Arc<AmqpShared>,
     batches: mpsc::Sender<Batch>,
     publisher: watch::Receiver<LinkState>,
     /// The links of running consumers. Added by `consume`, read and weeded by `is_connected`.
     consumers: Mutex<Vec<watch::Receiver<LinkState>>>,
+    loops: Loops,
     tasks: TaskTracker,
-    _close_on_drop: DropGuard,
 }
 
 /// What all links of a broker share.
@@ -129,16 +135,17 @@ impl AmqpBroker {
         });
         let (batches, waiting) = mpsc::channel(WAITING_BATCHES);
         let (link, publisher) = shared.link("publish", closing.child_token());
-        let tasks = TaskTracker::new();
-        let mut work = Publisher { shared: Arc::clone(&shared), batches: waiting };
-        tasks.spawn(async move { link.keep(&mut work).await });
+        let (tasks, loops) = (TaskTracker::new(), Loops::new(Vec::new()));
+        let work = Publisher { shared: Arc::clone(&shared), batches: waiting };
+        tasks.spawn(link.keep_watched("broker publisher", loops.clone(), work));
         Ok(Self {
+            _close_on_drop: closing.drop_guard(),
             shared,
             batches,
             publisher,
             consumers: Mutex::default(),
+            loops,
             tasks,
-            _close_on_drop: closing.drop_guard(),
         })
     }
 
@@ -146,7 +153,7 @@ impl AmqpBroker {
     ///
     /// # Errors
     /// [`BrokerError::Refused`] when waiting does not help, as for [`AmqpBroker::connect`]; [`BrokerError::Disconnected`] when
-    /// the broker is closed meanwhile.
+    /// the broker is closed meanwhile, or its link broke.
     pub async fn reached(&self) -> Result<(), BrokerError> {
         let mut state = self.publisher.clone();
         loop {
@@ -216,28 +223,35 @@ impl Broker for AmqpBroker {
         let stop = self.shared.closing.child_token();
         let (link, state) = self.shared.link("consume", stop.clone());
         self.lock_consumers().push(state);
-        let mut work = Consuming {
+        let work = Consuming {
             shared: Arc::clone(&self.shared),
             inbox: Arc::clone(&inbox),
             prefetch,
             permits: Arc::new(Semaphore::new(usize::from(prefetch))),
         };
+        let kept = link.keep_watched("broker consumer", self.loops.clone(), work);
+        let of_link = Arc::clone(&inbox);
         self.tasks.spawn(async move {
-            link.keep(&mut work).await;
-            work.inbox.close();
+            kept.await;
+            of_link.close();
         });
         Consumer::new(inbox, stop)
     }
 
     async fn is_connected(&self) -> bool {
         let mut consumers = self.lock_consumers();
-        // A link that ended has no sender any more.
+        // A link that ended has no sender any more, and neither has one that broke.
         consumers.retain(|state| state.has_changed().is_ok());
-        self.publisher.borrow().is_up() && consumers.iter().all(|state| state.borrow().is_up())
+        let are_up = self.publisher.borrow().is_up() && consumers.iter().all(|state| state.borrow().is_up());
+        are_up && self.loops.check().is_ok()
     }
 
     fn rejected_messages(&self) -> u64 {
         self.shared.rejected.load(Ordering::Relaxed)
+    }
+
+    async fn broken(&self) -> BrokenLoop {
+        self.loops.broken().await
     }
 
     async fn close(&self) {

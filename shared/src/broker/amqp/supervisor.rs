@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::super::BrokerError;
 use super::connection::LinkError;
+use crate::loops::Loops;
 use crate::telemetry::Reminder;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -60,8 +61,15 @@ impl Link {
         self.stop.run_until_cancelled(work).await
     }
 
+    /// Keeps the link until it is stopped, as one of the loops that the process lives by. However it ends, also by a
+    /// panic, it is down then, and whoever looks why finds it among the loops.
+    pub(super) async fn keep_watched(self, name: &'static str, loops: Loops, mut work: impl Work) {
+        loops.watch(name, self.stop.clone(), self.keep(&mut work)).await;
+        self.state.send_replace(LinkState::Down(BrokerError::Disconnected));
+    }
+
     /// Runs sessions until one ends by itself or the link is stopped.
-    pub(super) async fn keep(&self, work: &mut impl Work) {
+    async fn keep(&self, work: &mut impl Work) {
         let (mut backoff, mut reminder) = (Backoff::default(), Reminder::default());
         while !self.stop.is_cancelled() {
             let started = Instant::now();
@@ -86,7 +94,6 @@ impl Link {
                 () = tokio::time::sleep(delay) => {}
             }
         }
-        self.state.send_replace(LinkState::Down(BrokerError::Disconnected));
     }
 }
 
@@ -140,16 +147,51 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn sessions_are_tried_again_until_the_link_is_stopped() {
-        let link = Link {
+    fn link() -> Link {
+        Link {
             name: "test".to_owned(),
             state: watch::Sender::new(LinkState::Starting),
             stop: CancellationToken::new(),
-        };
-        let mut work = FailingTwice { sessions: 0 };
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_tried_again_until_the_link_is_stopped() {
+        let (link, mut work) = (link(), FailingTwice { sessions: 0 });
         tokio::time::timeout(Duration::from_secs(5), link.keep(&mut work)).await.unwrap();
         assert_eq!(work.sessions, 3);
         assert!(!link.state.borrow().is_up());
+    }
+
+    struct Ending {
+        panics: bool,
+    }
+
+    impl Work for Ending {
+        async fn session(&mut self, link: &Link) -> Result<(), LinkError> {
+            link.set_up();
+            assert!(!self.panics, "the test's link panics");
+            link.stop.cancelled().await;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_that_panics_or_ends_is_down_and_only_the_one_that_was_stopped_is_well() {
+        for (panics, name) in [(true, Some("link")), (false, None)] {
+            let (link, loops) = (link(), Loops::new(Vec::new()));
+            let (state, stop) = (link.state.subscribe(), link.stop.clone());
+            let kept = link.keep_watched("link", loops.clone(), Ending { panics });
+            let stopped = async {
+                if !panics {
+                    stop.cancel();
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(kept, stopped) })
+                .await
+                .unwrap();
+            assert!(!state.borrow().is_up(), "panics: {panics}");
+            assert_eq!(loops.check().err().map(|broken| broken.name), name);
+        }
     }
 }

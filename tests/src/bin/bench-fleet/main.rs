@@ -18,6 +18,7 @@ mod throughput;
 mod verdict;
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -55,7 +56,7 @@ enum Part {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let mut verdicts = Verdicts::default();
     match Args::parse().part {
         Part::Throughput(options) => throughput::measure(&options, &mut verdicts).await?,
@@ -69,5 +70,5 @@ async fn main() -> Result<()> {
     }
     write!(std::io::stdout(), "{verdicts}")?;
     ensure!(verdicts.all_met(), "a target was missed");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
