@@ -28,7 +28,7 @@ pub fn run<T>(program: impl Future<Output = T>) -> std::io::Result<T> {
 /// The exit code of a role that ended with this error: a fault of ours, after which it may be started again, or one
 /// that has to be mended first.
 pub fn exit_code(error: &(dyn Error + 'static)) -> u8 {
-    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    let mut causes = std::iter::successors(Some(error), |cause: &&(dyn Error + 'static)| (*cause).source());
     if causes.any(|cause| cause.is::<BrokenLoop>()) { BrokenLoop::EXIT_CODE } else { CONFIGURATION }
 }
 
