@@ -23,6 +23,8 @@ pub enum CrashPoint {
     AfterLossBeforeReturn,
     /// Rescuer: pages of lost workers were returned, and those of lost messages not.
     AfterReturnBeforeRequeue,
+    /// Consumer: a message has come, and nobody has it in hand.
+    AfterReceiptBeforeDelivery,
     /// Worker: a message is in hand, and its page not claimed.
     AfterDeliveryBeforeClaim,
     /// Worker: a page is claimed, and nothing done with it.
@@ -47,7 +49,7 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// Every place.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AfterReserveBeforePublish,
         Self::AfterPublishBeforeConfirm,
         Self::AfterConfirmBeforeReturn,
@@ -56,6 +58,7 @@ impl CrashPoint {
         Self::AfterSweepBeforeFinish,
         Self::AfterLossBeforeReturn,
         Self::AfterReturnBeforeRequeue,
+        Self::AfterReceiptBeforeDelivery,
         Self::AfterDeliveryBeforeClaim,
         Self::AfterClaimBeforeNavigate,
         Self::AfterNavigateBeforeNodes,
@@ -79,6 +82,7 @@ impl CrashPoint {
             Self::AfterSweepBeforeFinish => "after_sweep_before_finish",
             Self::AfterLossBeforeReturn => "after_loss_before_return",
             Self::AfterReturnBeforeRequeue => "after_return_before_requeue",
+            Self::AfterReceiptBeforeDelivery => "after_receipt_before_delivery",
             Self::AfterDeliveryBeforeClaim => "after_delivery_before_claim",
             Self::AfterClaimBeforeNavigate => "after_claim_before_navigate",
             Self::AfterNavigateBeforeNodes => "after_navigate_before_nodes",

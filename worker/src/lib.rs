@@ -32,6 +32,7 @@ mod traps;
 mod when_to_return;
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -43,6 +44,7 @@ use crawlify_shared::domain::id::WorkerId;
 use crawlify_shared::loops::{BrokenLoop, Loops};
 use crawlify_shared::store::StoreError;
 use crawlify_shared::store::hot::HotStore;
+use futures_util::FutureExt;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -205,7 +207,7 @@ pub async fn start(
     // Of a worker whose time is over no task goes on, whatever it waits for.
     let (last, until_cut) = (TaskTracker::new(), || cut.clone());
     let lease = config.lease.page_deadline + config.lease.deadline_slack;
-    let (in_hand, refusals) = (InHand::default(), Refusals::default());
+    let (in_hand, refusals) = (InHand::default(), Refusals::new(config.newer_within));
     let (claims, claiming) = Claims::new(store.clone(), lease, in_hand.clone(), end.clone());
     let lanes = Lanes::new(config.slots);
     let (recorder, recording) =
@@ -251,7 +253,7 @@ pub async fn start(
         http: Arc::clone(&http),
         claims,
         recorder,
-        programs: Programs::new(store.clone(), refusals, config.newer_within, config.lease.worker_lost_after),
+        programs: Programs::new(store.clone(), refusals),
         host_turns: HostTurns::new(store.clone(), lease, Arc::clone(&metrics)),
         robots: Robots::new(store.clone(), Arc::clone(&http), last.clone()),
         sitemaps: Sitemaps::new(http),
@@ -299,7 +301,15 @@ pub async fn start(
         let ((), told) =
             tokio::join!(consuming.watch("consume", shared.draining.clone(), consumer), told_to_stop);
         pages.close();
-        let stages = drain(&shared, &pages, Stages::after(told, config.drain_deadline)).await;
+        let stages = Stages::after(told, config.drain_deadline);
+        let drained = AssertUnwindSafe(drain(&shared, &pages, stages)).catch_unwind().await;
+        let stages = match &drained {
+            Ok(stages) => *stages,
+            // The pages have done nothing: they go back, and the worker says goodbye, before that is told.
+            Err(_panic) => {
+                give_back(&shared, &pages, stages.sooner(Instant::now()), "a fault in the drain").await
+            }
+        };
         let _ = set_closes_by.set(stages.closed);
         end.cancel();
         let ended = async { tokio::join!(pages.wait(), last.wait()) };
@@ -309,6 +319,9 @@ pub async fn start(
         }
         store.close();
         heart.close();
+        if let Err(panic) = drained {
+            resume_unwind(panic);
+        }
     };
     finished.spawn(loops.clone().watch("drain", ends, ending));
     finished.close();
@@ -317,22 +330,25 @@ pub async fn start(
 
 /// Waits for the pages in hand, then gives back what is left. What cannot be given back is left to the end of its lease. Answers by
 /// when the rest of the end is to be done.
-async fn drain(shared: &Shared, pages: &TaskTracker, mut stages: Stages) -> Stages {
+async fn drain(shared: &Shared, pages: &TaskTracker, stages: Stages) -> Stages {
     crash::reach(CrashPoint::AfterStopBeforeDrain);
-    let over = tokio::select! {
-        () = pages.wait() => None,
-        () = tokio::time::sleep_until(stages.drained) => Some("the drain deadline has passed"),
+    tokio::select! {
+        () = pages.wait() => stages,
+        () = tokio::time::sleep_until(stages.drained) => {
+            give_back(shared, pages, stages, "the drain deadline has passed").await
+        }
         () = shared.abandon.cancelled() => {
-            stages = stages.sooner(Instant::now());
-            Some("somebody is in a hurry")
+            give_back(shared, pages, stages.sooner(Instant::now()), "somebody is in a hurry").await
         }
-    };
-    if let Some(why) = over {
-        tracing::info!(pages = pages.len(), "{why}: giving pages back");
-        shared.abandon.cancel();
-        if tokio::time::timeout_at(stages.given_back, pages.wait()).await.is_err() {
-            tracing::warn!(pages = pages.len(), "some pages could not be given back");
-        }
+    }
+}
+
+/// Gives back the pages in hand. Answers by when the rest of the end is to be done.
+async fn give_back(shared: &Shared, pages: &TaskTracker, stages: Stages, why: &str) -> Stages {
+    tracing::info!(pages = pages.len(), "{why}: giving pages back");
+    shared.abandon.cancel();
+    if tokio::time::timeout_at(stages.given_back, pages.wait()).await.is_err() {
+        tracing::warn!(pages = pages.len(), "some pages could not be given back");
     }
     stages
 }

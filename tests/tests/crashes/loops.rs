@@ -18,6 +18,9 @@ use crate::CRAWLIFY;
 /// connections and its browser, on a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
+/// What pages are charged with.
+const CHARGED: &str = "SELECT sum(charged + worker_faults)::int8 FROM url_queue";
+
 /// Waits until a process has ended because this loop of it panicked.
 async fn broke(victim: Program, name: &str) {
     let ended = victim.end(ENDS_WITHIN).await.with_code(BrokenLoop::EXIT_CODE.into());
@@ -46,8 +49,24 @@ async fn a_worker_whose_recorder_panics_ends_with_an_error_and_another_one_compl
     let worker = fleet.start("worker", None);
     fleet.ended(execution).await;
     assert_untouched(&fleet, &before).await;
-    let charged = "SELECT sum(charged + worker_faults)::int8 FROM url_queue";
-    assert_eq!(fleet.number(charged).await, 0, "it said goodbye: nothing is the pages' doing");
+    assert_eq!(fleet.number(CHARGED).await, 0, "it said goodbye: nothing is the pages' doing");
+    fleet.close([worker, coordinator], execution, Some(calm)).await;
+}
+
+/// It would never have had a page again.
+#[tokio::test]
+async fn a_worker_whose_consumer_panics_ends_with_an_error_and_another_one_completes_its_pages() {
+    let fleet = fleet().await;
+    let calm = fleet.calm_crawl().await;
+    let coordinator = fleet.start("coordinator", None);
+    let victim = fleet.start("worker", Some(&panics(CrashPoint::AfterReceiptBeforeDelivery, 20)));
+    let execution = fleet.execute(&[1], None).await;
+    broke(victim, "broker consumer").await;
+    let before = completed(&fleet).await;
+    let worker = fleet.start("worker", None);
+    fleet.ended(execution).await;
+    assert_untouched(&fleet, &before).await;
+    assert_eq!(fleet.number(CHARGED).await, 0, "it said goodbye: nothing is the pages' doing");
     fleet.close([worker, coordinator], execution, Some(calm)).await;
 }
 
@@ -67,6 +86,7 @@ async fn a_worker_whose_drain_panics_ends_with_an_error_and_another_one_complete
     let worker = fleet.start("worker", None);
     fleet.ended(execution).await;
     assert_untouched(&fleet, &before).await;
+    assert_eq!(fleet.number(CHARGED).await, 0, "it said goodbye: nothing is the pages' doing");
     fleet.close([worker, coordinator], execution, Some(calm)).await;
 }
 

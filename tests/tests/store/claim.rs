@@ -1,7 +1,10 @@
 //! A page is claimed by one worker, for the dispatch that the message speaks of, while its execution runs.
 
+use std::time::Duration;
+
 use crawlify_shared::domain::outcome::{ErrorClass, Failure};
 use crawlify_shared::domain::page::NextStatus;
+use crawlify_shared::domain::workflow::Limits;
 use crawlify_shared::store::control::{CancelMode, Controlled};
 use crawlify_shared::store::hot::ClaimRequest;
 use futures_util::future::join_all;
@@ -139,4 +142,26 @@ async fn a_row_that_this_version_cannot_read_goes_back_uncharged_and_is_left_to_
     let page = crawl.claim(&worker).await.remove(0);
     assert_eq!((page.attempt, page.faults.charged, page.faults.worker), (1, 0, 0));
     crawl.assert_counters_are_a_recount().await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_left_to_others_unclaimed_gives_back_its_turn_and_keeps_its_attempts() {
+    const TURN: &str = "SELECT round(extract(epoch FROM next_dispatch_at - now()))::text FROM hosts";
+    let limits = Limits { rate_limit_delay: Duration::from_secs(100), ..NO_LIMITS };
+    let crawl = Crawl::start(limits, &PAGE).await;
+    let worker = crawl.worker().await;
+    let request = crawl.queue().await[0];
+    assert_eq!(crawl.texts(TURN).await, ["103"]);
+    worker.leave_to_others(&[request], Duration::from_secs(7), "nobody can").await.unwrap();
+    let turn: f64 = crawl.texts(TURN).await[0].parse().unwrap();
+    assert!(turn <= 0.0, "{turn} s");
+    let state =
+        "SELECT concat_ws(' ', status, attempt, epoch, queued_at, not_before > now(), error) FROM url_queue";
+    assert_eq!(crawl.texts(state).await, ["pending 0 1 t waiting for a newer worker: nobody can"]);
+    // Whoever has claimed it keeps it.
+    crawl.change("UPDATE url_queue SET not_before = now()").await;
+    let (other, request) = (crawl.worker().await, crawl.queue().await[0]);
+    assert_eq!(other.claim(&[request], LEASE, false).await.unwrap().len(), 1);
+    worker.leave_to_others(&[request], Duration::from_secs(7), "nobody can").await.unwrap();
+    assert_eq!(crawl.number("SELECT count(*) FROM url_queue WHERE status = 'processing'").await, 1);
 }

@@ -115,6 +115,7 @@ impl Leases {
                         begun + times.heartbeat_every
                     }
                     Err(error) => {
+                        refusals.note_others(None);
                         if reminder.is_due() {
                             tracing::warn!(error, "the heartbeat failed");
                         } else {
@@ -128,7 +129,7 @@ impl Leases {
                     let more = async {
                         let deadline = begun + times.heartbeat_every;
                         name_unrecorded(&store, &waiting, deadline).await;
-                        name_refused(&store, &refusals.executions(), deadline).await;
+                        ask_for_others(&store, &refusals, times.worker_lost_after, deadline).await;
                         takeover.settle(&store, &in_hand, deadline).await;
                     };
                     stop.run_until_cancelled(more).await;
@@ -215,14 +216,18 @@ async fn name_unrecorded(store: &HotStore, waiting: &[UnrecordedPage], deadline:
     }
 }
 
-/// Says whose workflows cannot be run here, where there are any, until the deadline. The next heartbeat says it again.
-async fn name_refused(store: &HotStore, refused: &[ExecutionId], deadline: Instant) {
-    if refused.is_empty() {
+/// Says whose workflows cannot be run here, where there are any, and asks whether others can, until the deadline. The next
+/// heartbeat does it again.
+async fn ask_for_others(store: &HotStore, refusals: &Refusals, lost_after: Duration, deadline: Instant) {
+    let executions = refusals.executions();
+    if executions.is_empty() {
         return;
     }
-    if let Ok(Err(error)) = tokio::time::timeout_at(deadline, store.name_refused(refused)).await {
-        tracing::debug!(error = %chain(&error), "cannot say which workflows cannot be run here");
+    let others_for = tokio::time::timeout_at(deadline, store.refuse(&executions, lost_after)).await;
+    if let Ok(Err(error)) = &others_for {
+        tracing::debug!(error = %chain(error), "cannot say which workflows cannot be run here");
     }
+    refusals.note_others(others_for.ok().and_then(Result::ok).as_deref());
 }
 
 /// One heartbeat, until the deadline.

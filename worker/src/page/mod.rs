@@ -23,7 +23,7 @@ use crawlify_shared::crash::{self, CrashPoint};
 use crawlify_shared::domain::outcome::{ErrorClass, Failure, PageEnd, PageOutcome};
 use crawlify_shared::domain::page::{ClaimedPage, FinishedPage, NextStatus, NodeTable};
 use crawlify_shared::domain::workflow::Workflow;
-use crawlify_shared::telemetry::chain;
+use crawlify_shared::telemetry::{Reminder, chain};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
@@ -41,14 +41,16 @@ use company::Leave;
 use ending::Settled;
 use refusals::Rest;
 
-/// How long a message is held whose page is left to others, in which newer workers have the next ones: about as long as a page
-/// takes.
-const HELD_FROM_OTHERS: Duration = Duration::from_secs(1);
+/// How long a message is held whose page is left to others, in which newer workers have the next ones: longer than most
+/// pages take.
+const HELD_FROM_OTHERS: Duration = Duration::from_secs(5);
+/// The pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Takes one page through its life. The slot is free again as soon as the page was executed.
 pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>) {
     crash::reach(CrashPoint::AfterDeliveryBeforeClaim);
-    if let Some(rest) = worker.programs.rest(delivery.message.execution_id).await {
+    if let Some(rest) = worker.programs.rest(delivery.message.execution_id) {
         drop(slot);
         return leave_to_others(delivery, rest, &worker).await;
     }
@@ -109,19 +111,21 @@ pub(crate) async fn run(delivery: Delivery, mut slot: Slot, worker: Arc<Shared>)
 /// Leaves a page whose workflow this worker's version cannot run to others, and holds its message for a while first: a worker
 /// that is done with pages at once would have most of those that newer ones could run.
 async fn leave_to_others(delivery: Delivery, rest: Rest, worker: &Shared) {
-    tokio::select! {
-        () = tokio::time::sleep(HELD_FROM_OTHERS) => {}
-        () = worker.draining.cancelled() => return delivery.requeue().await,
-    }
-    match worker.programs.leave_to_others(&delivery.message, &rest).await {
-        Ok(()) => {
-            worker.metrics.observe_put_off();
-            acknowledge(delivery).await;
+    let held = async {
+        tokio::time::sleep(HELD_FROM_OTHERS).await;
+        let mut reminder = Reminder::default();
+        while let Err(error) = worker.programs.leave_to_others(&delivery.message, &rest).await {
+            if reminder.is_due() {
+                tracing::warn!(error = %chain(&error), "cannot leave a page to others, will go on");
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
-        Err(error) => {
-            tracing::warn!(error = %chain(&error), "cannot leave a page to others, will go on");
-            delivery.requeue().await;
-        }
+    };
+    if worker.draining.run_until_cancelled(held).await.is_some() {
+        worker.metrics.observe_put_off();
+        acknowledge(delivery).await;
+    } else {
+        delivery.requeue().await;
     }
 }
 

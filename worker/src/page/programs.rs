@@ -30,31 +30,15 @@ pub(crate) struct Programs {
     /// Newest last. Locked for moments only, never across a wait.
     kept: Mutex<Vec<(ExecutionId, Arc<Program>)>>,
     refusals: Refusals,
-    /// So long the pages of an execution that this version cannot run wait for a worker that can.
-    newer_within: Duration,
-    /// Unheard of for so long, another worker is none.
-    lost_after: Duration,
 }
 
 impl Programs {
-    pub(crate) fn new(
-        store: HotStore,
-        refusals: Refusals,
-        newer_within: Duration,
-        lost_after: Duration,
-    ) -> Self {
-        Self { store, kept: Mutex::default(), refusals, newer_within, lost_after }
+    pub(crate) fn new(store: HotStore, refusals: Refusals) -> Self {
+        Self { store, kept: Mutex::default(), refusals }
     }
 
-    /// Whether pages of an execution are to be left to others before they are claimed, which would cost their host a turn.
-    pub(crate) async fn rest(&self, execution: ExecutionId) -> Option<Rest> {
-        if self.refusals.known_for(execution)? >= self.newer_within {
-            // One that cannot be asked about may be there.
-            let others =
-                tokio::time::timeout(PATIENCE, self.store.has_others_for(execution, self.lost_after));
-            let are_there = !matches!(others.await, Ok(Ok(false)));
-            self.refusals.note_others(execution, are_there);
-        }
+    /// Whether pages of an execution are to be left to others before they are claimed.
+    pub(crate) fn rest(&self, execution: ExecutionId) -> Option<Rest> {
         match self.refusals.of(execution)? {
             Refusal::Rest(rest) => Some(rest),
             Refusal::End(_) => None,

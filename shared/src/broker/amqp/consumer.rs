@@ -29,6 +29,7 @@ use super::super::{BrokerError, PageMessage};
 use super::AmqpShared;
 use super::connection::{LinkError, Opened, Within};
 use super::supervisor::{Link, Work};
+use crate::crash::{self, CrashPoint};
 
 /// How long a consumer that could work is idle before it looks at the queue. The second look in a row that finds
 /// messages tells that they do not come to it.
@@ -119,6 +120,7 @@ impl<'a> Session<'a> {
                 received = self.stream.next(), if held.is_none() => {
                     let received = received.ok_or(LinkError::ConsumerCancelled)??;
                     held = self.read(received).await?;
+                    crash::reach(CrashPoint::AfterReceiptBeforeDelivery);
                     idle_looks.reset();
                     passed_over = false;
                 }

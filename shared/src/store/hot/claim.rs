@@ -90,14 +90,22 @@ SELECT c.id, c.execution_id, c.url, c.depth, c.priority, c.attempt, c.created_at
     c.rate_limit_faults, c.unavailable_faults
 FROM claimed c LEFT JOIN paced p ON p.host = c.host AND c.host_delay_ms > 0";
 
-/// By primary key, and in the order of claims. It takes back what our claim has counted, if there was one; the message that
-/// brought the page finds nothing any more. Its lane is not woken: there is time.
+/// By primary key, and in the order of claims. It takes back what our claim has counted, if there was one, or else the turn of
+/// the host that was planned for the page, unless somebody has the host; the message that brought the page finds nothing any more. Its
+/// lane is not woken: there is time.
 const LEAVE_TO_OTHERS: &str = "
 WITH ours AS (
-    SELECT q.id, (q.status = 'processing')::int AS counted
+    SELECT q.id, q.host, q.host_delay_ms, (q.status = 'processing')::int AS counted
     FROM url_queue q JOIN unnest($2::uuid[], $3::int4[]) AS u (id, epoch) ON q.id = u.id AND q.epoch = u.epoch
     WHERE q.status IN ('pending', 'queued') OR (q.status IS NOT DISTINCT FROM 'processing' AND q.locked_by = $1)
     ORDER BY q.id FOR UPDATE OF q
+), free_host AS (
+    SELECT h.host, free.delay_ms FROM hosts h JOIN (
+        SELECT host, sum(host_delay_ms) AS delay_ms FROM ours WHERE counted = 0 AND host_delay_ms > 0 GROUP BY host
+    ) free USING (host) FOR UPDATE OF h SKIP LOCKED
+), free_turn AS (
+    UPDATE hosts h SET next_dispatch_at = h.next_dispatch_at - free_host.delay_ms * 1.03 * interval '1 millisecond'
+    FROM free_host WHERE h.host = free_host.host
 )
 UPDATE url_queue q
 SET status = 'pending', attempt = q.attempt - ours.counted, epoch = q.epoch + 1, queued_at = NULL,

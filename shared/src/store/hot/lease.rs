@@ -166,32 +166,26 @@ impl HotStore {
         Ok(())
     }
 
-    /// Says whose workflows this worker's version cannot run: all of them.
+    /// Says whose workflows this worker's version cannot run: all of them. Answers which of them others may run: a worker that was
+    /// heard within `lost_after`, and has not said the same.
     ///
     /// # Errors
     /// As every statement of the store.
-    pub async fn name_refused(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+    pub async fn refuse(
+        &self,
+        executions: &[ExecutionId],
+        lost_after: Duration,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
         let names: Vec<_> = executions.iter().map(|execution| execution.0).collect();
         let client = self.client().await?;
-        client.execute("UPDATE workers SET refuses = $2 WHERE id = $1", &[&self.worker.0, &names]).await?;
-        Ok(())
-    }
-
-    /// Whether there is a worker, heard within `lost_after`, that takes pages and has not said that it cannot run this
-    /// execution's workflow.
-    ///
-    /// # Errors
-    /// As every statement of the store.
-    pub async fn has_others_for(
-        &self,
-        execution: ExecutionId,
-        lost_after: Duration,
-    ) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let question = "SELECT EXISTS (SELECT FROM workers
-            WHERE status = 'ready' AND heartbeat_at > now() - $2::float8 * interval '1 second'
-              AND NOT COALESCE($1 = ANY (refuses), false))";
-        Ok(client.query_one(question, &[&execution.0, &lost_after.as_secs_f64()]).await?.get(0))
+        let statement = "WITH told AS (UPDATE workers SET refuses = $2::uuid[] WHERE id = $1)
+            SELECT refused.id FROM unnest($2::uuid[]) AS refused (id)
+            WHERE EXISTS (SELECT FROM workers w
+                WHERE w.id <> $1 AND w.status IN ('ready', 'draining')
+                  AND w.heartbeat_at > now() - $3::float8 * interval '1 second'
+                  AND NOT COALESCE(refused.id = ANY (w.refuses), false))";
+        let rows = client.query(statement, &[&self.worker.0, &names, &lost_after.as_secs_f64()]).await?;
+        Ok(rows.iter().map(|row| ExecutionId(row.get(0))).collect())
     }
 
     /// Notes that from now on this page is the only one here: if the worker is lost, it is the page's doing. Its lease goes on for
