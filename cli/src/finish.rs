@@ -69,11 +69,12 @@ pub(crate) async fn finish(
         (Err(other), Some(first)) => return Err(Failure::new(first.code, format!("{first}\n{other}"))),
         (Err(only), None) => return Err(only),
     };
-    let (has_ended, code) = (summary.status.has_ended(), code(&summary, interrupted));
+    let code = code(&summary, interrupted);
+    let are_open = summary.pages.pending + summary.pages.processing > 0;
     let summary = render(&run_summary(summary, cut_short, output, look_further));
     Ok(match failure {
         None => Ended { code, text: summary },
-        Some(failure) if has_ended => Ended { code: failure.code, text: format!("{summary}\n{failure}") },
+        Some(failure) if !are_open => Ended { code: failure.code, text: format!("{summary}\n{failure}") },
         Some(failure) => Ended { code: failure.code, text: format!("{summary}\n{failure}\n{open_pages}") },
     })
 }
@@ -218,9 +219,11 @@ fn look_further(foundation: &Foundation, execution: ExecutionId, data_dir: Optio
 /// What becomes of the pages that a crawl leaves open which could not go on.
 fn open_pages(foundation: &Foundation, data_dir: Option<&Path>) -> String {
     match (&foundation.postgres, data_dir) {
-        (None, _) => "its open pages stay in the database: `crawlify up`, or a coordinator and a worker, go \
-                      on with them there"
-            .to_owned(),
+        (None, _) => {
+            "its open pages stay in the database: `crawlify up` with its `--database-url`, or a coordinator \
+                      and a worker, go on with them"
+                .to_owned()
+        }
         (Some(_), Some(folder)) => format!("its open pages were kept: `{}` goes on with them", up(folder)),
         (Some(_), None) => "its open pages are gone with the private database; with --keep they stay, and \
                             `crawlify up` goes on with them"

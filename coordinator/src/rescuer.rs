@@ -35,6 +35,8 @@ pub struct Rescuer {
     /// heard either; or the server is another one, a standby that has taken over and that the last heartbeats have not reached;
     /// or its clock has leapt, as it does where the machine has slept.
     lenient_until: Instant,
+    /// The leases are to begin anew once more when that is over: a claim that was under way when they did shows only after it.
+    renews_again: bool,
 }
 
 impl Step for Rescuer {
@@ -47,12 +49,17 @@ impl Step for Rescuer {
         if comes_late || course != Course::AsOurs {
             self.lenient_until = Instant::now() + worker_lost_after;
         }
+        self.renews_again |= course != Course::AsOurs;
         let server = MeantServer {
             started_at: look.server.started_at,
             not_after: look.server.now + look.asked_at.elapsed() + self.tolerated(),
         };
         let patience = Patience { worker_lost_after, after_start: worker_lost_after, server: Some(server) };
         let patience = (self.lenient_until < Instant::now()).then_some(patience);
+        if patience.is_some() && self.renews_again {
+            self.renew_leases().await?;
+            self.renews_again = false;
+        }
         self.step(patience, self.message_lost_after).await?;
         self.message_lost_after = MESSAGE_LOST_AFTER;
         self.looked_at = Some(Instant::now());
@@ -73,6 +80,7 @@ impl Rescuer {
             looked_at: None,
             last_look: None,
             lenient_until: Instant::now(),
+            renews_again: false,
         }
     }
 

@@ -177,29 +177,49 @@ struct MayHoldText<'a> {
     config: Option<&'a RawValue>,
 }
 
-/// How many values a body becomes at most, told before any is made: its own, and those of the text within it.
+/// An object takes the room of so many numbers more, however small it is.
+const OBJECT_WEIGHT: usize = 8;
+
+/// How many values a body becomes at most, by the room that they take, told before any is made: its own, and those of the
+/// text within it.
 fn values_of(body: &[u8]) -> usize {
+    let objects = body.iter().filter(|byte| **byte == b'{').count();
     let within = match serde_json::from_slice::<MayHoldText<'_>>(body) {
+        // Nothing is read within what is no object.
+        _ if body.trim_ascii_start().first() != Some(&b'{') => 0,
         Ok(document) => document.config.map_or(0, |config| values_of_text(config.get())),
-        // It has two of them, or is no object: nobody sends that who means well, and it may be as much as any.
+        // It has two of them: nobody sends that who means well, and it may be as much as any.
         Err(error) if error.is_data() => MAX_VALUES,
         // Nothing of it gets as far as to be read as text.
         Err(_) => 0,
     };
-    most_values(body).saturating_add(within)
+    most_values(body).saturating_add(objects * OBJECT_WEIGHT).saturating_add(within)
 }
 
 /// How many values the text within a JSON string becomes at most. No value of YAML is written with less than a byte; but
 /// an alias stands for any number.
 fn values_of_text(config: &str) -> usize {
-    let may_have = |spellings: &[&str]| spellings.iter().any(|spelling| config.contains(spelling));
     if !config.starts_with('"') {
         0
-    } else if may_have(&["&", "\\u0026"]) && may_have(&["*", "\\u002a", "\\u002A"]) {
+    } else if begins_with(config, '&', "\\u0026") && begins_with(config, '*', "\\u002a") {
         MAX_VALUES
     } else {
         config.len()
     }
+}
+
+/// Whether a value of YAML within a JSON string may begin with a sign: one that stands within an address or a selector is
+/// part of a text.
+fn begins_with(config: &str, sign: char, escaped: &str) -> bool {
+    let may_follow = |before: &str| {
+        before.ends_with([' ', '[', '{', ',', ':', '-', '?', '"'])
+            // Line breaks and tabs, and whatever else is escaped, or no ASCII.
+            || ["\\n", "\\t", "\\r"].iter().any(|escape| before.ends_with(escape))
+            || before.len() >= 6 && before.as_bytes()[before.len() - 6..].starts_with(b"\\u")
+            || before.chars().next_back().is_some_and(|last| !last.is_ascii())
+    };
+    config.to_ascii_lowercase().contains(escaped)
+        || config.match_indices(sign).any(|(place, _)| may_follow(&config[..place]))
 }
 
 fn not_json() -> ApiError {
@@ -255,10 +275,22 @@ mod tests {
 
     #[test]
     fn the_values_of_a_body_are_those_of_its_text_too() {
-        assert_eq!(values_of(br#"{"config": {"max_pages": 1}}"#), 3);
-        assert_eq!(values_of(br#"{"config": null, "name": "a: &a [0]\nb: *a"}"#), 3);
-        assert_eq!(values_of(br#"{"config": "a: [0]"}"#), 2 + "\"a: [0]\"".len());
+        assert_eq!(values_of(br#"{"config": {"max_pages": 1}}"#), 3 + 2 * OBJECT_WEIGHT);
+        assert_eq!(values_of(br#"{"config": null, "name": "a: &a [0]\nb: *a"}"#), 3 + OBJECT_WEIGHT);
+        assert_eq!(values_of(br#"{"config": "a: [0]"}"#), 2 + OBJECT_WEIGHT + "\"a: [0]\"".len());
+        assert_eq!(values_of(b"\"active\""), 1, "what is no object has no settings");
         assert_eq!(values_of(b"[0,0"), 3, "what ends too early is read up to there");
+    }
+
+    #[test]
+    fn signs_of_aliases_within_addresses_and_selectors_are_none() {
+        let config = r#""start_urls: [\"https://a/?x=1&y=2\"]\nselector: a[href*=b] > p.c*d\u00fc""#;
+        assert_eq!(values_of_text(config), config.len());
+        for aliased in
+            [r#""a: &a [0]\nb: *a""#, r#""a:\u0020&a [0]\nb: [0,*a]""#, r#""\u0026a [0]\n- \u002Aa""#]
+        {
+            assert_eq!(values_of_text(aliased), MAX_VALUES, "{aliased}");
+        }
     }
 
     #[test]

@@ -34,8 +34,8 @@ const STOPPED: usize = 32;
 const HELD: usize = 6;
 /// So many bodies of less than 64 KiB are sent at once, of values that would take some 600 MiB together.
 const DENSE: usize = 300;
-/// Each value of them is two bytes long, and takes 64 or more.
-const DENSE_VALUES: usize = 32_000;
+/// Each object of them is eight bytes long, and takes some hundred.
+const DENSE_OBJECTS: usize = 8_000;
 /// More than the coordinator has connections to the database: so many may go on waiting for it.
 const WAITING: usize = 20;
 /// Beside those bodies and what is read from them: what each connection has read, and what their growth leaves behind.
@@ -174,7 +174,7 @@ async fn many_small_bodies_of_very_many_values_wait_for_each_other_and_take_a_bo
 
     let before = peak_mib(coordinator.pid());
     let url = format!("http://{address}/api/v1/workflows/01890a5d-ac96-774b-bcce-b302099a8057/status");
-    let body = format!("{{\"status\":\"active\",\"more\":[{}1]}}", "1,".repeat(DENSE_VALUES - 1));
+    let body = format!("{{\"status\":\"active\",\"more\":[{}1]}}", "{\"a\":1},".repeat(DENSE_OBJECTS));
     let (client, mut sent) = (client(), JoinSet::new());
     for _ in 0..DENSE {
         let request = client.patch(&url).header("content-type", "application/json").body(body.clone());

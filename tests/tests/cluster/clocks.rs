@@ -123,6 +123,7 @@ async fn a_coordinator_that_starts_after_a_leap_takes_no_pages_from_workers_that
     coordinator.signal(Signal::KILL);
     died(coordinator).await;
     leap(&fleet, "1 day").await;
+    assert_eq!(fleet.number(ALL_IN_HAND).await, 1, "the pages are in hand");
     let coordinator = fleet.start("coordinator", None);
     // What the look does that gives up the first one is done when a later one gives up the second.
     for _ in 0..2 {

@@ -43,17 +43,19 @@ async fn a_page_that_no_worker_is_new_enough_for_waits_uncharged_and_is_seldom_l
     .await;
 
     let driver = FakeDriver::new().with_page("http://shop.test/", [page(&[])]);
-    let crawl = end_with_a_newer_one(running, driver).await;
+    let crawl = end_with_a_newer_one(running, driver, 0).await;
     assert_eq!(crawl.texts(PAGES).await, ["/ completed 1"]);
 }
 
-/// Has a worker beside the old one run what is left.
-async fn end_with_a_newer_one(running: Running, driver: FakeDriver) -> Crawl {
+/// Has a newer worker run what is left: so many pages beside the old one, and the rest once that has gone.
+async fn end_with_a_newer_one(running: Running, driver: FakeDriver, beside: usize) -> Crawl {
     running.crawl.change(KNOWN).await;
     let (driver, stop) = (Arc::new(driver), CancellationToken::new());
     let newer = start_another(&running, &driver, &stop, crawlify_worker::NEWER_WITHIN).await;
+    wait_for("the newer one runs pages", WITHIN, async || driver.loads().len() >= beside).await;
+    running.stop_worker.cancel();
     wait_for("the execution ended", WITHIN, async || {
-        // A page may rest for as long as the old one has known that it cannot run it.
+        // A page may rest for a while.
         running.crawl.change("UPDATE url_queue SET not_before = now() WHERE status = 'pending'").await;
         running.crawl.number(super::ENDED).await != 0
     })
@@ -98,7 +100,7 @@ async fn an_old_worker_leaves_most_pages_to_a_newer_one_beside_it_and_runs_none_
     running.wait("all it had has gone back", HAS_NONE).await;
     let before = running.crawl.number(WENT_BACK).await;
     // It has read the definition once, and does not ask again.
-    let crawl = end_with_a_newer_one(running, site(&urls)).await;
+    let crawl = end_with_a_newer_one(running, site(&urls), 100).await;
     assert_eq!(crawl.number("SELECT max(attempt)::int8 FROM url_queue").await, 1, "nothing was charged");
     let went_back = crawl.number(WENT_BACK).await - before;
     assert!((1..=40).contains(&went_back), "{went_back} of 120 pages went to the old worker");
@@ -122,7 +124,7 @@ async fn a_page_that_is_left_to_others_takes_no_turn_of_its_host() {
     })
     .await;
     assert_eq!(running.crawl.texts(TURN).await, turn, "they have taken turns");
-    end_with_a_newer_one(running, site(&urls)).await;
+    end_with_a_newer_one(running, site(&urls), 0).await;
 }
 
 #[tokio::test]

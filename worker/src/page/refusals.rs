@@ -147,14 +147,18 @@ mod tests {
     use super::*;
     use crate::NEWER_WITHIN;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_workflow_of_a_newer_version_has_its_pages_put_off_uncharged_for_longer_and_longer() {
+    fn problems_of_a_newer_one() -> Vec<Problem> {
         let newer = json!({
             "start_urls": ["http://shop.test/"],
             "url_discovery": [{"id": "a", "type": "of_a_newer_version", "params": {}}],
             "data_extraction": [{"id": "b", "type": "wait", "params": {"duration": 1}}],
         });
-        let problems = parse_config(&newer).unwrap_err();
+        parse_config(&newer).unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workflow_of_a_newer_version_has_its_pages_put_off_uncharged_for_longer_and_longer() {
+        let problems = problems_of_a_newer_one();
         let (refusals, execution, other) =
             (Refusals::new(NEWER_WITHIN), ExecutionId::generate(), ExecutionId::generate());
         let put_off = |execution| match PageEnd::from(refusals.note(execution, &problems)) {
@@ -177,9 +181,8 @@ mod tests {
     async fn pages_fail_once_no_others_have_been_there_for_long_and_not_while_that_is_unknown() {
         let (refusals, execution, other) =
             (Refusals::new(NEWER_WITHIN), ExecutionId::generate(), ExecutionId::generate());
-        let problem = Problem { pointer: "/url_discovery/0/type".to_owned(), message: "unknown".to_owned() };
         for execution in [execution, other] {
-            refusals.note(execution, std::slice::from_ref(&problem));
+            refusals.note(execution, &problems_of_a_newer_one());
         }
         let ends = |execution| match refusals.of(execution).map(PageEnd::from) {
             Some(PageEnd::Failed(failure)) => {
