@@ -70,7 +70,8 @@ pub(crate) async fn finish(
         (Err(only), None) => return Err(only),
     };
     let code = code(&summary, interrupted);
-    let are_open = summary.pages.pending + summary.pages.processing > 0;
+    // Those of one that was cancelled are nobody's any more.
+    let are_open = !summary.status.has_ended() && summary.pages.pending + summary.pages.processing > 0;
     let summary = render(&run_summary(summary, cut_short, output, look_further));
     Ok(match failure {
         None => Ended { code, text: summary },

@@ -44,8 +44,9 @@ impl Step for Rescuer {
 
     async fn once(&mut self) -> Result<Duration, StoreError> {
         let worker_lost_after = self.lease.worker_lost_after;
-        let comes_late = self.looked_at.is_some_and(|looked| looked.elapsed() > self.tolerated());
         let (look, course) = self.look_at_clock().await?;
+        // Heartbeats may have waited for the same answer.
+        let comes_late = self.looked_at.is_some_and(|looked| looked.elapsed() > self.tolerated());
         if comes_late || course != Course::AsOurs {
             self.lenient_until = Instant::now() + worker_lost_after;
         }

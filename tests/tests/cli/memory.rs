@@ -91,12 +91,15 @@ async fn documents_that_stand_for_much_more_than_they_are_leave_memory_as_it_is(
     let (client, url) = (client(), format!("http://{address}{PATH}"));
     let zeros = vec!["0"; 1000].join(",");
     let yaml = format!("a: &a [{zeros}]\nb: [{}]\n", vec!["*a"; 100_000].join(","));
-    let documents: [Sent; 6] = [
+    let long_key = format!("{{\"{}\":[{}0]}}", "k".repeat(4 << 20), "0,".repeat(10_000));
+    let documents: [Sent; 7] = [
         ("a million levels", "[".repeat(1_000_000), StatusCode::BAD_REQUEST),
         ("a million objects", "{\"a\":".repeat(1_000_000), StatusCode::BAD_REQUEST),
         ("five million values", format!("[{}0]", "0,".repeat(5_000_000)), StatusCode::BAD_REQUEST),
         ("three million objects", format!("[{}0]", "{},".repeat(3_000_000)), StatusCode::BAD_REQUEST),
         ("more than may come", "x".repeat(11 << 20), StatusCode::PAYLOAD_TOO_LARGE),
+        // Where each of them is, is as long as the key.
+        ("a long key above many values", long_key, StatusCode::OK),
         // A text within the document, whose aliases stand for a hundred million values.
         ("aliases", json!({"name": "x", "config": yaml}).to_string(), StatusCode::OK),
     ];

@@ -76,7 +76,7 @@ async fn visit_planted(browser: &Browser, slowest: Duration, asked: impl Fn() ->
         .await;
         took = since_asked_for(&site);
         tried(&site, &REPORTED).await;
-        hold(&site, slowest).await;
+        hold(&site, &REPORTED, slowest).await;
     });
     visited.await.unwrap();
     took

@@ -87,8 +87,9 @@ async fn try_all(network: &OwnNetwork, kind: Kind) {
     let guarded = Browser::of(kind, Some(guard())).await;
     let url = site.url("/");
     let visited = guarded.visit(&url, async || {
-        tried(&site, &ways.iter().map(|(way, _)| *way).collect::<Vec<_>>()).await;
-        hold(&site, slowest).await;
+        let ways: Vec<_> = ways.iter().map(|(way, _)| *way).collect();
+        tried(&site, &ways).await;
+        hold(&site, &ways, slowest).await;
     });
     visited.await.unwrap();
     guarded.driver.close().await;

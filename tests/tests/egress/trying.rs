@@ -53,9 +53,14 @@ pub(super) async fn tried(site: &AnsweringSite, ways: &[&str]) {
     }
 }
 
-/// Holds a page behind the guard, given how long the slowest way takes without it, and sees that it tries to the end.
-pub(super) async fn hold(site: &AnsweringSite, slowest: Duration) {
+/// Holds a page behind the guard, given how long the slowest way takes without it, and sees that it tries each of these
+/// ways to the end.
+pub(super) async fn hold(site: &AnsweringSite, ways: &[&str], slowest: Duration) {
     tokio::time::sleep((slowest * TIMES).clamp(LEAST, MOST)).await;
-    let requests = site.requests().len();
-    wait_for("the page still tries", PATIENCE, async || site.requests().len() > requests).await;
+    for way in ways {
+        let report = format!("/tried/{way}");
+        let before = site.asked_for(&report);
+        wait_for(&format!("`{way}` is still tried"), PATIENCE, async || site.asked_for(&report) > before)
+            .await;
+    }
 }

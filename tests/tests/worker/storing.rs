@@ -87,11 +87,14 @@ async fn a_page_that_is_refused_without_its_data_as_well_does_not_stop_the_other
     let alone = "UPDATE workers
         SET (alone_with, alone_epoch) = (SELECT id, epoch FROM url_queue WHERE status = 'processing')";
     running.crawl.change(alone).await;
-    running
-        .crawl
-        .change("UPDATE url_queue SET worker_faults = 2, locked_until = now() WHERE status = 'processing'")
-        .await;
-    let crawl = running.end().await;
+    let overdue = "UPDATE url_queue SET worker_faults = 2, locked_until = now() WHERE status = 'processing'";
+    // The coordinator, which has just been started, has leases begin anew.
+    wait_for("the execution ended", WITHIN, async || {
+        running.crawl.change(overdue).await;
+        running.crawl.number(super::ENDED).await != 0
+    })
+    .await;
+    let crawl = running.stop().await;
     assert_eq!(crawl.texts(PAGES).await[1], "/bad1 failed 1 poison");
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::secrets;
 
 /// More problems than this help nobody; the rest is counted.
-const MAX_PROBLEMS: usize = 100;
+pub(super) const MAX_PROBLEMS: usize = 100;
 
 /// What all compiled patterns of a document may take together, in bytes.
 const MAX_PATTERN_BYTES: usize = 64 << 20;

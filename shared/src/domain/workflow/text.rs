@@ -1,11 +1,16 @@
 //! From text to a JSON value of bounded shape: JSON first, YAML where the text is no JSON. Knows nothing of workflows.
 
 use std::borrow::Cow;
+use std::iter::Enumerate;
+use std::slice;
 
-use serde_json::Value;
+use serde_json::{Value, map};
 
-use super::problem::{Pointer, Report};
+use super::problem::{MAX_PROBLEMS, Pointer, Report};
 use crate::domain::bounded::{Excess, MAX_DEPTH, ReadError, from_json, from_yaml};
+
+/// The longest key, in bytes. Where something is, is said by all keys above it, of each of very many values.
+const MAX_KEY_BYTES: usize = 1_024;
 
 /// Reads JSON or YAML; a syntax error is a problem at `at`.
 ///
@@ -56,41 +61,97 @@ pub(super) fn embedded<'v>(value: &'v Value, at: &Pointer, report: &mut Report) 
     }
 }
 
-/// Whether the value can be stored and walked: not nested too deeply, and without U+0000, which Postgres refuses.
+/// Whether the value can be stored and walked: not nested too deeply, without keys that are too long, and without U+0000, which
+/// Postgres refuses.
 pub(super) fn is_bounded(value: &Value, at: &Pointer, report: &mut Report) -> bool {
-    let mut bounded = true;
+    let (mut path, mut levels): (Vec<Step<'_>>, Vec<Children<'_>>) = (Vec::new(), Vec::new());
+    let (mut next, mut nuls) = (Some(value), 0);
     // A stack of our own, because the depth is what is in doubt.
-    let mut open = vec![(value, at.clone(), 1)];
-    while let Some((value, at, depth)) = open.pop() {
-        if depth > MAX_DEPTH {
-            report.problem(&at, "too_deep", format!("the document nests deeper than {MAX_DEPTH} levels"));
+    while let Some(value) = next {
+        if path.len() >= MAX_DEPTH {
+            let message = format!("the document nests deeper than {MAX_DEPTH} levels");
+            report.problem(&below(at, &path), "too_deep", message);
             return false;
         }
-        match value {
+        if let Some(key) =
+            value.as_object().and_then(|members| members.keys().find(|key| key.len() > MAX_KEY_BYTES))
+        {
+            let message = format!("a key has {} bytes; it may have {MAX_KEY_BYTES}", key.len());
+            report.problem(&below(at, &path), "key_too_long", message);
+            return false;
+        }
+        let nul = match value {
             Value::String(text) if text.contains('\0') => {
-                report.problem(&at, "nul_character", "the character U+0000 cannot be stored; remove it");
-                bounded = false;
+                Some("the character U+0000 cannot be stored; remove it")
             }
-            Value::Array(elements) => {
-                open.extend(
-                    elements.iter().enumerate().map(|(n, element)| (element, at.index(n), depth + 1)),
-                );
+            Value::Object(members) if members.keys().any(|key| key.contains('\0')) => {
+                Some("a key contains the character U+0000; remove it")
             }
-            Value::Object(members) => {
-                for (key, value) in members {
-                    if key.contains('\0') {
-                        report.problem(
-                            &at,
-                            "nul_character",
-                            "a key contains the character U+0000; remove it",
-                        );
-                        bounded = false;
-                    }
-                    open.push((value, at.key(key), depth + 1));
+            _ => None,
+        };
+        if let Some(message) = nul {
+            report.problem(&below(at, &path), "nul_character", message);
+            nuls += 1;
+            if nuls == MAX_PROBLEMS {
+                return false;
+            }
+        }
+        levels.push(Children::of(value));
+        next = loop {
+            let Some(children) = levels.last_mut() else { break None };
+            let child = children.next();
+            path.truncate(levels.len() - 1);
+            match child {
+                Some((step, value)) => {
+                    path.push(step);
+                    break Some(value);
                 }
-            }
-            _ => {}
+                None => levels.pop(),
+            };
+        };
+    }
+    nuls == 0
+}
+
+/// One step down.
+enum Step<'v> {
+    Key(&'v str),
+    Index(usize),
+}
+
+/// What is in a value, from where it was read up to.
+enum Children<'v> {
+    Elements(Enumerate<slice::Iter<'v, Value>>),
+    Members(map::Iter<'v>),
+    None,
+}
+
+impl<'v> Children<'v> {
+    fn of(value: &'v Value) -> Self {
+        match value {
+            Value::Array(elements) => Self::Elements(elements.iter().enumerate()),
+            Value::Object(members) => Self::Members(members.iter()),
+            _ => Self::None,
         }
     }
-    bounded
+}
+
+impl<'v> Iterator for Children<'v> {
+    type Item = (Step<'v>, &'v Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Elements(elements) => elements.next().map(|(index, value)| (Step::Index(index), value)),
+            Self::Members(members) => members.next().map(|(key, value)| (Step::Key(key), value)),
+            Self::None => None,
+        }
+    }
+}
+
+/// Points down a path.
+fn below(at: &Pointer, path: &[Step<'_>]) -> Pointer {
+    path.iter().fold(at.clone(), |at, step| match step {
+        Step::Index(index) => at.index(*index),
+        Step::Key(key) => at.key(key),
+    })
 }
