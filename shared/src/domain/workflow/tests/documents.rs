@@ -340,13 +340,8 @@ fn documents_are_bounded() {
     let nul = document(json!([]), json!([extract("t", json!({"name": "a\u{0}"}))]));
     assert_eq!(problems(&nul), ["nul_character /config/data_extraction/0/name"]);
     let mut long_key = document(json!([]), json!([extract("t", json!({}))]));
-    long_key["config"]["x"] = json!([{ "k".repeat(1_024): 1 }]);
-    assert_eq!(problems(&long_key), Vec::<String>::new());
     long_key["config"]["x"] = json!([{ "k".repeat(1_025): 1 }]);
     assert_eq!(problems(&long_key), ["key_too_long /config/x/0"]);
-    let nuls: Vec<&str> = vec!["\u{0}"; 1_000];
-    long_key["config"]["x"] = json!(nuls);
-    assert_eq!(problems(&long_key).len(), 100);
     let many: Vec<Value> = (0..1000).map(Value::from).collect();
     let mut document = document(json!([]), json!([]));
     document["config"]["start_urls"] = json!(many);
