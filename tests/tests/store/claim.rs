@@ -151,7 +151,8 @@ async fn a_page_that_is_left_to_others_unclaimed_gives_back_its_turn_and_keeps_i
     let crawl = Crawl::start(limits, &PAGE).await;
     let worker = crawl.worker().await;
     let request = crawl.queue().await[0];
-    assert_eq!(crawl.texts(TURN).await, ["103"]);
+    let turn: f64 = crawl.texts(TURN).await[0].parse().unwrap();
+    assert!((90.0..=103.0).contains(&turn), "{turn} s");
     worker.leave_to_others(&[request], Duration::from_secs(7), "nobody can").await.unwrap();
     let turn: f64 = crawl.texts(TURN).await[0].parse().unwrap();
     assert!(turn <= 0.0, "{turn} s");
