@@ -119,31 +119,29 @@ async fn a_coordinator_of_which_a_loop_panics_ends_with_an_error_and_another_one
     fleet.close([worker], last, Some(calm)).await;
 }
 
+/// The program itself ends, and others complete the crawl.
+async fn the_program_breaks(role: &[&str], other: &str, crash: &str, name: &str) {
+    let (fleet, scratch) = (fleet().await, Scratch::create());
+    let beside = fleet.start(other, None);
+    let victim = start_program(&fleet, &scratch, role, crash);
+    let execution = fleet.execute(&[1], None).await;
+    broke(victim, name).await;
+    let next = fleet.start(role[0], None);
+    fleet.ended(execution).await;
+    fleet.close([beside, next], execution, None).await;
+}
+
 #[tokio::test]
 async fn the_program_of_a_coordinator_whose_dispatcher_panics_ends_with_the_code_of_a_fault() {
-    let (fleet, scratch) = (fleet().await, Scratch::create());
-    let worker = fleet.start("worker", None);
-    let crash = panics(CrashPoint::AfterReserveBeforePublish, 4);
-    let victim = start_program(&fleet, &scratch, &["coordinator", "--port", "0"], &crash);
-    let execution = fleet.execute(&[1], None).await;
-    broke(victim, "dispatch").await;
-    let coordinator = fleet.start("coordinator", None);
-    fleet.ended(execution).await;
-    fleet.close([worker, coordinator], execution, None).await;
+    let role = ["coordinator", "--port", "0"];
+    the_program_breaks(&role, "worker", &panics(CrashPoint::AfterReserveBeforePublish, 4), "dispatch").await;
 }
 
 /// Without its guard's gates every page would have failed.
 #[tokio::test]
 async fn the_program_of_a_worker_whose_egress_guard_panics_ends_with_the_code_of_a_fault() {
-    let (fleet, scratch) = (fleet().await, Scratch::create());
-    let coordinator = fleet.start("coordinator", None);
-    let crash = panics(CrashPoint::AfterAcceptBeforeServe, 1);
-    let victim = start_program(&fleet, &scratch, &["worker", "--admin-port", "0"], &crash);
-    let execution = fleet.execute(&[1], None).await;
-    broke(victim, "egress").await;
-    let worker = fleet.start("worker", None);
-    fleet.ended(execution).await;
-    fleet.close([worker, coordinator], execution, None).await;
+    let role = ["worker", "--admin-port", "0"];
+    the_program_breaks(&role, "coordinator", &panics(CrashPoint::AfterAcceptBeforeServe, 1), "egress").await;
 }
 
 /// It would never have had a browser again.
